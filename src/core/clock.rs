@@ -70,7 +70,9 @@ impl ManualClock {
 
     /// Moves forward, saturating at the end of time.
     pub fn advance(&self, by: Nanos) {
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |t| Some(t.saturating_add(by))).ok();
+        self.0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |t| Some(t.saturating_add(by)))
+            .ok();
     }
 }
 

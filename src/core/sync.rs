@@ -56,10 +56,6 @@ mod model {
 /// Waits for a notification or for `timeout`, whichever comes first; may wake
 /// spuriously, so callers check their condition again.
 #[cfg(not(loom))]
-pub fn wait_for<T>(
-    condvar: &Condvar,
-    guard: &mut MutexGuard<'_, T>,
-    timeout: std::time::Duration,
-) {
+pub fn wait_for<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>, timeout: std::time::Duration) {
     condvar.wait_for(guard, timeout);
 }

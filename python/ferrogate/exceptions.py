@@ -1,0 +1,28 @@
+"""ferrogate's errors. Each carries data, never only prose."""
+
+from ferrogate._core import FerrogateError, InternalError
+
+__all__ = ["FerrogateError", "InternalError", "RateLimitExceeded"]
+
+
+class RateLimitExceeded(FerrogateError, TimeoutError):
+    """A permit was not granted within the time that the caller allowed.
+
+    Attributes:
+        name: the limiter's name, or ``None``.
+        limit: the limit that refused, as text (``"60/minute"``), or ``None``.
+        retry_after: seconds until the same request could be granted.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        name: str | None = None,
+        limit: str | None = None,
+        retry_after: float = 0.0,
+    ) -> None:
+        super().__init__(message)
+        self.name = name
+        self.limit = limit
+        self.retry_after = retry_after

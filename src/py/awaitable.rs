@@ -1,0 +1,505 @@
+//! `Ready`: an awaitable that already has its value.
+//!
+//! Awaiting a cache hit or a granted permit must cost about as much as awaiting
+//! an empty coroutine. A `#[pyclass]` whose `__next__` returns
+//! `Err(StopIteration)` cost 490 ns per await in a prototype; this type speaks
+//! to the interpreter's own slots:
+//!
+//! * `am_send` (CPython 3.11's `SEND`, every `asyncio.Task`): hands the value
+//!   over without any exception;
+//! * `tp_iternext` (`await` on CPython 3.12 and 3.13): raises `StopIteration`,
+//!   reusing one exception object as long as nobody else holds it.
+//!
+//! It has `send`, `throw` and `close`, so `collections.abc.Coroutine` and with
+//! it `asyncio.create_task`, `gather`, `wait_for` and `TaskGroup` accept it.
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+#[repr(C)]
+struct Ready {
+    ob_base: ffi::PyObject,
+    /// Owned; null once handed out.
+    value: *mut ffi::PyObject,
+    /// Whether the shared `StopIteration` may still hold our value.
+    lent: bool,
+}
+
+/// Written once at import, before any `Ready` can exist; never freed.
+static TYPE: AtomicPtr<ffi::PyTypeObject> = AtomicPtr::new(ptr::null_mut());
+
+/// An awaitable that yields `value` at once.
+#[inline]
+pub(crate) fn ready<'py>(py: Python<'py>, value: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: attached; `ready_raw` consumes the reference and returns a new one or null with an error set.
+    unsafe { Bound::from_owned_ptr_or_err(py, ready_raw(value.into_ptr())) }
+}
+
+/// [`ready`] for callers that hold raw pointers. Steals `value`.
+///
+/// # Safety
+/// Attached to the interpreter; `value` is an owned, non-null reference.
+#[inline]
+pub(crate) unsafe fn ready_raw(value: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: TYPE was set at import; the object is fully initialised before it is tracked.
+    unsafe {
+        let object = pool::take(TYPE.load(Ordering::Relaxed)).cast::<Ready>();
+        if object.is_null() {
+            ffi::Py_DECREF(value);
+            return ptr::null_mut();
+        }
+        (*object).value = value;
+        (*object).lent = false;
+        ffi::PyObject_GC_Track(object.cast());
+        object.cast()
+    }
+}
+
+mod pool {
+    //! Recycled instances: allocating and freeing a collectable object costs
+    //! more than the rest of the hit. The GIL protects the pool, so a
+    //! free-threaded build goes without.
+    use super::{Ready, ffi};
+
+    #[cfg(not(Py_GIL_DISABLED))]
+    mod free {
+        use std::cell::UnsafeCell;
+
+        pub(super) const CAPACITY: usize = 64;
+
+        pub(super) struct Pool(
+            pub(super) UnsafeCell<(usize, [*mut super::ffi::PyObject; CAPACITY])>,
+        );
+
+        // SAFETY: only touched while attached; without a free-threaded build the GIL serialises that.
+        unsafe impl Sync for Pool {}
+
+        pub(super) static POOL: Pool = Pool(UnsafeCell::new((0, [std::ptr::null_mut(); CAPACITY])));
+    }
+
+    #[cfg(not(Py_GIL_DISABLED))]
+    unsafe extern "C" {
+        // Part of every CPython's exported API (it is what `PyObject_Init` calls); resets the
+        // reference count and keeps the debug build's and tracemalloc's books.
+        fn _Py_NewReference(object: *mut ffi::PyObject);
+    }
+
+    /// An untracked instance with a reference count of one, or null with an error set.
+    ///
+    /// # Safety
+    /// Attached; `class` is the `Ready` type.
+    #[inline]
+    pub(super) unsafe fn take(class: *mut ffi::PyTypeObject) -> *mut ffi::PyObject {
+        #[cfg(not(Py_GIL_DISABLED))]
+        {
+            // SAFETY: the GIL is held, and nothing below runs Python code.
+            unsafe {
+                let (len, items) = &mut *free::POOL.0.get();
+                if *len > 0 {
+                    *len -= 1;
+                    let object = items[*len];
+                    _Py_NewReference(object);
+                    return object;
+                }
+            }
+        }
+        // SAFETY: attached, and `class` is a collectable heap type; its instances own a reference to it.
+        unsafe {
+            let object: *mut Ready = ffi::PyObject_GC_New(class);
+            if !object.is_null() {
+                (*object).value = std::ptr::null_mut();
+            }
+            object.cast()
+        }
+    }
+
+    /// Takes back an untracked instance whose fields are cleared.
+    ///
+    /// # Safety
+    /// Attached; called from `tp_dealloc` with a reference count of zero.
+    #[inline]
+    pub(super) unsafe fn give_back(object: *mut ffi::PyObject) {
+        #[cfg(not(Py_GIL_DISABLED))]
+        {
+            // SAFETY: as in `take`.
+            unsafe {
+                let (len, items) = &mut *free::POOL.0.get();
+                if *len < free::CAPACITY {
+                    items[*len] = object;
+                    *len += 1;
+                    return;
+                }
+            }
+        }
+        // SAFETY: the object was made by `PyObject_GC_New`; heap instances own a reference to their type.
+        unsafe {
+            let class = ffi::Py_TYPE(object);
+            ffi::PyObject_GC_Del(object.cast());
+            ffi::Py_DECREF(class.cast());
+        }
+    }
+}
+
+#[cfg(all(Py_3_12, not(Py_GIL_DISABLED)))]
+mod stop {
+    //! One `StopIteration` for all awaits (creating one costs 120 ns). It is only touched while its
+    //! reference count shows that nobody else holds it, and is emptied again
+    //! when the `Ready` that used it goes (right after `await` took the
+    //! value), so it keeps no value alive.
+    use std::ptr;
+    use std::sync::atomic::{AtomicPtr, Ordering};
+
+    use super::ffi;
+
+    static SHARED: AtomicPtr<ffi::PyStopIterationObject> = AtomicPtr::new(ptr::null_mut());
+
+    /// Raises with `value` (stolen); true if the shared exception carries it.
+    ///
+    /// # Safety
+    /// Attached, no exception set, `value` owned and non-null.
+    #[inline]
+    pub(super) unsafe fn raise(value: *mut ffi::PyObject) -> bool {
+        // SAFETY: the exception is exclusively ours when its count is one; no Python code runs
+        // between the last check and the hand-over.
+        unsafe {
+            let shared = usable();
+            if shared.is_null() {
+                super::raise_new(value);
+                return false;
+            }
+            let none = std::mem::replace(&mut (*shared).value, value);
+            ffi::Py_DECREF(none);
+            ffi::Py_INCREF(shared.cast());
+            ffi::PyErr_SetRaisedException(shared.cast());
+            true
+        }
+    }
+
+    /// The shared exception, empty and ours alone, or null while somebody holds it.
+    #[inline]
+    unsafe fn usable() -> *mut ffi::PyStopIterationObject {
+        // SAFETY: attached; reads the fields of a live exception.
+        unsafe {
+            let shared = SHARED.load(Ordering::Relaxed);
+            if !shared.is_null()
+                && ffi::Py_REFCNT(shared.cast()) == 1
+                && (*shared).value == ffi::Py_None()
+                && (*shared).traceback.is_null()
+                && (*shared).context.is_null()
+            {
+                return shared;
+            }
+            renew(shared)
+        }
+    }
+
+    /// First use, or somebody caught the shared exception, kept it for a while and let go.
+    #[cold]
+    unsafe fn renew(seen: *mut ffi::PyStopIterationObject) -> *mut ffi::PyStopIterationObject {
+        // SAFETY: attached; the old exception leaves the static before its drop can run anything.
+        unsafe {
+            if !seen.is_null() && ffi::Py_REFCNT(seen.cast()) > 1 {
+                return ptr::null_mut();
+            }
+            SHARED.store(ptr::null_mut(), Ordering::Relaxed);
+            ffi::Py_XDECREF(seen.cast());
+            let fresh = ffi::PyObject_CallNoArgs(ffi::PyExc_StopIteration);
+            if fresh.is_null() {
+                ffi::PyErr_Clear();
+                return ptr::null_mut();
+            }
+            // That drop or that allocation may have run code that awaited, and so renewed it too.
+            let other = SHARED.swap(fresh.cast(), Ordering::Relaxed);
+            ffi::Py_XDECREF(other.cast());
+            fresh.cast()
+        }
+    }
+
+    /// Empties the shared exception if it is ours again.
+    ///
+    /// # Safety
+    /// Attached.
+    #[inline]
+    pub(super) unsafe fn forget() {
+        // SAFETY: see `raise`.
+        unsafe {
+            let shared = SHARED.load(Ordering::Relaxed);
+            if !shared.is_null() && ffi::Py_REFCNT(shared.cast()) == 1 {
+                let none = ffi::Py_None();
+                ffi::Py_INCREF(none);
+                let old = std::mem::replace(&mut (*shared).value, none);
+                ffi::Py_XDECREF(old);
+            }
+        }
+    }
+}
+
+/// Raises a new `StopIteration(value)`; steals `value`.
+///
+/// # Safety
+/// Attached, no exception set, `value` owned and non-null.
+unsafe fn raise_new(value: *mut ffi::PyObject) {
+    // SAFETY: attached; called through the type so that a tuple or an exception as value stays one value.
+    unsafe {
+        let error = ffi::PyObject_CallOneArg(ffi::PyExc_StopIteration, value);
+        ffi::Py_DECREF(value);
+        if !error.is_null() {
+            ffi::PyErr_SetObject(ffi::PyExc_StopIteration, error);
+            ffi::Py_DECREF(error);
+        }
+    }
+}
+
+/// Takes the value out; null with `RuntimeError` set when it was awaited before.
+unsafe fn take_value(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: `object` is a `Ready`.
+    let value = unsafe { std::mem::replace(&mut (*object.cast::<Ready>()).value, ptr::null_mut()) };
+    if value.is_null() {
+        // SAFETY: attached; a static C string.
+        unsafe {
+            ffi::PyErr_SetString(
+                ffi::PyExc_RuntimeError,
+                c"cannot reuse already awaited coroutine".as_ptr(),
+            );
+        }
+    }
+    value
+}
+
+unsafe extern "C" fn iternext(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: called by the interpreter with a `Ready`.
+    unsafe {
+        let value = take_value(object);
+        if value.is_null() {
+            return ptr::null_mut();
+        }
+        // Null without an exception is `StopIteration(None)` to the interpreter.
+        if value == ffi::Py_None() {
+            ffi::Py_DECREF(value);
+            return ptr::null_mut();
+        }
+        #[cfg(all(Py_3_12, not(Py_GIL_DISABLED)))]
+        {
+            (*object.cast::<Ready>()).lent = stop::raise(value);
+        }
+        #[cfg(not(all(Py_3_12, not(Py_GIL_DISABLED))))]
+        raise_new(value);
+        ptr::null_mut()
+    }
+}
+
+unsafe extern "C" fn am_send(
+    object: *mut ffi::PyObject,
+    _sent: *mut ffi::PyObject,
+    result: *mut *mut ffi::PyObject,
+) -> ffi::PySendResult {
+    // SAFETY: called by the interpreter with a `Ready` and a place for the result.
+    unsafe {
+        let value = take_value(object);
+        *result = value;
+        if value.is_null() {
+            ffi::PySendResult::PYGEN_ERROR
+        } else {
+            ffi::PySendResult::PYGEN_RETURN
+        }
+    }
+}
+
+unsafe extern "C" fn itself(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: a borrowed, live object.
+    unsafe {
+        ffi::Py_INCREF(object);
+    }
+    object
+}
+
+unsafe extern "C" fn send(
+    object: *mut ffi::PyObject,
+    _sent: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by the interpreter with a `Ready`.
+    unsafe {
+        let value = take_value(object);
+        if !value.is_null() {
+            raise_new(value);
+        }
+        ptr::null_mut()
+    }
+}
+
+unsafe extern "C" fn throw(
+    object: *mut ffi::PyObject,
+    args: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // Whatever is thrown comes straight out: there is no frame here that could catch it. A
+    // throw-away generator gives `throw` its exact argument handling.
+    let body = |py: Python<'_>| -> PyResult<Py<PyAny>> {
+        // SAFETY: `args` is the interpreter's argument tuple, `object` a `Ready`.
+        let args = unsafe { Bound::from_borrowed_ptr(py, args) };
+        // SAFETY: as above.
+        drop(unsafe { Bound::from_owned_ptr_or_opt(py, clear_value(object)) });
+        let code = c"(_ for _ in ())";
+        let generator = py.eval(code, None, None)?;
+        generator
+            .call_method1("throw", args.cast_into::<pyo3::types::PyTuple>()?)
+            .map(Bound::unbind)
+    };
+    // SAFETY: called by the interpreter, so attached.
+    let py = unsafe { Python::assume_attached() };
+    match crate::py::edge::edge("Ready.throw", || body(py)) {
+        Ok(value) => value.into_ptr(),
+        Err(error) => {
+            error.restore(py);
+            ptr::null_mut()
+        }
+    }
+}
+
+unsafe extern "C" fn close(
+    object: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by the interpreter with a `Ready`; the value is dropped after it left the object.
+    unsafe {
+        ffi::Py_XDECREF(clear_value(object));
+        ffi::Py_INCREF(ffi::Py_None());
+        ffi::Py_None()
+    }
+}
+
+unsafe fn clear_value(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: `object` is a `Ready`.
+    unsafe { std::mem::replace(&mut (*object.cast::<Ready>()).value, ptr::null_mut()) }
+}
+
+unsafe extern "C" fn traverse(
+    object: *mut ffi::PyObject,
+    visit: ffi::visitproc,
+    arg: *mut c_void,
+) -> c_int {
+    // SAFETY: called by the collector with a `Ready`; only visits.
+    unsafe {
+        let class = ffi::Py_TYPE(object).cast::<ffi::PyObject>();
+        let answer = visit(class, arg);
+        if answer != 0 {
+            return answer;
+        }
+        let value = (*object.cast::<Ready>()).value;
+        if value.is_null() { 0 } else { visit(value, arg) }
+    }
+}
+
+unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
+    // SAFETY: called by the collector with a `Ready`.
+    unsafe { ffi::Py_XDECREF(clear_value(object)) };
+    0
+}
+
+unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
+    // SAFETY: called by the interpreter when the count reached zero.
+    unsafe {
+        ffi::PyObject_GC_UnTrack(object.cast());
+        let value = clear_value(object);
+        #[cfg(all(Py_3_12, not(Py_GIL_DISABLED)))]
+        if (*object.cast::<Ready>()).lent {
+            stop::forget();
+        }
+        pool::give_back(object);
+        // Last, because a finaliser may run Python code that takes from the pool.
+        ffi::Py_XDECREF(value);
+    }
+}
+
+unsafe extern "C" fn none(_: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    // SAFETY: attached; None is a new reference.
+    unsafe {
+        ffi::Py_INCREF(ffi::Py_None());
+        ffi::Py_None()
+    }
+}
+
+unsafe extern "C" fn running(_: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    // SAFETY: attached; False is a new reference.
+    unsafe {
+        ffi::Py_INCREF(ffi::Py_False());
+        ffi::Py_False()
+    }
+}
+
+const fn method(
+    name: &'static std::ffi::CStr,
+    function: ffi::PyCFunction,
+    flags: c_int,
+    doc: &'static std::ffi::CStr,
+) -> ffi::PyMethodDef {
+    ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunction: function },
+        ml_flags: flags,
+        ml_doc: doc.as_ptr(),
+    }
+}
+
+const fn getter(name: &'static std::ffi::CStr, get: ffi::getter) -> ffi::PyGetSetDef {
+    ffi::PyGetSetDef {
+        name: name.as_ptr(),
+        get: Some(get),
+        set: None,
+        doc: ptr::null(),
+        closure: ptr::null_mut(),
+    }
+}
+
+/// Makes the type; called once at import.
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = m.py();
+    // The definitions must outlive the type, which is never freed.
+    let methods = Box::leak(Box::new([
+        method(c"send", send, ffi::METH_O, c"Hands the value over by raising StopIteration."),
+        method(c"throw", throw, ffi::METH_VARARGS, c"Raises the given exception here."),
+        method(c"close", close, ffi::METH_NOARGS, c"Drops the value."),
+        ffi::PyMethodDef::zeroed(),
+    ]));
+    let getters = Box::leak(Box::new([
+        getter(c"cr_await", none),
+        getter(c"cr_frame", none),
+        getter(c"cr_running", running),
+        ffi::PyGetSetDef::default(),
+    ]));
+    let slot = |slot: c_int, pfunc: *mut c_void| ffi::PyType_Slot { slot, pfunc };
+    let slots = Box::leak(Box::new([
+        slot(ffi::Py_tp_dealloc, dealloc as *mut c_void),
+        slot(ffi::Py_tp_traverse, traverse as *mut c_void),
+        slot(ffi::Py_tp_clear, clear as *mut c_void),
+        slot(ffi::Py_tp_iter, itself as *mut c_void),
+        slot(ffi::Py_tp_iternext, iternext as *mut c_void),
+        slot(ffi::Py_am_await, itself as *mut c_void),
+        slot(ffi::Py_am_send, am_send as *mut c_void),
+        slot(ffi::Py_tp_methods, methods.as_mut_ptr().cast()),
+        slot(ffi::Py_tp_getset, getters.as_mut_ptr().cast()),
+        slot(0, ptr::null_mut()),
+    ]));
+    let mut spec = ffi::PyType_Spec {
+        name: c"ferrogate._core.Ready".as_ptr(),
+        basicsize: size_of::<Ready>() as c_int,
+        itemsize: 0,
+        flags: (ffi::Py_TPFLAGS_DEFAULT
+            | ffi::Py_TPFLAGS_HAVE_GC
+            | ffi::Py_TPFLAGS_DISALLOW_INSTANTIATION
+            | ffi::Py_TPFLAGS_IMMUTABLETYPE) as u32,
+        slots: slots.as_mut_ptr(),
+    };
+    // SAFETY: attached; the specification and all it points to live for ever.
+    let class = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpec(&raw mut spec))? };
+    if !TYPE.load(Ordering::Relaxed).is_null() {
+        return Err(PyRuntimeError::new_err("ferrogate._core was initialised twice"));
+    }
+    m.add("Ready", &class)?;
+    TYPE.store(class.into_ptr().cast(), Ordering::Relaxed);
+    Ok(())
+}

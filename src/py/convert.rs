@@ -1,0 +1,150 @@
+//! Python arguments to core values, with errors that name the argument.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDelta, PyDeltaAccess, PyFloat, PyInt};
+
+use crate::core::clock::{
+    Clock, ManualClock, NEVER, Nanos, SECOND, nanos_from_secs, secs_from_nanos,
+};
+use crate::core::error::InvalidArgument;
+use crate::py::edge::edge;
+
+impl From<InvalidArgument> for PyErr {
+    fn from(error: InvalidArgument) -> Self {
+        PyValueError::new_err(error.to_string())
+    }
+}
+
+/// The class name of a value, for messages.
+pub(crate) fn type_name(value: &Bound<'_, PyAny>) -> String {
+    value.get_type().name().map_or_else(|_| "object".to_owned(), |name| name.to_string())
+}
+
+/// A duration in seconds (`float`, `int`) or a `timedelta`; must be above zero.
+pub(crate) fn duration(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
+    let nanos = seconds_or_delta(argument, value)?;
+    if nanos == 0 {
+        return Err(PyValueError::new_err(format!(
+            "{argument}: expected a duration above 0 seconds, got {}",
+            value.repr()?
+        )));
+    }
+    Ok(nanos)
+}
+
+/// Like [`duration`], but zero is allowed.
+pub(crate) fn duration_or_zero(
+    argument: &'static str,
+    value: &Bound<'_, PyAny>,
+) -> PyResult<Nanos> {
+    seconds_or_delta(argument, value)
+}
+
+/// [`duration`] of an optional argument.
+pub(crate) fn optional_duration(
+    argument: &'static str,
+    value: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Option<Nanos>> {
+    value.map(|value| duration(argument, value)).transpose()
+}
+
+fn seconds_or_delta(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
+    if let Ok(delta) = value.cast::<PyDelta>() {
+        let micros = (i64::from(delta.get_days()) * 86_400 + i64::from(delta.get_seconds()))
+            .saturating_mul(1_000_000)
+            .saturating_add(i64::from(delta.get_microseconds()));
+        return u64::try_from(micros)
+            .map(|micros| micros.saturating_mul(1_000))
+            .map_err(|_| not_a_duration(argument, value));
+    }
+    let is_number = (value.is_instance_of::<PyFloat>() || value.is_instance_of::<PyInt>())
+        && !value.is_instance_of::<PyBool>();
+    if !is_number {
+        return Err(PyTypeError::new_err(format!(
+            "{argument}: expected seconds as a number or a timedelta, got {}",
+            type_name(value)
+        )));
+    }
+    let seconds: f64 = value.extract().map_err(|_| not_a_duration(argument, value))?;
+    if seconds.is_nan() || seconds < 0.0 {
+        return Err(not_a_duration(argument, value));
+    }
+    let nanos = nanos_from_secs(seconds);
+    // A positive duration below half a nanosecond must not become "none at all".
+    Ok(if nanos == 0 && seconds > 0.0 { 1 } else { nanos.min(NEVER - 1) })
+}
+
+fn not_a_duration(argument: &str, value: &Bound<'_, PyAny>) -> PyErr {
+    let shown = value.repr().map_or_else(|_| "?".to_owned(), |repr| repr.to_string());
+    PyValueError::new_err(format!(
+        "{argument}: expected a duration of at least 0 seconds, got {shown}"
+    ))
+}
+
+/// A clock argument: `None` is the machine's.
+pub(crate) fn clock(value: Option<&Bound<'_, PyAny>>) -> PyResult<Clock> {
+    let Some(value) = value else { return Ok(Clock::System) };
+    if let Ok(manual) = value.cast::<PyManualClock>() {
+        return Ok(Clock::Manual(manual.get().0.clone()));
+    }
+    Err(PyTypeError::new_err(format!(
+        "clock: expected a ferrogate.testing.ManualClock or None, got {}",
+        type_name(value)
+    )))
+}
+
+/// Whether `FERROGATE_DISABLED` switches every component off (read at construction).
+pub(crate) fn globally_disabled() -> bool {
+    std::env::var("FERROGATE_DISABLED")
+        .is_ok_and(|value| !matches!(value.trim(), "" | "0" | "false" | "no" | "off"))
+}
+
+/// A clock that only moves when it is told to; the native half of
+/// ``ferrogate.testing.ManualClock``.
+#[pyclass(frozen, subclass, name = "ManualClock", module = "ferrogate._core")]
+pub(crate) struct PyManualClock(pub(crate) ManualClock);
+
+#[pymethods]
+impl PyManualClock {
+    #[new]
+    #[pyo3(signature = (start = 0.0))]
+    fn new(start: f64) -> PyResult<Self> {
+        edge("ManualClock", || {
+            if !(start.is_finite() && start >= 0.0) {
+                return Err(PyValueError::new_err(format!(
+                    "start: expected finite seconds of at least 0, got {start}"
+                )));
+            }
+            Ok(Self(ManualClock::starting_at(nanos_from_secs(start))))
+        })
+    }
+
+    /// The time it stands at, in seconds.
+    fn now(&self) -> f64 {
+        secs_from_nanos(self.0.now())
+    }
+
+    /// The time it stands at, in whole nanoseconds.
+    fn now_ns(&self) -> u64 {
+        self.0.now()
+    }
+
+    /// Moves forward by seconds or a timedelta, without waking anybody.
+    fn _advance(&self, by: &Bound<'_, PyAny>) -> PyResult<()> {
+        edge("ManualClock._advance", || {
+            self.0.advance(duration_or_zero("by", by)?);
+            Ok(())
+        })
+    }
+
+    /// Moves forward by whole nanoseconds, without waking anybody.
+    fn _advance_ns(&self, by: u64) {
+        self.0.advance(by);
+    }
+
+    fn __repr__(&self) -> String {
+        let now = self.0.now();
+        format!("ManualClock({}.{:09})", now / SECOND, now % SECOND)
+    }
+}
