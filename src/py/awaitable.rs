@@ -17,7 +17,7 @@ use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
@@ -497,7 +497,9 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     // SAFETY: attached; the specification and all it points to live for ever.
     let class = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpec(&raw mut spec))? };
     if !TYPE.load(Ordering::Relaxed).is_null() {
-        return Err(PyRuntimeError::new_err("ferrogate._core was initialised twice"));
+        return Err(PyImportError::new_err(
+            "ferrogate._core loads into one interpreter of a process, and another one has it",
+        ));
     }
     m.add("Ready", &class)?;
     TYPE.store(class.into_ptr().cast(), Ordering::Relaxed);
