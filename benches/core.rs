@@ -1,1 +1,3 @@
+//! The core alone: what each hot path costs without Python.
+
 fn main() {}

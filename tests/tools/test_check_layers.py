@@ -1,0 +1,80 @@
+"""The layering check can fail: every rule is broken once, and seen."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "check_layers.py"
+SPEC = importlib.util.spec_from_file_location("check_layers", SCRIPT)
+assert SPEC is not None
+assert SPEC.loader is not None
+check_layers = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(check_layers)
+
+ROOT_MODULE = "#![forbid(unsafe_code)]\npub mod clock;\n"
+
+
+def breaches(root: Path, name: str, text: str) -> list[str]:
+    """What the check says of a small house with `text` in the file `name`."""
+    for path, content in {"core/mod.rs": ROOT_MODULE, name: text}.items():
+        (root / "src" / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / "src" / path).write_text(content, encoding="utf-8")
+    return list(check_layers.breaches(root))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "what"),
+    [
+        ("core/mod.rs", "pub mod clock;\n", "forbid(unsafe_code)"),
+        ("core/cache/mod.rs", "unsafe { go() }\n", "unsafe in the core"),
+        ("core/cache/mod.rs", "use pyo3::Python;\n", "pyo3 below the bindings"),
+        ("core/cache/mod.rs", "use crate::py::edge;\n", "a floor above"),
+        ("core/cache/mod.rs", "use crate::runtime::start;\n", "a floor above"),
+        ("core/cache/mod.rs", "use crate::core::limiter::Limiter;\n", "the component limiter"),
+        ("core/cache/mod.rs", "use crate::core::{clock::Clock, limiter};\n", "component limiter"),
+        ("core/cache/mod.rs", "let t = std::time::Instant::now();\n", "the clock is read in"),
+        ("core/limiter/mod.rs", "let t = SystemTime::now();\n", "the clock is read in"),
+        ("core/limiter/mod.rs", "use parking_lot::Mutex;\n", "locks come from"),
+        ("core/limiter/mod.rs", "use std::sync::{Arc, Mutex};\n", "locks come from"),
+        ("py/cache.rs", "use std::sync::Mutex;\n", "locks come from"),
+        ("runtime/mod.rs", "use crate::py::edge;\n", "a floor above"),
+        ("runtime/mod.rs", "unsafe { go() }\n", "unsafe outside"),
+    ],
+)
+def test_a_breach_is_named(tmp_path: Path, name: str, text: str, what: str) -> None:
+    (found,) = breaches(tmp_path, name, text)
+    assert what in found
+    assert found.startswith(f"src/{name}:1: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("core/clock.rs", "let t = Instant::now();\n"),
+        ("core/sync.rs", "pub use parking_lot::Mutex;\n"),
+        ("core/cache/mod.rs", "// unsafe, pyo3 and parking_lot in prose\n/* unsafe */\n"),
+        ("core/cache/mod.rs", 'let s = "unsafe \\" pyo3"; let c = \'"\'; let r = r#"unsafe"#;\n'),
+        ("core/cache/mod.rs", "use crate::core::{cache::Entry, clock::Clock, key::Key};\n"),
+        ("core/guard/mod.rs", "use crate::core::{breaker, limiter};\n"),
+        ("py/cache.rs", "use pyo3::Python;\nunsafe { go() }\nuse crate::core::cache::Cache;\n"),
+        ("core/cache/mod.rs", "use std::sync::{Arc, OnceLock};\nfn f<'a>(s: &'a str) {}\n"),
+    ],
+)
+def test_what_is_allowed_passes(tmp_path: Path, name: str, text: str) -> None:
+    assert breaches(tmp_path, name, text) == []
+
+
+def test_the_line_is_the_line_of_the_source(tmp_path: Path) -> None:
+    text = '/* a\nlong\ncomment */\nlet s = "two\nlines";\nunsafe { go() }\n'
+    assert breaches(tmp_path, "core/cache/mod.rs", text) == [
+        "src/core/cache/mod.rs:6: unsafe in the core"
+    ]
+
+
+def test_a_tree_with_pyo3_is_not_python_free() -> None:
+    assert not check_layers.python_free("ferrogate v0.1.0\n└── pyo3 v0.30.1\n")
+    assert not check_layers.python_free("└── pyo3-ffi v0.30.1\n")
+    assert check_layers.python_free("ferrogate v0.1.0\n└── blake3 v1.8.7\n")

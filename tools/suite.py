@@ -1,0 +1,155 @@
+"""`make test`: everything that is tested, with the built wheel on every CPython.
+
+Parts, all of them unless some are named: `core` (cargo test, no Python),
+`loom`, `python`, `failpoints` (a debug build whose exported callables can be
+made to panic), `memcheck` (valgrind). What stands in PYTEST_ARGS goes to pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from envs import environment
+from pythons import Python, preferred, select
+from stages import ROOT, Stages
+from wheels import test_env
+
+PARTS = ("core", "loom", "python", "failpoints", "memcheck")
+TRACES = ROOT.parent / "shared" / "traces"
+SUPPRESSIONS = ROOT / "tools" / "valgrind.supp"
+
+# With FERROGATE_NO_SKIP=1 (CI) a test may only skip for the interpreter's version
+# or the operating system, never for want of something that could be installed.
+EXCUSED = re.compile(r"^(needs|only on|not on) (CPython|macOS|Windows)")
+
+
+def main(parts: list[str]) -> int:
+    """Runs `parts`; the exit code."""
+    if unknown := set(parts) - set(PARTS):
+        sys.exit(f"suite.py: expected {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
+    stages = Stages("test")
+    pythons = select(os.environ.get("FERROGATE_PYTHONS", "").split())
+    for part in parts or PARTS:
+        match part:
+            case "core":
+                stages.run("core", ["cargo", "test", "--locked"], env=environment())
+            case "loom":
+                loom(stages)
+            case "python":
+                for python in pythons:
+                    on_python(stages, python)
+            case "failpoints":
+                failpoints(stages)
+            case "memcheck":
+                memcheck(stages, preferred(pythons))
+    return stages.close()
+
+
+def loom(stages: Stages) -> None:
+    """The model checker over every test named `loom_…`."""
+    sources = (ROOT / "src").rglob("*.rs")
+    if not any(re.search(r"\bfn loom_", s.read_text(encoding="utf-8")) for s in sources):
+        stages.absent("loom", "no test is named loom_…")
+        return
+    stages.run(
+        "loom",
+        ["cargo", "test", "--locked", "--release", "--lib", "loom_"],
+        env=environment(RUSTFLAGS="--cfg loom", CARGO_TARGET_DIR=str(ROOT / "target-loom")),
+    )
+
+
+def on_python(stages: Stages, python: Python) -> None:
+    """Builds, installs and tests the wheel on one interpreter."""
+    if wheel(stages, f"{python.minor}: wheel", "test", python.minor):
+        extra = shlex.split(os.environ.get("PYTEST_ARGS", ""))
+        inside = test_env(python.minor)
+        pytest(stages, f"{python.minor}: pytest", inside, *extra)
+
+
+def failpoints(stages: Stages) -> None:
+    """HOSTILE 13: an injected panic in every exported callable."""
+    tests = ROOT / "tests" / "hostile" / "test_panics.py"
+    if not tests.exists():
+        stages.absent("failpoints", f"{tests.relative_to(ROOT)} is not there")
+    elif wheel(stages, "failpoints: debug build", "failpoints"):
+        pytest(stages, "failpoints: pytest", test_env("failpoints"), tests)
+
+
+def memcheck(stages: Stages, python: Python) -> None:
+    """The tests marked `memcheck` under valgrind.
+
+    A small selection: an interpreter under valgrind is some thirty times slower.
+    """
+    marked = (f.read_text(encoding="utf-8") for f in (ROOT / "tests").rglob("test_*.py"))
+    if not any("mark.memcheck" in text for text in marked):
+        stages.absent("memcheck", "no test is marked memcheck")
+        return
+    valgrind = shutil.which("valgrind")
+    if valgrind is None:
+        stages.run("memcheck", ["false"])
+        print("valgrind is missing: `make system` installs it, or says how", flush=True)
+        return
+    if not test_env(python.minor).exists() and not wheel(
+        stages, f"memcheck: wheel {python.minor}", "test", python.minor
+    ):
+        return
+    checker = [
+        valgrind,
+        "--error-exitcode=99",
+        "--leak-check=no",
+        "--num-callers=30",
+        "--quiet",
+        f"--suppressions={SUPPRESSIONS}",
+    ]
+    pytest(
+        stages,
+        f"memcheck: valgrind on {python.minor}",
+        test_env(python.minor),
+        *["-m", "memcheck", "--timeout=900", "-p", "no:cacheprovider"],
+        before=checker,
+        # glibc's allocator is the one valgrind watches; pymalloc's arenas hide errors.
+        more={"PYTHONMALLOC": "malloc", "FERROGATE_MEMCHECK": "1"},
+    )
+
+
+def wheel(stages: Stages, name: str, *what: str) -> bool:
+    """Builds a wheel and installs it."""
+    return stages.run(name, [sys.executable, ROOT / "tools" / "wheels.py", *what])
+
+
+def pytest(
+    stages: Stages,
+    name: str,
+    inside: Path,
+    *arguments: str | Path,
+    before: list[str] | None = None,
+    more: dict[str, str] | None = None,
+) -> None:
+    """pytest in an environment, from the repository, against the installed package."""
+    env = environment(**(more or {}))
+    # `python -P` and importlib mode keep the repository's own python/ out of sys.path.
+    env["PYTHONSAFEPATH"] = "1"
+    env["FERROGATE_INSTALLED"] = "1"
+    if TRACES.is_dir():
+        env.setdefault("FERROGATE_TRACES", str(TRACES))
+    where = "import ferrogate; assert 'site-packages' in ferrogate.__file__, ferrogate.__file__"
+    if not stages.run(f"{name}: the installed package", [inside, "-c", where], env=env):
+        return
+    slug = re.sub(r"\W+", "-", name)
+    junit = ROOT / ".pytest_cache" / f"junit-{slug}.xml"
+    stages.run(
+        name,
+        [*(before or []), inside, "-m", "pytest", f"--junitxml={junit}", *arguments],
+        env=env,
+        junit=junit,
+        excused=EXCUSED if os.environ.get("FERROGATE_NO_SKIP") == "1" else None,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
