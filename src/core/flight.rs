@@ -1,1 +1,306 @@
-//! Placeholder.
+//! Single flight: many callers, one load.
+//!
+//! The first caller of a key leads and runs the loader; the others enrol and
+//! are woken when it lands. Nothing here waits or knows who does: a waiter is
+//! whatever the caller's waker needs, handed back once, after all locks are
+//! released.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::core::key::Key;
+use crate::core::sync::Mutex;
+
+/// The number of a flight; never used twice in a process.
+pub type FlightId = u64;
+
+/// The number of a waiter within its flight.
+pub type WaiterId = u64;
+
+/// How a flight ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Landing<R> {
+    /// With this result, for everybody.
+    Done(Arc<R>),
+    /// Without one (the loader was cancelled): whoever still wants it starts again.
+    Abandoned,
+}
+
+impl<R> Clone for Landing<R> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Done(result) => Self::Done(Arc::clone(result)),
+            Self::Abandoned => Self::Abandoned,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State<R, W> {
+    landing: Option<Landing<R>>,
+    waiters: Vec<(WaiterId, W)>,
+    next: WaiterId,
+}
+
+/// One load that is under way.
+#[derive(Debug)]
+pub struct Flight<R, W> {
+    id: FlightId,
+    state: Mutex<State<R, W>>,
+}
+
+impl<R, W> Flight<R, W> {
+    fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            state: Mutex::new(State { landing: None, waiters: Vec::new(), next: 0 }),
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> FlightId {
+        self.id
+    }
+
+    /// Waits in line for the landing.
+    ///
+    /// # Errors
+    /// Gives the waiter back with the landing if that has already happened.
+    pub fn enroll(&self, waiter: W) -> Result<WaiterId, (W, Landing<R>)> {
+        let mut state = self.state.lock();
+        if let Some(landing) = &state.landing {
+            return Err((waiter, landing.clone()));
+        }
+        let id = state.next;
+        state.next += 1;
+        state.waiters.push((id, waiter));
+        Ok(id)
+    }
+
+    /// Leaves the line; returns the waiter, if it was not woken yet, and how many remain.
+    pub fn leave(&self, id: WaiterId) -> (Option<W>, usize) {
+        let mut state = self.state.lock();
+        let position = state.waiters.iter().position(|(waiter, _)| *waiter == id);
+        let waiter = position.map(|position| state.waiters.remove(position).1);
+        (waiter, state.waiters.len())
+    }
+
+    /// How it ended, if it has.
+    #[must_use]
+    pub fn landing(&self) -> Option<Landing<R>> {
+        self.state.lock().landing.clone()
+    }
+
+    /// Visits the result and the waiters, for the collector.
+    pub fn visit(&self, result: impl FnOnce(&R), mut waiter: impl FnMut(&W)) {
+        let state = self.state.lock();
+        if let Some(Landing::Done(done)) = &state.landing {
+            result(done);
+        }
+        for (_, one) in &state.waiters {
+            waiter(one);
+        }
+    }
+
+    fn land(&self, landing: Landing<R>) -> Vec<W> {
+        let mut state = self.state.lock();
+        if state.landing.is_some() {
+            drop(state);
+            return Vec::new();
+        }
+        state.landing = Some(landing);
+        let waiters = std::mem::take(&mut state.waiters);
+        drop(state);
+        waiters.into_iter().map(|(_, waiter)| waiter).collect()
+    }
+}
+
+/// The loads that are under way, by key.
+#[derive(Debug)]
+pub struct Flights<R, W> {
+    table: Mutex<HashMap<Key, Arc<Flight<R, W>>>>,
+}
+
+impl<R, W> Default for Flights<R, W> {
+    fn default() -> Self {
+        Self { table: Mutex::new(HashMap::new()) }
+    }
+}
+
+impl<R, W> Flights<R, W> {
+    /// The flight for `key`, and whether the caller leads it: then it must
+    /// [`land`](Self::land) it, whatever happens.
+    pub fn join(&self, key: &Key) -> (Arc<Flight<R, W>>, bool) {
+        let mut table = self.table.lock();
+        if let Some(flight) = table.get(key) {
+            return (Arc::clone(flight), false);
+        }
+        let flight = Arc::new(Flight::new());
+        table.insert(*key, Arc::clone(&flight));
+        (flight, true)
+    }
+
+    /// Ends a flight and returns whom to wake, once; a second landing is ignored.
+    ///
+    /// It leaves the table before it lands, so that a caller who finds it
+    /// abandoned and joins again never meets the same flight.
+    #[must_use]
+    pub fn land(&self, key: &Key, flight: &Arc<Flight<R, W>>, landing: Landing<R>) -> Vec<W> {
+        let mut table = self.table.lock();
+        if table.get(key).is_some_and(|current| current.id == flight.id) {
+            // Our caller still holds the flight, so this cannot drop a result.
+            table.remove(key);
+        }
+        drop(table);
+        flight.land(landing)
+    }
+
+    /// Forgets all flights without landing them: after a fork nobody is left to do it.
+    pub fn forget(&self) -> Vec<Arc<Flight<R, W>>> {
+        self.table.lock().drain().map(|(_, flight)| flight).collect()
+    }
+
+    /// How many are under way.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.table.lock().len()
+    }
+
+    /// Whether none is under way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.table.lock().is_empty()
+    }
+
+    /// Visits every flight, for the collector.
+    pub fn visit(&self, mut flight: impl FnMut(&Flight<R, W>)) {
+        for one in self.table.lock().values() {
+            flight(one);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn key() -> Key {
+        Key::new(b"k")
+    }
+
+    #[test]
+    fn one_leads_and_the_others_get_its_result() {
+        let flights: Flights<i32, &str> = Flights::default();
+        let (lead, leads) = flights.join(&key());
+        let (follow, follows) = flights.join(&key());
+        assert!(leads && !follows && lead.id() == follow.id());
+        follow.enroll("a").unwrap();
+        let b = follow.enroll("b").unwrap();
+        assert_eq!(follow.leave(b), (Some("b"), 1));
+        let woken = flights.land(&key(), &lead, Landing::Done(Arc::new(7)));
+        assert_eq!(woken, ["a"]);
+        assert_eq!(follow.landing(), Some(Landing::Done(Arc::new(7))));
+        assert_eq!(follow.enroll("late").unwrap_err().0, "late");
+        assert!(flights.is_empty());
+    }
+
+    #[test]
+    fn an_abandoned_flight_is_never_met_again() {
+        let flights: Flights<i32, ()> = Flights::default();
+        let (first, _) = flights.join(&key());
+        assert!(flights.land(&key(), &first, Landing::Abandoned).is_empty());
+        let (second, leads) = flights.join(&key());
+        assert!(leads && first.id() != second.id());
+        // A late landing of the first must not end the second.
+        assert!(flights.land(&key(), &first, Landing::Done(Arc::new(1))).is_empty());
+        assert_eq!(flights.len(), 1);
+        assert_eq!(first.landing(), Some(Landing::Abandoned));
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::atomic::{AtomicUsize, Ordering as LoomOrdering};
+    use loom::thread;
+
+    /// Each waiter is woken exactly once or sees the landing when it enrols.
+    #[test]
+    fn loom_no_wakeup_is_lost_or_doubled() {
+        loom::model(|| {
+            let flights: Arc<Flights<i32, usize>> = Arc::new(Flights::default());
+            let key = Key::new(b"k");
+            let woken = Arc::new(AtomicUsize::new(0));
+            let (flight, leads) = flights.join(&key);
+            assert!(leads);
+            let followers: Vec<_> = (0..2)
+                .map(|me| {
+                    let flight = Arc::clone(&flight);
+                    let woken = Arc::clone(&woken);
+                    thread::spawn(move || match flight.enroll(me) {
+                        Ok(_) => 1,
+                        Err((_, landing)) => {
+                            assert!(matches!(landing, Landing::Done(_)));
+                            woken.fetch_add(1, LoomOrdering::SeqCst);
+                            0
+                        }
+                    })
+                })
+                .collect();
+            let wakers = flights.land(&key, &flight, Landing::Done(Arc::new(7)));
+            woken.fetch_add(wakers.len(), LoomOrdering::SeqCst);
+            for follower in followers {
+                follower.join().unwrap();
+            }
+            assert_eq!(woken.load(LoomOrdering::SeqCst), 2);
+        });
+    }
+
+    /// However joins and landings interleave, every load has one leader.
+    #[test]
+    fn loom_one_leader_at_a_time() {
+        loom::model(|| {
+            let flights: Arc<Flights<i32, ()>> = Arc::new(Flights::default());
+            let leading = Arc::new(AtomicUsize::new(0));
+            let threads: Vec<_> = (0..2)
+                .map(|_| {
+                    let flights = Arc::clone(&flights);
+                    let leading = Arc::clone(&leading);
+                    thread::spawn(move || {
+                        let key = Key::new(b"k");
+                        let (flight, leads) = flights.join(&key);
+                        if leads {
+                            assert_eq!(leading.fetch_add(1, LoomOrdering::SeqCst), 0);
+                            leading.fetch_sub(1, LoomOrdering::SeqCst);
+                            drop(flights.land(&key, &flight, Landing::Abandoned));
+                        }
+                    })
+                })
+                .collect();
+            for one in threads {
+                one.join().unwrap();
+            }
+            assert!(flights.is_empty());
+        });
+    }
+
+    /// A cancelled waiter is either handed back by `leave` or woken, never both and never neither.
+    #[test]
+    fn loom_leaving_races_with_landing() {
+        loom::model(|| {
+            let flights: Arc<Flights<i32, ()>> = Arc::new(Flights::default());
+            let key = Key::new(b"k");
+            let (flight, _) = flights.join(&key);
+            let id = flight.enroll(()).unwrap();
+            let leaver = {
+                let flight = Arc::clone(&flight);
+                thread::spawn(move || usize::from(flight.leave(id).0.is_some()))
+            };
+            let woken = flights.land(&key, &flight, Landing::Abandoned).len();
+            assert_eq!(woken + leaver.join().unwrap(), 1);
+        });
+    }
+}

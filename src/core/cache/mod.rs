@@ -1,1 +1,70 @@
-//! Placeholder.
+//! The object cache: exact LRU, exact bounds, exact expiry.
+//!
+//! [`Table`] is single-threaded state; the caller wraps it in one mutex. Every
+//! operation that removes entries hands them out through a [`Graveyard`], so
+//! that their values are dropped after the lock is gone: dropping a value may
+//! run arbitrary code.
+
+mod deadlines;
+mod lru;
+mod stats;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use stats::Stats;
+pub use table::{Bounds, Entry, Insert, Lifetime, Table, Tag};
+
+/// Why an entry left the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Its time to live or to idle was over.
+    Expired,
+    /// It was the least recently used one when room was needed.
+    Evicted,
+    /// Another value was set under its key.
+    Replaced,
+    /// It was deleted by key.
+    Deleted,
+    /// Its tag was invalidated.
+    Invalidated,
+    /// The whole cache was cleared.
+    Cleared,
+}
+
+impl Cause {
+    /// The name that listeners get.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Evicted => "evicted",
+            Self::Replaced => "replaced",
+            Self::Deleted => "deleted",
+            Self::Invalidated => "invalidated",
+            Self::Cleared => "cleared",
+        }
+    }
+}
+
+/// What an operation removed; drop it only after the lock is released.
+#[derive(Debug)]
+#[must_use = "removed values must be dropped after the lock is released"]
+pub struct Graveyard<V>(pub Vec<(Cause, V)>);
+
+impl<V> Graveyard<V> {
+    /// An empty one; does not allocate.
+    pub fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    fn bury(&mut self, cause: Cause, value: V) {
+        self.0.push((cause, value));
+    }
+}
+
+impl<V> Default for Graveyard<V> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
