@@ -23,7 +23,7 @@ bench-core: ## Measure the core alone (criterion)
 
 bench-peers: ## Measure against the rivals in one interleaved run (ARGS="--quick --only cached")
 	$(PYTHON) tools/wheels.py bench
-	.venv/bin/python benches/peers $(ARGS)
+	.venv-bench/bin/python benches/peers $(ARGS)
 
 check: ## Check form, lints, types, stubs and layers; change nothing
 	$(PYTHON) tools/check.py

@@ -47,16 +47,21 @@ def make_env(folder: Path, python: Python, locks: Sequence[str]) -> Path:
     return inside
 
 
-def main_env(*more: str) -> tuple[Python, Path]:
-    """`.venv`, with the tools and all that the typed sources import, plus `more`."""
-    python = preferred(select(os.environ.get("FERROGATE_PYTHONS", "").split()))
-    return python, make_env(MAIN, python, ["tools", "test", *more])
+def main_python() -> Python:
+    """The interpreter of every environment that is made once."""
+    return preferred(select(os.environ.get("FERROGATE_PYTHONS", "").split()))
 
 
-def demo_env() -> tuple[Python, Path]:
-    """`.venv-demo`: maturin and the demo extra only, so that the first run is quick."""
-    python = preferred(select(os.environ.get("FERROGATE_PYTHONS", "").split()))
-    return python, make_env(ROOT / ".venv-demo", python, ["tools", "demo"])
+def main_env() -> tuple[Python, Path]:
+    """`.venv`, with the tools and all that the typed sources import."""
+    python = main_python()
+    return python, make_env(MAIN, python, ["tools", "test"])
+
+
+def side_env(name: str) -> tuple[Python, Path]:
+    """`.venv-NAME`: maturin and one lock only, so that a first run is quick."""
+    python = main_python()
+    return python, make_env(ROOT / f".venv-{name}", python, ["tools", name])
 
 
 def install(inside: Path, wheel: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from envs import MAIN, build_wheel, demo_env, install, main_env, make_env
+from envs import MAIN, build_wheel, install, main_env, make_env, side_env
 from pythons import preferred, select
 from stages import ROOT
 
@@ -26,7 +26,7 @@ def test_env(name: str) -> Path:
 def main(what: str, *minors: str) -> None:
     """Does what the module's text says."""
     if what in ("dev", "demo", "bench"):
-        python, inside = demo_env() if what == "demo" else main_env(*{what} & {"bench"})
+        python, inside = main_env() if what == "dev" else side_env(what)
         install(inside, build_wheel(inside.parent / "maturin", python))
         return
     main_env()
