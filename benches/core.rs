@@ -1,3 +1,124 @@
-//! The core alone: what each hot path costs without Python.
+//! The core alone: what each hot path costs without Python, one thread, locks
+//! included as the bindings take them.
 
-fn main() {}
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ferrogate::core::cache::{Bounds, Graveyard, Insert, Table};
+use ferrogate::core::clock::{Clock, SECOND};
+use ferrogate::core::key::Key;
+use ferrogate::core::key::encode::{Encoder, tag};
+use ferrogate::core::sync::Mutex;
+
+const ENTRIES: usize = 1_000;
+
+fn key(number: usize) -> Key {
+    let mut encoder = Encoder::new(false);
+    encoder.str(&format!("tenant-7:document:{number:05}"));
+    Key::new(encoder.as_bytes())
+}
+
+fn filled(keys: &[Key]) -> Mutex<Table<u64>> {
+    let bounds =
+        Bounds { max_size: ENTRIES, max_weight: None, ttl: Some(3_600 * SECOND), tti: None };
+    let mut table = Table::new(bounds);
+    let mut grave = Graveyard::new();
+    for (value, key) in (0..).zip(keys) {
+        let _ = table.insert(*key, value, Insert::default(), 0, &mut grave);
+    }
+    Mutex::new(table)
+}
+
+fn cache(c: &mut Criterion) {
+    let clock = Clock::default();
+    let keys: Vec<Key> = (0..4 * ENTRIES).map(key).collect();
+    let mut group = c.benchmark_group("cache, TTL on");
+
+    let hits = filled(&keys[..100]);
+    let mut turn = keys[..100].iter().cycle();
+    group.bench_function("hit", |b| {
+        b.iter(|| {
+            let key = turn.next()?;
+            let mut grave = Graveyard::new();
+            let value = hits.lock().get(key, clock.now(), &mut grave).copied();
+            drop(black_box(grave));
+            value
+        });
+    });
+
+    // Four times more keys than fit, in turn: every insert is new and evicts one.
+    let full = filled(&keys);
+    let mut turn = keys.iter().cycle();
+    group.bench_function("insert and evict", |b| {
+        b.iter(|| {
+            let Some(key) = turn.next() else { return };
+            let mut grave = Graveyard::new();
+            let now = clock.now();
+            let _ = full.lock().insert(*key, 1, Insert::default(), now, &mut grave);
+            drop(black_box(grave));
+        });
+    });
+    group.finish();
+}
+
+/// A chat request of about 10 KB, walked as the bindings walk a dict.
+fn encode_request(encoder: &mut Encoder, texts: &[String]) {
+    encoder.tag(tag::DICT);
+    encoder.len(4);
+    let mut starts = Vec::with_capacity(4);
+    for (name, write) in [("model", 0), ("messages", 1), ("temperature", 2), ("max_tokens", 3)] {
+        starts.push(encoder.position());
+        encoder.str(name);
+        match write {
+            0 => encoder.str("gpt-5-mini"),
+            1 => {
+                encoder.tag(tag::LIST);
+                encoder.len(texts.len());
+                for text in texts {
+                    encoder.tag(tag::DICT);
+                    encoder.len(2);
+                    let mut inner = [encoder.position(), 0];
+                    encoder.str("role");
+                    encoder.str("user");
+                    inner[1] = encoder.position();
+                    encoder.str("content");
+                    encoder.str(text);
+                    encoder.sort_parts(&mut inner);
+                }
+            }
+            2 => encoder.float(0.2),
+            _ => encoder.int(800),
+        }
+    }
+    encoder.sort_parts(&mut starts);
+}
+
+fn keys(c: &mut Criterion) {
+    let mut group = c.benchmark_group("key");
+    let mut encoder = Encoder::new(false);
+    group.bench_function("short text", |b| {
+        b.iter(|| {
+            encoder.reset(false);
+            encoder.str(black_box("tenant-7:document:00042"));
+            Key::new(encoder.as_bytes())
+        });
+    });
+
+    let texts: Vec<String> =
+        (0..20).map(|n| format!("{n}: ") + &"what a user says ".repeat(29)).collect();
+    encode_request(&mut encoder, &texts);
+    encoder.reset(false);
+    encode_request(&mut encoder, &texts);
+    group.throughput(Throughput::Bytes(encoder.as_bytes().len() as u64));
+    group.bench_function("chat request of 10 KB", |b| {
+        b.iter(|| {
+            encoder.reset(false);
+            encode_request(&mut encoder, black_box(&texts));
+            Key::new(encoder.as_bytes())
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, cache, keys);
+criterion_main!(benches);
