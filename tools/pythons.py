@@ -81,15 +81,17 @@ def clean_environment() -> dict[str, str]:
 def candidates() -> Iterator[Path]:
     """Paths that may be an interpreter; nothing is started yet."""
     home = Path.home()
+    folders = [Path(f) for f in os.environ.get("PATH", "").split(os.pathsep) if f]
     installations = [
         Path(os.environ.get("PYENV_ROOT", home / ".pyenv")) / "versions",
         home / ".pyenv" / "versions",
+        # A shim starts only the version that is switched on; the others lie beside it.
+        *(folder.parent / "versions" for folder in folders if folder.name == "shims"),
         Path(os.environ.get("UV_PYTHON_INSTALL_DIR", home / ".local/share/uv/python")),
     ]
-    for folder in installations:
+    for folder in dict.fromkeys(installations):
         if folder.is_dir():
             yield from sorted(folder.glob("*/bin/python3"))
-    folders = [Path(f) for f in os.environ.get("PATH", "").split(os.pathsep) if f]
     for folder in [*folders, Path("/usr/bin"), Path("/usr/local/bin")]:
         if folder.is_dir():
             names = (f.name for f in folder.glob("python3*"))
