@@ -1,0 +1,26 @@
+"""The one kind of error that the command line shows to its user."""
+
+from __future__ import annotations
+
+__all__ = ["BAD_INPUT", "INTERRUPTED", "CliError"]
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class CliError(Exception):
+    """Bad input: printed as one line on stderr, exit code 2, no traceback."""
+
+
+def require_demo_extra(command: str) -> None:
+    """Raises `CliError` with the way to install when a package of the extra is missing."""
+    missing = []
+    for package in ("aiohttp", "openai", "rich"):
+        try:
+            __import__(package)
+        except ImportError:
+            missing.append(package)
+    if missing:
+        raise CliError(
+            f"`ferrogate {command}` needs {', '.join(missing)}: pip install 'ferrogate[demo]'"
+        )

@@ -1,0 +1,284 @@
+"""The client side: an agent that sends every row of a trace through the OpenAI SDK.
+
+The same agent runs twice, with and without ferrogate. Both call
+``AsyncOpenAI.chat.completions.create`` with the SDK's own retries off and both
+repeat a failed attempt by the rule that the SDK has by default (two retries
+after 429, 5xx, a timeout or a broken connection; ``retry-after`` obeyed up to
+two minutes, else 0.5 s doubled up to 8 s, less up to a quarter). That rule
+stands here and not in the SDK, so that its pauses scale with ``--speed`` and
+its attempts are counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import openai
+
+from ferrogate.cli.traces import Row
+from ferrogate.cli.wire import ARRIVAL_HEADER
+
+__all__ = ["Agent", "Attempts", "Refused", "Reply", "Run", "UnguardedAgent", "replay_rows"]
+
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 8.0
+_LONGEST_RETRY_AFTER = 120.0
+
+
+class Refused(Exception):
+    """Never sent: it could never be granted, or waited longer than the agent wants to."""
+
+    def __init__(self, reason: str, *, never: bool) -> None:
+        super().__init__(reason)
+        self.never = never
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an agent keeps of an answer."""
+
+    text: str
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(slots=True)
+class Run:
+    """What the client side saw of one run; seconds are trace time."""
+
+    name: str
+    requests: int = 0
+    answered: int = 0
+    failed: int = 0
+    reused: int = 0
+    """Answered without a call of its own: cache hits and joined flights."""
+    rejected: int = 0
+    unfinished: int = 0
+    attempts: int = 0
+    retries: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    input_tokens: int = 0
+    output_tokens: int = 0
+    saved_input_tokens: int = 0
+    saved_output_tokens: int = 0
+    latencies: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+    transits: list[float] = field(default_factory=list)
+    """From the start of an attempt to its arrival at the provider, in real seconds."""
+    never_granted: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    wall_seconds: float = 0.0
+    interrupted: bool = False
+    provider: dict[str, Any] = field(default_factory=dict)
+    components: dict[str, Any] = field(default_factory=dict)
+
+
+class Agent(Protocol):
+    """Answers rows."""
+
+    async def ask(self, row: Row, run: Run) -> tuple[Reply, bool]:
+        """The answer, and whether it was reused instead of called for."""
+        ...
+
+
+class Attempts:
+    """Calls the provider for a row until it answers or the retries are spent."""
+
+    def __init__(
+        self,
+        client: openai.AsyncOpenAI,
+        *,
+        model: str,
+        speed: float,
+        retries: int,
+        timeout: float,
+        stream: bool,
+        seed: int,
+    ) -> None:
+        self._client = client
+        self._model = model
+        self._speed = speed
+        self._retries = retries
+        self._timeout = timeout / speed
+        self._stream = stream
+        self._jitter = random.Random(f"jitter:{seed}")
+
+    async def call(self, row: Row, run: Run, permit: Any) -> Reply:
+        """One answer; every attempt goes through ``async with permit(row, run)``."""
+        attempt = 0
+        while True:
+            try:
+                async with permit(row, run):
+                    return await self._once(row, run)
+            except openai.APIStatusError as error:
+                kind = f"{error.status_code} {error.code or ''}".strip()
+                headers: Any = error.response.headers
+                again = error.status_code == 429 or error.status_code >= 500
+                again = again and error.code != "request_too_large"
+                failure: Exception = error
+            except openai.APITimeoutError as error:
+                kind, headers, again, failure = "timeout", {}, True, error
+            except openai.APIConnectionError as error:
+                kind, headers, again, failure = "connection", {}, True, error
+            run.errors[kind] += 1
+            pause = self._pause(attempt, headers)
+            if not again or attempt >= self._retries or pause is None:
+                raise failure
+            attempt += 1
+            run.retries += 1
+            await asyncio.sleep(pause)
+
+    async def _once(self, row: Row, run: Run) -> Reply:
+        run.attempts += 1
+        started = asyncio.get_running_loop().time()
+        request: dict[str, Any] = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": row.prompt}],
+            "max_tokens": max(1, row.output_tokens),
+            "metadata": {
+                "input_tokens": str(row.input_tokens),
+                "output_tokens": str(row.output_tokens),
+            },
+            "timeout": self._timeout,
+        }
+        create = self._client.chat.completions.with_raw_response.create
+        if self._stream:
+            raw = await create(**request, stream=True)
+            self._arrived(raw.headers, started, run)
+            return await _collect(raw.parse(), row)
+        raw = await create(**request)
+        self._arrived(raw.headers, started, run)
+        done = raw.parse()
+        usage = done.usage
+        return Reply(
+            done.choices[0].message.content or "", usage.prompt_tokens, usage.completion_tokens
+        )
+
+    def _arrived(self, headers: Any, started: float, run: Run) -> None:
+        stamp = headers.get(ARRIVAL_HEADER)
+        if stamp is not None:
+            run.transits.append(float(stamp) - started)
+
+    def _pause(self, attempt: int, headers: Any) -> float | None:
+        """Seconds (scaled) before the next attempt, or None if it is not worth it."""
+        for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+            if (value := headers.get(name)) is not None:
+                asked = float(value) * unit
+                return asked if asked * self._speed <= _LONGEST_RETRY_AFTER else None
+        pause = min(_FIRST_PAUSE * 2.0**attempt, _LONGEST_PAUSE)
+        return pause * (1 - 0.25 * self._jitter.random()) / self._speed
+
+
+async def _collect(stream: Any, row: Row) -> Reply:
+    pieces: list[str] = []
+    sent, received = row.input_tokens, row.output_tokens
+    async for chunk in stream:
+        if chunk.choices and chunk.choices[0].delta.content:
+            pieces.append(chunk.choices[0].delta.content)
+        if chunk.usage is not None:
+            sent, received = chunk.usage.prompt_tokens, chunk.usage.completion_tokens
+    return Reply("".join(pieces), sent, received)
+
+
+class _NoPermit:
+    """The unguarded agent asks nobody."""
+
+    def __call__(self, _row: Row, _run: Run) -> _NoPermit:
+        return self
+
+    async def __aenter__(self) -> None:
+        return None
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+
+class UnguardedAgent:
+    """The plain SDK: every row is a call, whenever it comes."""
+
+    def __init__(self, attempts: Attempts) -> None:
+        self._attempts = attempts
+        self._permit = _NoPermit()
+
+    async def ask(self, row: Row, run: Run) -> tuple[Reply, bool]:
+        """Calls the provider."""
+        return await self._attempts.call(row, run, self._permit), False
+
+
+async def replay_rows(
+    agent: Agent,
+    rows: tuple[Row, ...],
+    run: Run,
+    *,
+    speed: float,
+    tick: Callable[[Run], None],
+) -> None:
+    """Sends every row at its time and waits for the last answer; Ctrl-C ends it early.
+
+    On cancellation it cancels what is under way, marks the run as interrupted
+    and returns normally, so that the report of what was done can be printed.
+    """
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    under_way: set[asyncio.Task[None]] = set()
+    try:
+        for row in rows:
+            delay = started + row.at / speed - loop.time()
+            if delay > 0:
+                await asyncio.sleep(delay)
+            run.requests += 1
+            task = loop.create_task(_one(agent, row, run, speed, tick))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+        while under_way:
+            await asyncio.wait(under_way)
+    except asyncio.CancelledError:
+        current = asyncio.current_task()
+        if current is not None:
+            current.uncancel()
+        run.interrupted = True
+        run.unfinished = len(under_way)
+        for task in under_way:
+            task.cancel()
+        if under_way:
+            await asyncio.wait(under_way)
+    finally:
+        run.seconds = (loop.time() - started) * speed
+
+
+async def _one(agent: Agent, row: Row, run: Run, speed: float, tick: Callable[[Run], None]) -> None:
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    try:
+        reply, reused = await agent.ask(row, run)
+    except Refused as refused:
+        if refused.never:
+            run.never_granted.append(
+                {
+                    "line": row.line,
+                    "at_seconds": round(row.at, 3),
+                    "input_tokens": row.input_tokens,
+                    "output_tokens": row.output_tokens,
+                    "reason": str(refused),
+                }
+            )
+        else:
+            run.rejected += 1
+    except openai.OpenAIError:
+        run.failed += 1
+    else:
+        run.answered += 1
+        run.latencies.append((loop.time() - started) * speed)
+        if reused:
+            run.reused += 1
+            run.saved_input_tokens += reply.input_tokens
+            run.saved_output_tokens += reply.output_tokens
+        else:
+            run.input_tokens += reply.input_tokens
+            run.output_tokens += reply.output_tokens
+    tick(run)

@@ -1,0 +1,202 @@
+"""The flags that `replay` and `demo` share, and how they become settings."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+from ferrogate.cli._errors import CliError
+from ferrogate.cli.provider_core import ProviderConfig
+from ferrogate.cli.settings import PRICES, Settings
+
+__all__ = ["add_flags", "settings_from"]
+
+
+def _number(least: float, *, above: bool = False, most: float = math.inf) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value) or value < least or value > most or (above and value == least):
+            limit = f"above {least:g}" if above else f"at least {least:g}"
+            limit += "" if math.isinf(most) else f" and at most {most:g}"
+            raise argparse.ArgumentTypeError(f"must be {limit}: {text}")
+        return value
+
+    parse.__name__ = "number"
+    return parse
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}: {text}")
+        return value
+
+    parse.__name__ = "whole number"
+    return parse
+
+
+def _limit(text: str) -> int | None:
+    return None if text == "auto" else _whole(0)(text)
+
+
+def _price(text: str) -> tuple[float, float]:
+    parts = text.split(",")
+    if len(parts) != 2:
+        raise argparse.ArgumentTypeError(f"must be INPUT,OUTPUT in USD per million tokens: {text}")
+    return _number(0)(parts[0]), _number(0)(parts[1])
+
+
+def add_flags(
+    parser: argparse.ArgumentParser, *, speed: float, seconds: float | None, start: float | None
+) -> None:
+    """Adds every flag; `demo` differs from `replay` in three defaults."""
+    share = _number(0, most=1)
+    part = parser.add_argument_group("which part of the trace")
+    part.add_argument(
+        "--limit", type=_whole(1), metavar="N", help="at most N requests (default: all)"
+    )
+    part.add_argument(
+        "--start", type=_number(0), default=start, metavar="S", help="begin S seconds into it"
+    )
+    part.add_argument(
+        "--seconds",
+        type=_number(0, above=True),
+        default=seconds,
+        metavar="S",
+        help="only S seconds of it" + (f" (default: {seconds:g})" if seconds else ""),
+    )
+    part.add_argument(
+        "--repeat-rate",
+        type=share,
+        default=0.0,
+        metavar="SHARE",
+        help="turn this share of the requests into SYNTHETIC repeats of earlier ones (default: 0)",
+    )
+
+    how = parser.add_argument_group("how it runs")
+    how.add_argument(
+        "--speed",
+        type=_number(0, above=True),
+        default=speed,
+        metavar="X",
+        help="arrivals, latencies and every limit's window X times as fast on both sides "
+        f"(default: {speed:g})",
+    )
+    how.add_argument(
+        "--virtual",
+        action="store_true",
+        help="on a manual clock, without waiting and without sockets; --speed has no effect",
+    )
+    how.add_argument("--seed", type=int, default=0, help="for everything random (default: 0)")
+    how.add_argument("--no-baseline", action="store_true", help="skip the run without ferrogate")
+    how.add_argument("--stream", action="store_true", help="ask for streamed answers")
+    how.add_argument("--json", action="store_true", help="print the report as JSON, no progress")
+
+    limits = parser.add_argument_group("the provider's limits (0: none)")
+    limits.add_argument(
+        "--rpm",
+        type=_limit,
+        default=None,
+        metavar="N",
+        help="requests per minute (default: auto, 1.05 times the mean rate)",
+    )
+    limits.add_argument("--rph", type=_whole(0), default=0, metavar="N", help="requests per hour")
+    limits.add_argument("--tpm", type=_whole(0), default=0, metavar="N", help="tokens per minute")
+    limits.add_argument(
+        "--concurrency", type=_whole(0), default=0, metavar="N", help="requests at once"
+    )
+
+    faults = parser.add_argument_group("the provider's faults, as shares of the requests")
+    faults.add_argument("--inject-429", type=share, default=0.0, metavar="SHARE")
+    faults.add_argument("--inject-500", type=share, default=0.0, metavar="SHARE")
+    faults.add_argument("--inject-timeout", type=share, default=0.0, metavar="SHARE")
+
+    client = parser.add_argument_group("the agent")
+    client.add_argument(
+        "--margin",
+        type=_number(0),
+        default=0.25,
+        metavar="S",
+        help="real seconds by which the agent's windows are longer than the provider's, to cover "
+        "the jitter between a permit and the request's arrival (default: 0.25)",
+    )
+    client.add_argument(
+        "--max-wait",
+        type=_number(0),
+        default=None,
+        metavar="S",
+        help="give up on a permit after S seconds of trace time (default: never)",
+    )
+    client.add_argument(
+        "--retries", type=_whole(0), default=2, metavar="N", help="after a failure (default: 2)"
+    )
+    client.add_argument(
+        "--timeout",
+        type=_number(0, above=True),
+        default=120.0,
+        metavar="S",
+        help="for an answer, in trace time (default: 120)",
+    )
+    client.add_argument(
+        "--cache-size", type=_whole(1), default=10_000, metavar="N", help="(default: 10000)"
+    )
+    client.add_argument(
+        "--cache-ttl",
+        type=_number(0, above=True),
+        default=3600.0,
+        metavar="S",
+        help="in trace time (default: 3600)",
+    )
+    client.add_argument(
+        "--model",
+        default="gpt-4o-mini",
+        help=f"for the price: {', '.join(PRICES)} (default: gpt-4o-mini)",
+    )
+    client.add_argument(
+        "--price",
+        type=_price,
+        default=None,
+        metavar="IN,OUT",
+        help="USD per million input and output tokens, instead of the model's list price",
+    )
+
+
+def settings_from(options: argparse.Namespace) -> Settings:
+    """The settings that the flags ask for.
+
+    Raises:
+        CliError: a model without a known price.
+    """
+    price = options.price or PRICES.get(options.model)
+    if price is None:
+        raise CliError(f"no price known for {options.model!r}: give one with --price IN,OUT")
+    provider = ProviderConfig(
+        requests_per_minute=options.rpm or 0,
+        requests_per_hour=options.rph,
+        tokens_per_minute=options.tpm,
+        concurrency=options.concurrency,
+        rate_429=options.inject_429,
+        rate_500=options.inject_500,
+        rate_timeout=options.inject_timeout,
+        seed=options.seed,
+        speed=1.0 if options.virtual else options.speed,
+    )
+    return Settings(
+        provider=provider,
+        virtual=options.virtual,
+        baseline=not options.no_baseline,
+        model=options.model,
+        price_input=price[0],
+        price_output=price[1],
+        retries=options.retries,
+        timeout=options.timeout,
+        max_wait=options.max_wait,
+        margin=options.margin,
+        cache_size=options.cache_size,
+        cache_ttl=options.cache_ttl,
+        repeat_rate=options.repeat_rate,
+        stream=options.stream,
+        automatic_limit=options.rpm is None,
+    )

@@ -1,0 +1,64 @@
+"""``ferrogate doctor``: what somebody who helps you will ask for first."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import sys
+from pathlib import Path
+
+from ferrogate import __version__
+
+__all__ = ["add_parsers"]
+
+_EXTRAS = {"demo": ("openai", "aiohttp", "rich")}
+_CGROUP = Path("/sys/fs/cgroup")
+_CGROUP_FILES = ("memory.max", "cpu.max", "memory/memory.limit_in_bytes", "cpu/cpu.cfs_quota_us")
+
+
+def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds ``doctor`` and ``version``."""
+    doctor = commands.add_parser("doctor", help="print what this installation runs on")
+    doctor.set_defaults(run=_doctor)
+    version = commands.add_parser("version", help="print the version")
+    version.set_defaults(run=_version)
+
+
+def _version(_options: argparse.Namespace) -> int:
+    print(__version__)
+    return 0
+
+
+def _doctor(_options: argparse.Namespace) -> int:
+    lines = [
+        ("ferrogate", __version__),
+        ("python", f"{platform.python_implementation()} {platform.python_version()}"),
+        ("executable", sys.executable),
+        ("platform", platform.platform()),
+    ]
+    for extra, packages in _EXTRAS.items():
+        found = [f"{package} {_version_of(package) or 'missing'}" for package in packages]
+        lines.append((f"extra {extra}", ", ".join(found)))
+    limits = [
+        f"{name} = {text}" for name in _CGROUP_FILES if (text := _read(_CGROUP / name)) is not None
+    ]
+    lines.append(("cgroup limits", "; ".join(limits) or "none visible"))
+    width = max(len(label) for label, _ in lines)
+    for label, value in lines:
+        print(f"{label:<{width}}  {value}")
+    return 0
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None

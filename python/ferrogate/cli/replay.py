@@ -1,0 +1,108 @@
+"""``ferrogate replay TRACE`` and ``ferrogate demo``: an agent's day, with and without ferrogate."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from ferrogate.cli._errors import INTERRUPTED, CliError, require_demo_extra
+from ferrogate.cli.arguments import add_flags, settings_from
+from ferrogate.cli.generator import generate
+from ferrogate.cli.settings import Settings
+from ferrogate.cli.traces import Trace, read_trace, with_repeats
+
+__all__ = ["add_parsers"]
+
+_DEMO_SECONDS = 240.0
+# Minutes 20 to 24 of the fitted hour: the load rises from 351 to 408 a minute.
+_DEMO_START = 1200.0
+_DEMO_SPEED = 10.0
+
+_REPLAY_HELP = """\
+Replays a trace of LLM requests through the real openai SDK against an
+OpenAI-compatible provider of its own (a process on loopback with its own limits
+and its own count), once guarded by ferrogate and once plain, and compares.
+
+Reads the Azure LLM inference CSV and the Mooncake JSONL formats. Prompts are
+identical only where the trace says so (equal hash_ids).
+"""
+
+
+def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds both subcommands."""
+    raw = argparse.RawDescriptionHelpFormatter
+    replay = commands.add_parser(
+        "replay",
+        help="replay a trace against a provider, with and without ferrogate",
+        description=_REPLAY_HELP,
+        formatter_class=raw,
+    )
+    replay.add_argument("trace", metavar="TRACE", help="a CSV or JSONL file")
+    add_flags(replay, speed=1.0, seconds=None, start=0.0)
+    replay.set_defaults(run=_replay)
+
+    demo = commands.add_parser(
+        "demo",
+        help="the same on built-in traffic, in under two minutes",
+        description="Replays four minutes of generated traffic, fitted to the Azure conversation "
+        "trace, at speed 10.",
+        formatter_class=raw,
+    )
+    demo.add_argument("--trace", metavar="TRACE", help="replay this file instead")
+    add_flags(demo, speed=_DEMO_SPEED, seconds=_DEMO_SECONDS, start=None)
+    demo.set_defaults(run=_demo)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    trace = read_trace(options.trace)
+    trace = trace.part(start=options.start, seconds=options.seconds, limit=options.limit)
+    return _compare(trace, options, "replay")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    if options.trace:
+        options.start = options.start or 0.0
+        return _replay(options)
+    start = _DEMO_START if options.start is None else options.start
+    trace = generate(options.seconds, seed=options.seed, start=start)
+    return _compare(trace.part(limit=options.limit), options, "demo")
+
+
+def _compare(trace: Trace, options: argparse.Namespace, command: str) -> int:
+    settings = settings_from(options)
+    require_demo_extra(command)
+    trace = with_repeats(trace, settings.repeat_rate, settings.provider.seed)
+    report = _run(trace, settings.fitted_to(trace), quiet=options.json)
+    if options.json:
+        json.dump(report, sys.stdout, indent=1)
+        print()
+    else:
+        from rich.console import Console
+
+        from ferrogate.cli.render import render
+
+        render(report, Console())
+    return INTERRUPTED if report["partial"] else 0
+
+
+def _run(trace: Trace, settings: Settings, *, quiet: bool) -> dict[str, object]:
+    from ferrogate.cli.agent import Run
+    from ferrogate.cli.progress import Progress
+    from ferrogate.cli.report import build_report
+    from ferrogate.cli.runner import run_once
+
+    runs: list[Run] = []
+    with Progress(quiet=quiet) as progress:
+        for name, label, guarded in (("without", "without", False),):
+            if not guarded and not settings.baseline:
+                continue
+            run = Run(name)
+            runs.append(run)
+            tick = progress.start(label, len(trace.rows))
+            run_once(trace, settings, run, guarded=guarded, tick=tick)
+            if run.interrupted:
+                break
+    if not any(run.requests for run in runs):
+        raise CliError("interrupted before the first request")
+    return build_report(trace, settings, runs)

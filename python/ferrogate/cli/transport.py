@@ -1,0 +1,80 @@
+"""The provider without a wire: the real SDK's HTTP client ends in the provider's logic.
+
+For virtual time. The SDK builds and parses the same requests and answers as
+over HTTP; only the socket is missing. In its place each request spends a
+seeded time on the way (and none on the way back), so that arrivals jitter as
+they do on a network: 2 ms and an exponential 8 ms more, at most 200 ms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import httpx2
+
+from ferrogate.cli.provider_core import ProviderCore, Refusal
+from ferrogate.cli.wire import (
+    ARRIVAL_HEADER,
+    BadRequest,
+    ChatRequest,
+    completion,
+    refusal,
+    stream_chunks,
+)
+
+__all__ = ["InProcessProvider"]
+
+_LEAST_TRANSIT = 0.002
+_MEAN_EXTRA_TRANSIT = 0.008
+_MOST_TRANSIT = 0.2
+_JSON = {"content-type": "application/json"}
+
+
+class InProcessProvider(httpx2.AsyncBaseTransport):
+    """An HTTP transport that answers from a `ProviderCore` on the running loop's time."""
+
+    def __init__(self, core: ProviderCore, seed: int) -> None:
+        self._core = core
+        self._transit = random.Random(f"transit:{seed}")
+        self._number = 0
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Answers one request; models are listed at once, everything else is a chat."""
+        if request.url.path.endswith("/models"):
+            return httpx2.Response(200, headers=_JSON, content=b'{"object":"list","data":[]}')
+        extra = self._transit.expovariate(1 / _MEAN_EXTRA_TRANSIT)
+        await asyncio.sleep(min(_LEAST_TRANSIT + extra, _MOST_TRANSIT))
+        arrived = asyncio.get_running_loop().time()
+        try:
+            chat = ChatRequest.parse(await request.aread())
+        except BadRequest as error:
+            body, _ = refusal(Refusal(400, "invalid_request_error", str(error)))
+            return httpx2.Response(400, headers=_JSON, content=body)
+        answer = self._core.admit(chat.prompt, chat.input_tokens, chat.output_tokens)
+        headers = self._core.headers() | {ARRIVAL_HEADER: f"{arrived:.6f}"}
+        if isinstance(answer, Refusal):
+            body, more = refusal(answer)
+            return httpx2.Response(answer.status, headers=_JSON | headers | more, content=body)
+        self._number += 1
+        patience = float(request.extensions["timeout"]["read"])
+        if answer.lost:
+            await asyncio.sleep(patience)
+            raise httpx2.ReadTimeout("no answer", request=request)
+        delivered = False
+        try:
+            await asyncio.sleep(min(patience, answer.total))
+            delivered = answer.total <= patience
+        finally:
+            self._core.finish(answer, delivered=delivered)
+        if not delivered:
+            raise httpx2.ReadTimeout("no answer in time", request=request)
+        if chat.stream:
+            return httpx2.Response(
+                200,
+                headers=headers | {"content-type": "text/event-stream"},
+                content=b"".join(stream_chunks(chat, answer, self._number)),
+            )
+        return httpx2.Response(
+            200, headers=_JSON | headers, content=completion(chat, answer, self._number)
+        )
