@@ -1,0 +1,212 @@
+//! One key's state: its rule, its slots and its line.
+
+use super::decision::{Decision, Reason};
+use super::queue::{Done, Leaving, Progress, Queue, Ticket, Want};
+use super::rule::Rule;
+use crate::core::clock::{NEVER, Nanos, SECOND};
+
+/// What is reported when only a slot is missing: nobody knows when one will be
+/// free, and zero would invite a busy loop.
+const UNKNOWN: Nanos = SECOND / 1000;
+
+#[derive(Debug)]
+pub(super) struct State<W> {
+    pub(super) rule: Rule,
+    slots: Option<u32>,
+    in_use: u32,
+    /// Made for the first waiter: most keys of a keyed limiter never have one.
+    queue: Option<Box<Queue<W>>>,
+}
+
+impl<W: Clone> State<W> {
+    pub(super) fn new(rule: Rule, slots: Option<u32>) -> Self {
+        Self { rule, slots, in_use: 0, queue: None }
+    }
+
+    fn no_slot_for(&self, slot: bool) -> bool {
+        slot && self.slots.is_some_and(|slots| self.in_use >= slots)
+    }
+
+    /// Takes `cost` permits, and a slot if asked to, if nobody waits for them.
+    #[inline]
+    pub(super) fn try_acquire(
+        &mut self,
+        now: Nanos,
+        cost: u32,
+        slot: bool,
+        out: &mut Leaving<W>,
+    ) -> Decision {
+        if self.queue.is_some() {
+            // A head whose time has come goes first.
+            self.pump(now, out);
+            if self.waiting() > 0 {
+                return self.refuse_behind(now, cost);
+            }
+        }
+        if self.no_slot_for(slot) {
+            let wait = self.rule.wait(now, cost);
+            return Decision::refused(Reason::Busy, wait.max(UNKNOWN));
+        }
+        let decision = self.rule.try_take(now, cost);
+        if decision.granted && slot {
+            self.take_slot();
+        }
+        decision
+    }
+
+    #[cold]
+    fn refuse_behind(&mut self, now: Nanos, cost: u32) -> Decision {
+        if self.rule.wait(now, cost) == NEVER {
+            // Refused whatever the line: lets the rule name the limit.
+            return self.rule.try_take(now, cost);
+        }
+        Decision::refused(Reason::Queued, self.eta(now, cost))
+    }
+
+    /// A lower bound of the time until a newcomer's `cost` is granted; zero: now.
+    pub(super) fn eta(&mut self, now: Nanos, cost: u32) -> Nanos {
+        let ahead = self.queue.as_ref().map_or(0, |queue| queue.cost());
+        let wait = self.rule.wait_behind(now, ahead, cost);
+        if self.waiting() > 0 { wait.max(UNKNOWN) } else { wait }
+    }
+
+    /// The time until `cost` would be granted to the head of the line.
+    pub(super) fn wait(&mut self, now: Nanos, cost: u32) -> Nanos {
+        self.rule.wait(now, cost)
+    }
+
+    /// Joins the line.
+    pub(super) fn enqueue(&mut self, ticket: Ticket, want: Want, waker: W) {
+        self.queue.get_or_insert_with(|| Box::new(Queue::new())).push(ticket, want, waker);
+    }
+
+    /// Grants from the head on for as long as it goes.
+    pub(super) fn pump(&mut self, now: Nanos, out: &mut Leaving<W>) {
+        while let Some(want) = self.queue.as_ref().and_then(|queue| queue.head()) {
+            if self.no_slot_for(want.slot) {
+                return;
+            }
+            let decision = self.rule.try_take(now, want.cost);
+            if decision.granted && want.slot {
+                self.take_slot();
+            }
+            let Some(queue) = &mut self.queue else { return };
+            if decision.granted {
+                queue.finish_head(Done::Granted(now, want), out);
+            } else if decision.is_never() {
+                queue.finish_head(Done::Never, out);
+            } else {
+                queue.wake_head_by(now.saturating_add(decision.retry_after), out);
+                return;
+            }
+        }
+    }
+
+    /// A waiter looks at its ticket. [`Progress::Granted`] and
+    /// [`Progress::Never`] are handed out once.
+    pub(super) fn poll(&mut self, now: Nanos, ticket: Ticket, out: &mut Leaving<W>) -> Progress {
+        let Some(queue) = &mut self.queue else { return Progress::Gone };
+        queue.looking(ticket);
+        self.pump(now, out);
+        let Some(queue) = &mut self.queue else { return Progress::Gone };
+        match queue.pick_up(ticket) {
+            Some(Done::Granted(..)) => return self.tidied(Progress::Granted),
+            Some(Done::Never) => return self.tidied(Progress::Never),
+            None => {}
+        }
+        let mut delay = NEVER;
+        if queue.head_ticket() == Some(ticket)
+            && let Some(want) = queue.head()
+            && !self.no_slot_for(want.slot)
+        {
+            delay = self.rule.wait(now, want.cost);
+        }
+        let Some(queue) = &mut self.queue else { return Progress::Gone };
+        if queue.sleep_until(ticket, now.saturating_add(delay)) {
+            Progress::Wait(delay)
+        } else {
+            Progress::Gone
+        }
+    }
+
+    /// Leaves the line, or gives back what was granted and not picked up. False
+    /// if the ticket was done.
+    pub(super) fn cancel(&mut self, now: Nanos, ticket: Ticket, out: &mut Leaving<W>) -> bool {
+        let Some(queue) = &mut self.queue else { return false };
+        match queue.pick_up(ticket) {
+            Some(Done::Granted(at, want)) => {
+                self.rule.refund(now, at, want.cost);
+                if want.slot {
+                    self.in_use = self.in_use.saturating_sub(1);
+                }
+            }
+            Some(Done::Never) => {}
+            None => {
+                if !queue.remove(ticket, out) {
+                    return false;
+                }
+            }
+        }
+        self.pump(now, out);
+        self.tidied(true)
+    }
+
+    fn tidied<T>(&mut self, answer: T) -> T {
+        if self.queue.as_ref().is_some_and(|queue| queue.tickets() == 0) {
+            self.queue = None;
+        }
+        answer
+    }
+
+    pub(super) fn wake_overdue(&mut self, now: Nanos, out: &mut Leaving<W>) {
+        self.pump(now, out);
+        if let Some(queue) = &mut self.queue {
+            queue.wake_overdue(now, out);
+        }
+    }
+
+    fn take_slot(&mut self) {
+        self.in_use = self.in_use.saturating_add(1);
+    }
+
+    /// Takes a slot whatever the bound; for a limiter that is switched off.
+    pub(super) fn force_slot(&mut self) {
+        self.take_slot();
+    }
+
+    /// Returns a slot; false if none was taken.
+    pub(super) fn release_slot(&mut self, now: Nanos, out: &mut Leaving<W>) -> bool {
+        if self.in_use == 0 {
+            return false;
+        }
+        self.in_use -= 1;
+        self.pump(now, out);
+        true
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.len())
+    }
+
+    /// Tickets that are not done: waiting, or granted and not picked up.
+    pub(super) fn tickets(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.tickets())
+    }
+
+    pub(super) fn concurrent(&self) -> u32 {
+        self.in_use
+    }
+
+    /// When nothing in here matters any more; `None` while somebody waits.
+    pub(super) fn idle_at(&self) -> Option<Nanos> {
+        self.queue.is_none().then(|| self.rule.idle_at())
+    }
+
+    /// The line and the slots belong to threads and loops that a fork left behind.
+    pub(super) fn forget_waiters(&mut self, out: &mut Leaving<W>) {
+        self.in_use = 0;
+        if let Some(mut queue) = self.queue.take() {
+            queue.clear(out);
+        }
+    }
+}
