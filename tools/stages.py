@@ -149,7 +149,7 @@ def read_junit(path: Path, excused: re.Pattern[str] | None) -> tuple[Counts, lis
     counts = Counts()
     unexcused = []
     for case in ET.parse(path).getroot().iter("testcase"):
-        outcome = next(iter(case), None)
+        outcome = next((o for o in case if o.tag in ("skipped", "failure", "error")), None)
         kind = "" if outcome is None else outcome.tag
         if outcome is not None and kind == "skipped":
             counts.skipped += 1
@@ -157,7 +157,7 @@ def read_junit(path: Path, excused: re.Pattern[str] | None) -> tuple[Counts, lis
             expected = outcome.get("type") == "pytest.xfail"
             if excused is not None and not expected and not excused.search(reason):
                 unexcused.append(f"{case.get('classname')}.{case.get('name')}: {reason}")
-        elif kind in ("failure", "error"):
+        elif kind:
             counts.failed += 1
         else:
             counts.passed += 1

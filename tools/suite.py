@@ -102,6 +102,8 @@ def memcheck(stages: Stages, python: Python) -> None:
         valgrind,
         "--error-exitcode=99",
         "--leak-check=no",
+        # The hostile tests do their work in child processes.
+        "--trace-children=yes",
         "--num-callers=30",
         "--quiet",
         f"--suppressions={SUPPRESSIONS}",
