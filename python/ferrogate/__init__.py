@@ -1,11 +1,27 @@
 """Native cache, rate limiter, metrics and health for Python agents in production."""
 
+import os as _os
+
+from ferrogate import _core, _flight, _janitor
 from ferrogate._core import __version__
+from ferrogate.cache import Cache, CacheConfig, CacheInfo, CacheStats, LRUCache, cache_key, cached
 from ferrogate.exceptions import FerrogateError, InternalError, RateLimitExceeded
 
 __all__ = [
+    "Cache",
+    "CacheConfig",
+    "CacheInfo",
+    "CacheStats",
     "FerrogateError",
     "InternalError",
+    "LRUCache",
     "RateLimitExceeded",
     "__version__",
+    "cache_key",
+    "cached",
 ]
+
+if hasattr(_os, "register_at_fork"):
+    _os.register_at_fork(after_in_child=_core._after_fork_in_child)
+    _os.register_at_fork(after_in_child=_flight._after_fork_in_child)
+    _os.register_at_fork(after_in_child=_janitor._after_fork_in_child)

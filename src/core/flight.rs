@@ -88,6 +88,12 @@ impl<R, W> Flight<R, W> {
         (waiter, state.waiters.len())
     }
 
+    /// How many wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.state.lock().waiters.len()
+    }
+
     /// How it ended, if it has.
     #[must_use]
     pub fn landing(&self) -> Option<Landing<R>> {

@@ -1,8 +1,12 @@
 //! The bindings: convert, call the core, convert back.
 
 mod awaitable;
+mod cache;
+mod cached;
 mod convert;
 mod edge;
+mod intern;
+mod key;
 
 use pyo3::prelude::*;
 
@@ -19,6 +23,21 @@ fn core_module(m: &Bound<'_, PyModule>) -> PyResult<()> {
         m.add_function(wrap_pyfunction!(edge::failpoint::_seen_failpoints, m)?)?;
     }
     m.add_class::<convert::PyManualClock>()?;
+    m.add_class::<cache::Cache>()?;
+    m.add_class::<cache::Flight>()?;
+    m.add_class::<cache::Lookup>()?;
+    m.add_class::<cached::CachedFunction>()?;
+    m.add_class::<cached::CachedMethod>()?;
+    m.add_function(wrap_pyfunction!(key::cache_key, m)?)?;
+    m.add_function(wrap_pyfunction!(after_fork_in_child, m)?)?;
+    m.add_function(wrap_pyfunction!(cache::check_tags, m)?)?;
     awaitable::register(m)?;
     Ok(())
+}
+
+/// Registered with ``os.register_at_fork``: what the parent's threads were doing is void here.
+#[pyfunction]
+#[pyo3(name = "_after_fork_in_child")]
+fn after_fork_in_child() {
+    crate::runtime::after_fork_in_child();
 }

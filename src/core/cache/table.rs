@@ -306,6 +306,12 @@ impl<V> Table<V> {
         live
     }
 
+    /// How many entries have this tag.
+    #[must_use]
+    pub fn tagged(&self, tag: &str) -> usize {
+        self.tags.get(tag).map_or(0, HashSet::len)
+    }
+
     /// Whether any entry has this tag.
     #[must_use]
     pub fn has_tag(&self, tag: &str) -> bool {

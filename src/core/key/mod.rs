@@ -47,6 +47,22 @@ impl Key {
         }
     }
 
+    /// The key of a short text, exactly as [`Encoder::str`] would give it, or
+    /// `None` if it is too long to be kept inline.
+    #[inline]
+    #[must_use]
+    pub fn short_text(text: &[u8]) -> Option<Self> {
+        let len = text.len() + 2;
+        if len > Self::INLINE {
+            return None;
+        }
+        let mut bytes = [0; Self::INLINE];
+        bytes[0] = encode::tag::STR;
+        bytes[1] = text.len() as u8;
+        bytes[2..len].copy_from_slice(text);
+        Some(Self { hash: HASHER.hash_one(&bytes[..len]), len: len as u8, bytes })
+    }
+
     #[inline(never)]
     fn digest(encoding: &[u8]) -> Self {
         let mut bytes = [0; Self::INLINE];
@@ -124,6 +140,19 @@ mod tests {
         let encoding = [1; 100];
         let digest = blake3::hash(&encoding);
         assert_ne!(Key::new(&encoding), Key::new(digest.as_bytes()));
+    }
+
+    #[test]
+    fn the_short_way_to_a_text_key_ends_at_the_same_key() {
+        for len in 0..80 {
+            let text = "x".repeat(len);
+            let mut encoder = Encoder::new(false);
+            encoder.str(&text);
+            match Key::short_text(text.as_bytes()) {
+                Some(key) => assert_eq!(key, Key::new(encoder.as_bytes())),
+                None => assert!(len > 62),
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,414 @@
+//! `ferrogate._core.Cache`: convert, call the store, convert back.
+
+use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+
+use super::flight::{Flight, Lookup};
+use super::store::{Hooks, Store, lifetime, tags};
+use crate::core::cache::{Bounds, Lifetime};
+use crate::core::clock::{NEVER, secs_from_nanos};
+use crate::py::awaitable::ready;
+use crate::py::convert::{clock, globally_disabled, optional_duration, type_name};
+use crate::py::edge::edge;
+
+/// A bounded in-process cache with exact LRU order, TTL, TTI, weights and tags.
+///
+/// The public class is ``ferrogate.Cache``.
+#[pyclass(frozen, subclass, weakref, module = "ferrogate._core")]
+pub(crate) struct Cache {
+    pub(crate) store: Store,
+    name: Option<String>,
+}
+
+/// An argument that was left out.
+type Omitted<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
+
+fn callable(argument: &str, value: Omitted<'_, '_>) -> PyResult<Option<Py<PyAny>>> {
+    match value {
+        Some(value) if !value.is_callable() => Err(PyTypeError::new_err(format!(
+            "{argument}: expected a callable or None, got {}",
+            type_name(value)
+        ))),
+        value => Ok(value.map(|value| value.clone().unbind())),
+    }
+}
+
+fn at_least_one(argument: &str, value: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let wrong = || {
+        let shown = value.repr().map_or_else(|_| "?".into(), |repr| repr.to_string());
+        format!("{argument}: expected an int of at least 1, got {shown}")
+    };
+    if !value.is_instance_of::<pyo3::types::PyInt>()
+        || value.is_instance_of::<pyo3::types::PyBool>()
+    {
+        return Err(PyTypeError::new_err(wrong()));
+    }
+    match value.extract::<usize>() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(PyValueError::new_err(wrong())),
+    }
+}
+
+#[pymethods]
+impl Cache {
+    #[new]
+    #[pyo3(signature = (max_size, *, ttl=None, tti=None, max_bytes=None, weigher=None, on_evict=None, name=None, clock=None, enabled=true))]
+    #[allow(clippy::too_many_arguments, reason = "keyword-only in Python")]
+    fn new(
+        max_size: &Bound<'_, PyAny>,
+        ttl: Omitted<'_, '_>,
+        tti: Omitted<'_, '_>,
+        max_bytes: Omitted<'_, '_>,
+        weigher: Omitted<'_, '_>,
+        on_evict: Omitted<'_, '_>,
+        name: Option<String>,
+        clock: Omitted<'_, '_>,
+        enabled: bool,
+    ) -> PyResult<Self> {
+        edge("Cache", || {
+            let bounds = Bounds {
+                max_size: at_least_one("max_size", max_size)?,
+                max_weight: max_bytes
+                    .map(|max| at_least_one("max_bytes", max))
+                    .transpose()?
+                    .map(|max| max as u64),
+                ttl: optional_duration("ttl", ttl)?,
+                tti: optional_duration("tti", tti)?,
+            };
+            let hooks = Hooks {
+                weigher: callable("weigher", weigher)?,
+                on_evict: callable("on_evict", on_evict)?,
+            };
+            let enabled = enabled && !globally_disabled();
+            Ok(Self { store: Store::new(bounds, hooks, self::clock(clock)?, enabled), name })
+        })
+    }
+
+    /// The value under ``key``, or ``default``; counted as a hit or a miss.
+    #[pyo3(signature = (key, default=None, /))]
+    fn get<'py>(
+        &self,
+        key: &Bound<'py, PyAny>,
+        default: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        edge("Cache.get", || {
+            let encoded = self.store.key(key)?;
+            Ok(self.store.get(key.py(), &encoded.key)?.or(default))
+        })
+    }
+
+    fn __getitem__<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        edge("Cache.__getitem__", || {
+            let encoded = self.store.key(key)?;
+            self.store
+                .get(key.py(), &encoded.key)?
+                .ok_or_else(|| PyKeyError::new_err((key.clone().unbind(),)))
+        })
+    }
+
+    /// Stores ``value``; ``ttl`` in seconds replaces the cache's own for this entry.
+    #[pyo3(signature = (key, value, ttl=None, tags=None))]
+    fn set(
+        &self,
+        key: &Bound<'_, PyAny>,
+        value: Bound<'_, PyAny>,
+        ttl: Omitted<'_, '_>,
+        tags: Omitted<'_, '_>,
+    ) -> PyResult<()> {
+        edge("Cache.set", || {
+            let lifetime = lifetime(ttl)?;
+            let tags = self::tags(tags)?;
+            let encoded = self.store.key(key)?;
+            self.store.set(key.py(), encoded, Some(key.clone()), value, lifetime, tags)
+        })
+    }
+
+    fn __setitem__(&self, key: &Bound<'_, PyAny>, value: Bound<'_, PyAny>) -> PyResult<()> {
+        edge("Cache.__setitem__", || {
+            let encoded = self.store.key(key)?;
+            self.store.set(key.py(), encoded, Some(key.clone()), value, Lifetime::Usual, Vec::new())
+        })
+    }
+
+    /// Removes ``key``; true if it was there.
+    #[pyo3(signature = (key, /))]
+    fn delete(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
+        edge("Cache.delete", || {
+            let encoded = self.store.key(key)?;
+            Ok(self
+                .store
+                .with(key.py(), |table, now, grave| table.remove(&encoded.key, now, grave)))
+        })
+    }
+
+    fn __delitem__(&self, key: &Bound<'_, PyAny>) -> PyResult<()> {
+        if self.delete(key)? { Ok(()) } else { Err(PyKeyError::new_err((key.clone().unbind(),))) }
+    }
+
+    /// Whether ``key`` is there; neither counted nor made recent.
+    #[pyo3(signature = (key, /))]
+    fn exists(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
+        edge("Cache.exists", || {
+            let encoded = self.store.key(key)?;
+            Ok(self.store.peek(key.py(), &encoded.key).is_some())
+        })
+    }
+
+    fn __contains__(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
+        self.exists(key)
+    }
+
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        edge("Cache.__len__", || {
+            self.store.sweep(py);
+            Ok(self.store.lock().len())
+        })
+    }
+
+    /// The keys as they were set, from the least to the most recently used: a snapshot.
+    fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        edge("Cache.__iter__", || {
+            let keys = self.store.snapshot(|entry| entry.key.as_ref().map(|key| key.clone_ref(py)));
+            Ok(PyList::new(py, keys)?.try_iter()?.into_any())
+        })
+    }
+
+    /// Keys and values, from the least to the most recently used: a snapshot that counts nothing.
+    fn _snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        edge("Cache._snapshot", || {
+            let pairs = self.store.snapshot(|entry| {
+                entry.key.as_ref().map(|key| (key.clone_ref(py), entry.value.clone_ref(py)))
+            });
+            PyList::new(py, pairs)
+        })
+    }
+
+    /// Removes ``key`` and returns its value, as one step; or ``default``.
+    #[pyo3(signature = (key, /, *default))]
+    fn pop<'py>(
+        &self,
+        key: &Bound<'py, PyAny>,
+        default: &Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("Cache.pop", || {
+            if default.len() > 1 {
+                return Err(PyTypeError::new_err(format!(
+                    "pop expected at most 2 arguments, got {}",
+                    default.len() + 1
+                )));
+            }
+            let py = key.py();
+            let encoded = self.store.key(key)?;
+            let value = self.store.with(py, |table, now, grave| {
+                let value = table.peek(&encoded.key, now).map(|entry| entry.value.bind(py).clone());
+                table.remove(&encoded.key, now, grave);
+                value
+            });
+            match value {
+                Some(value) => Ok(value),
+                None if !default.is_empty() => default.get_item(0),
+                None => Err(PyKeyError::new_err((key.clone().unbind(),))),
+            }
+        })
+    }
+
+    /// Removes and returns the least recently used (key, value).
+    fn popitem<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        edge("Cache.popitem", || {
+            let pair = self.store.with(py, |table, now, grave| {
+                let mut pair = None;
+                if table.remove_oldest(now, grave) {
+                    pair = grave.0.last().map(|(_, entry)| {
+                        (
+                            entry.key.as_ref().map(|key| key.bind(py).clone()),
+                            entry.value.bind(py).clone(),
+                        )
+                    });
+                }
+                pair
+            });
+            let (key, value) =
+                pair.ok_or_else(|| PyKeyError::new_err("popitem(): cache is empty"))?;
+            Ok((key.unwrap_or_else(|| py.None().into_bound(py)), value))
+        })
+    }
+
+    /// Removes everything.
+    fn clear(&self, py: Python<'_>) -> PyResult<()> {
+        edge("Cache.clear", || {
+            self.store.clear(py);
+            Ok(())
+        })
+    }
+
+    /// Removes all entries with this tag; returns how many.
+    #[pyo3(signature = (tag, /))]
+    fn invalidate_tag(&self, py: Python<'_>, tag: &str) -> PyResult<usize> {
+        edge("Cache.invalidate_tag", || Ok(self.store.invalidate_tag(py, tag)))
+    }
+
+    /// Removes what has expired; returns how many entries that were.
+    fn cleanup(&self, py: Python<'_>) -> PyResult<usize> {
+        edge("Cache.cleanup", || Ok(self.store.sweep(py)))
+    }
+
+    /// What is known about ``key``: present, age, remaining TTL, weight, tags.
+    #[pyo3(signature = (key, /))]
+    fn explain<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+        edge("Cache.explain", || {
+            let encoded = self.store.key(key)?;
+            let table = self.store.lock();
+            let now = self.store.clock.now();
+            let found = table.explain(&encoded.key, now).map(|entry| {
+                let tags: Vec<String> = entry.tags.iter().map(ToString::to_string).collect();
+                (now.saturating_sub(entry.written), entry.expires, entry.weight, tags)
+            });
+            drop(table);
+            let facts = PyDict::new(key.py());
+            facts.set_item("present", found.is_some())?;
+            if let Some((age, expires, weight, tags)) = found {
+                facts.set_item("age_seconds", secs_from_nanos(age))?;
+                let remaining =
+                    (expires != NEVER).then(|| secs_from_nanos(expires.saturating_sub(now)));
+                facts.set_item("expires_in_seconds", remaining)?;
+                facts.set_item("weight", weight)?;
+                facts.set_item("tags", tags)?;
+            }
+            Ok(facts)
+        })
+    }
+
+    /// Counters and size; see ``ferrogate.cache.CacheStats``.
+    fn get_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        edge("Cache.get_stats", || {
+            self.store.sweep(py);
+            let (stats, size, weight, bounds) = self.store.stats();
+            let lookups = stats.hits + stats.misses;
+            let facts = PyDict::new(py);
+            facts.set_item("name", &self.name)?;
+            facts.set_item("enabled", self.store.enabled)?;
+            facts.set_item("size", size)?;
+            facts.set_item("max_size", bounds.max_size)?;
+            facts.set_item("bytes", weight)?;
+            facts.set_item("max_bytes", bounds.max_weight)?;
+            facts.set_item("hits", stats.hits)?;
+            facts.set_item("misses", stats.misses)?;
+            facts.set_item(
+                "hit_rate",
+                if lookups == 0 { 0.0 } else { stats.hits as f64 / lookups as f64 },
+            )?;
+            facts.set_item("insertions", stats.insertions)?;
+            facts.set_item("updates", stats.updates)?;
+            facts.set_item("evictions", stats.evictions)?;
+            facts.set_item("expirations", stats.expirations)?;
+            facts.set_item("invalidations", stats.invalidations)?;
+            facts.set_item("rejections", stats.rejections)?;
+            facts.set_item("loading", self.store.flights().len())?;
+            Ok(facts)
+        })
+    }
+
+    /// Sets all counters to zero; entries stay.
+    fn reset_stats(&self) -> PyResult<()> {
+        edge("Cache.reset_stats", || {
+            self.store.lock().reset_stats();
+            Ok(())
+        })
+    }
+
+    /// The awaitable of a hit, or a ``Lookup`` to load and store with.
+    fn _ready_or_lookup<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        edge("Cache._ready_or_lookup", || {
+            let py = key.py();
+            let encoded = self.store.key(key)?;
+            match self.store.get(py, &encoded.key)? {
+                Some(value) => ready(py, value),
+                None => {
+                    Ok(Bound::new(py, Lookup::new(encoded, Some(key.clone().unbind())))?.into_any())
+                }
+            }
+        })
+    }
+
+    /// Joins the load for ``lookup``: ``(flight, leads, found)``; ``found`` is
+    /// ``(value,)`` when somebody stored it since the miss: land that.
+    #[allow(clippy::type_complexity, reason = "a tuple of three for Python")]
+    fn _join<'py>(
+        slf: &Bound<'py, Self>,
+        lookup: &Lookup,
+    ) -> PyResult<(Bound<'py, Flight>, bool, Option<(Bound<'py, PyAny>,)>)> {
+        edge("Cache._join", || {
+            let py = slf.py();
+            let store = &slf.get().store;
+            let (flight, leads) = store.flights().join(&lookup.key);
+            // The flight before ours may have landed between our miss and our joining.
+            let found = if leads { store.peek(py, &lookup.key) } else { None };
+            let flight = Flight { cache: slf.clone().unbind(), key: lookup.key, flight, leads };
+            Ok((Bound::new(py, flight)?, leads, found.map(|value| (value,))))
+        })
+    }
+
+    /// Stores the value that was loaded for ``lookup``.
+    #[pyo3(signature = (lookup, value, ttl=None, tags=None))]
+    fn _store(
+        &self,
+        py: Python<'_>,
+        lookup: &Lookup,
+        value: Bound<'_, PyAny>,
+        ttl: Omitted<'_, '_>,
+        tags: Omitted<'_, '_>,
+    ) -> PyResult<()> {
+        edge("Cache._store", || {
+            let lifetime = lifetime(ttl)?;
+            let tags = self::tags(tags)?;
+            let original = lookup.original.as_ref().map(|key| key.bind(py).clone());
+            self.store.set(py, lookup.encoded(), original, value, lifetime, tags)
+        })
+    }
+
+    /// The name it was given.
+    #[getter]
+    fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Entries at most.
+    #[getter]
+    fn max_size(&self) -> usize {
+        self.store.lock().bounds().max_size
+    }
+
+    /// Weight at most, or ``None``.
+    #[getter]
+    fn max_bytes(&self) -> Option<u64> {
+        self.store.lock().bounds().max_weight
+    }
+
+    /// Seconds to live, or ``None``.
+    #[getter]
+    fn ttl(&self) -> Option<f64> {
+        self.store.lock().bounds().ttl.map(secs_from_nanos)
+    }
+
+    /// Seconds to idle, or ``None``.
+    #[getter]
+    fn tti(&self) -> Option<f64> {
+        self.store.lock().bounds().tti.map(secs_from_nanos)
+    }
+
+    /// Whether it stores anything at all.
+    #[getter]
+    fn enabled(&self) -> bool {
+        self.store.enabled
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.store.traverse(&visit)
+    }
+
+    fn __clear__(&self) {
+        self.store.break_cycles();
+    }
+}

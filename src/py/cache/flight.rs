@@ -1,0 +1,226 @@
+//! Single flight across threads and event loops.
+//!
+//! The core decides who leads; here are its waiters: an asyncio future of any
+//! loop, or a thread. Waiting on futures is Python's business
+//! (`ferrogate/_flight.py`); threads wait here, off the GIL, in slices of 50 ms
+//! so that Ctrl-C works.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use super::class::Cache;
+use crate::core::flight::{Flight as CoreFlight, Landing, WaiterId};
+use crate::core::key::Key;
+use crate::core::sync::{Condvar, Mutex, wait_for};
+use crate::py::edge::edge;
+use crate::py::intern::Held;
+use crate::py::key::Encoded;
+
+/// How long a thread waits before it looks for signals.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// What a load came to.
+pub(crate) enum Outcome {
+    Value(Py<PyAny>),
+    Error(Py<PyAny>),
+}
+
+/// Holds no Python data, so it may be locked while detached.
+#[derive(Default)]
+pub(crate) struct Gate {
+    open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn open(&self) {
+        *self.open.lock() = true;
+        self.opened.notify_all();
+    }
+
+    /// True once it is open; false after one slice.
+    fn wait(&self) -> bool {
+        let mut open = self.open.lock();
+        if !*open {
+            wait_for(&self.opened, &mut open, SLICE);
+        }
+        *open
+    }
+}
+
+/// Who wants to know that a flight has landed.
+pub(crate) enum Waiter {
+    /// An asyncio future with its loop.
+    Future(Py<PyAny>, Py<PyAny>),
+    /// A blocked thread.
+    Thread(Arc<Gate>),
+}
+
+impl Waiter {
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Future(event_loop, future) => {
+                visit.call(event_loop)?;
+                visit.call(future)
+            }
+            Self::Thread(_) => Ok(()),
+        }
+    }
+}
+
+/// A key to be stored under later, once its value is there.
+#[pyclass(frozen, module = "ferrogate._core")]
+pub(crate) struct Lookup {
+    pub(crate) key: Key,
+    pub(crate) original: Option<Py<PyAny>>,
+    pub(crate) held: Mutex<Vec<Held>>,
+}
+
+impl Lookup {
+    pub(crate) fn new(encoded: Encoded, original: Option<Py<PyAny>>) -> Self {
+        Self { key: encoded.key, original, held: Mutex::new(encoded.held) }
+    }
+
+    /// The key for storing; the interned parts go over to the entry.
+    pub(crate) fn encoded(&self) -> Encoded {
+        let held = std::mem::take(&mut *self.held.lock());
+        Encoded { key: self.key, held }
+    }
+}
+
+#[pymethods]
+impl Lookup {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.original)
+    }
+}
+
+/// One load that is under way, shared by all who want its value.
+#[pyclass(frozen, module = "ferrogate._core")]
+pub(crate) struct Flight {
+    pub(crate) cache: Py<Cache>,
+    pub(crate) key: Key,
+    pub(crate) flight: Arc<CoreFlight<Outcome, Waiter>>,
+    /// Whether this object is the leader's; the followers have their own.
+    pub(crate) leads: bool,
+}
+
+impl Drop for Flight {
+    /// A leader that goes without landing (a signal between two lines, a
+    /// coroutine thrown away with its loop) must not leave its key blocked.
+    fn drop(&mut self) {
+        if !self.leads || self.flight.landing().is_some() {
+            return;
+        }
+        Python::attach(|py| {
+            let wake = |py: Python<'_>| -> PyResult<()> {
+                let waiters = self.land(py, Landing::Abandoned)?;
+                py.import("ferrogate._flight")?.call_method1("_wake", (waiters,))?;
+                Ok(())
+            };
+            if let Err(error) = wake(py) {
+                error.write_unraisable(py, None);
+            }
+        });
+    }
+}
+
+impl Flight {
+    /// Ends the flight; wakes threads here and returns the loops and futures to wake.
+    fn land<'py>(
+        &self,
+        py: Python<'py>,
+        landing: Landing<Outcome>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let waiters = self.cache.get().store.flights().land(&self.key, &self.flight, landing);
+        let futures = PyList::empty(py);
+        for waiter in waiters {
+            match waiter {
+                Waiter::Future(event_loop, future) => futures.append((event_loop, future))?,
+                Waiter::Thread(gate) => gate.open(),
+            }
+        }
+        Ok(futures)
+    }
+}
+
+#[pymethods]
+impl Flight {
+    /// Its number, unique in the process.
+    #[getter]
+    fn id(&self) -> u64 {
+        self.flight.id()
+    }
+
+    /// Has `future` (of `loop`) woken at the landing; ``None`` if it has landed already.
+    fn enroll(&self, r#loop: Py<PyAny>, future: Py<PyAny>) -> PyResult<Option<WaiterId>> {
+        edge("Flight.enroll", || Ok(self.flight.enroll(Waiter::Future(r#loop, future)).ok()))
+    }
+
+    /// Does not want to be woken any more; returns how many still do.
+    fn leave(&self, waiter: WaiterId) -> PyResult<usize> {
+        edge("Flight.leave", || {
+            let (waiter, remaining) = self.flight.leave(waiter);
+            drop(waiter);
+            Ok(remaining)
+        })
+    }
+
+    /// How many wait for it.
+    fn waiting(&self) -> PyResult<usize> {
+        edge("Flight.waiting", || Ok(self.flight.waiting()))
+    }
+
+    /// Lands with a value; returns the (loop, future) pairs to wake.
+    fn land_value<'py>(&self, py: Python<'py>, value: Py<PyAny>) -> PyResult<Bound<'py, PyList>> {
+        edge("Flight.land_value", || self.land(py, Landing::Done(Arc::new(Outcome::Value(value)))))
+    }
+
+    /// Lands with ``(exception, traceback)``; returns the (loop, future) pairs to wake.
+    fn land_error<'py>(&self, py: Python<'py>, error: Py<PyAny>) -> PyResult<Bound<'py, PyList>> {
+        edge("Flight.land_error", || self.land(py, Landing::Done(Arc::new(Outcome::Error(error)))))
+    }
+
+    /// Lands with nothing: whoever still wants the value starts again.
+    fn abandon<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        edge("Flight.abandon", || self.land(py, Landing::Abandoned))
+    }
+
+    /// How it landed: ``(True, value)``, ``(False, (exception, traceback))``, or ``None`` when abandoned.
+    fn outcome(&self, py: Python<'_>) -> PyResult<Option<(bool, Py<PyAny>)>> {
+        edge("Flight.outcome", || match self.flight.landing() {
+            Some(Landing::Done(outcome)) => Ok(Some(match &*outcome {
+                Outcome::Value(value) => (true, value.clone_ref(py)),
+                Outcome::Error(error) => (false, error.clone_ref(py)),
+            })),
+            Some(Landing::Abandoned) => Ok(None),
+            None => Err(PyRuntimeError::new_err("the flight has not landed")),
+        })
+    }
+
+    /// Blocks this thread until the landing; signals are handled meanwhile.
+    fn wait(&self, py: Python<'_>) -> PyResult<()> {
+        edge("Flight.wait", || {
+            let gate = Arc::new(Gate::default());
+            let Ok(waiter) = self.flight.enroll(Waiter::Thread(Arc::clone(&gate))) else {
+                return Ok(());
+            };
+            while !py.detach(|| gate.wait()) {
+                if let Err(signal) = py.check_signals() {
+                    drop(self.flight.leave(waiter));
+                    return Err(signal);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.cache)
+    }
+}

@@ -1,0 +1,336 @@
+//! What a cache holds, and the only code that takes its lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use super::flight::{Outcome, Waiter};
+use crate::core::cache::{Bounds, Graveyard, Insert, Lifetime, Stats, Table, Tag};
+use crate::core::clock::Clock;
+use crate::core::flight::Flights;
+use crate::core::key::Key;
+use crate::core::sync::{Mutex, MutexGuard};
+use crate::py::convert::{duration, type_name};
+use crate::py::edge::edge;
+use crate::py::intern::{Held, Interner};
+use crate::py::key::{Encoded, key_of};
+use crate::runtime;
+
+/// How many expired entries leave per lock.
+const SWEEP: usize = 256;
+
+/// A value with the object that was its key.
+pub(crate) struct PyEntry {
+    /// The key as the caller wrote it; absent where the key was made from arguments.
+    pub(crate) key: Option<Py<PyAny>>,
+    pub(crate) value: Py<PyAny>,
+    /// Keeps the interned parts of the key for as long as the entry lives.
+    #[allow(dead_code, reason = "held for its Drop")]
+    pub(crate) held: Vec<Held>,
+}
+
+/// User code that the cache calls, never under its lock.
+#[derive(Default)]
+pub(crate) struct Hooks {
+    pub(crate) weigher: Option<Py<PyAny>>,
+    pub(crate) on_evict: Option<Py<PyAny>>,
+}
+
+/// The state behind a cache object. Its locks are only taken while attached,
+/// and nothing under them creates, drops or calls a Python object.
+pub(crate) struct Store {
+    table: Mutex<Table<PyEntry>>,
+    hooks: Mutex<Hooks>,
+    /// Whether an eviction listener exists, so that the common case takes one lock only.
+    listened: AtomicBool,
+    weighed: AtomicBool,
+    pub(crate) interner: Arc<Interner>,
+    pub(crate) flights: Flights<Outcome, Waiter>,
+    generation: AtomicU64,
+    pub(crate) clock: Clock,
+    pub(crate) enabled: bool,
+}
+
+impl Store {
+    pub(crate) fn new(bounds: Bounds, hooks: Hooks, clock: Clock, enabled: bool) -> Self {
+        Self {
+            table: Mutex::new(Table::new(bounds)),
+            listened: AtomicBool::new(hooks.on_evict.is_some()),
+            weighed: AtomicBool::new(hooks.weigher.is_some()),
+            hooks: Mutex::new(hooks),
+            interner: Arc::default(),
+            flights: Flights::default(),
+            generation: AtomicU64::new(runtime::generation()),
+            clock,
+            enabled,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Table<PyEntry>> {
+        self.table.lock()
+    }
+
+    /// The flights of this process; those of a parent process are forgotten first.
+    pub(crate) fn flights(&self) -> &Flights<Outcome, Waiter> {
+        let now = runtime::generation();
+        if self.generation.swap(now, Ordering::Relaxed) != now {
+            drop(self.flights.forget());
+        }
+        &self.flights
+    }
+
+    pub(crate) fn key(&self, key: &Bound<'_, PyAny>) -> PyResult<Encoded> {
+        key_of(key, &self.interner)
+    }
+
+    /// The live value under `key`, counted and made the most recent.
+    #[inline]
+    pub(crate) fn get<'py>(
+        &self,
+        py: Python<'py>,
+        key: &Key,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let mut grave = Graveyard::new();
+        let mut table = self.table.lock();
+        let now = if table.is_timeless() { 0 } else { self.clock.now() };
+        // Taking a reference runs no code; the entry itself stays.
+        let value = table.get(key, now, &mut grave).map(|entry| entry.value.bind(py).clone());
+        drop(table);
+        if !grave.0.is_empty() {
+            self.bury(py, grave);
+        }
+        Ok(value)
+    }
+
+    /// The live value under `key`; neither counted nor made recent.
+    pub(crate) fn peek<'py>(&self, py: Python<'py>, key: &Key) -> Option<Bound<'py, PyAny>> {
+        let now = self.clock.now();
+        self.table.lock().peek(key, now).map(|entry| entry.value.bind(py).clone())
+    }
+
+    /// Writes a value; the weigher runs before the lock, the listener after it.
+    pub(crate) fn set(
+        &self,
+        py: Python<'_>,
+        encoded: Encoded,
+        original: Option<Bound<'_, PyAny>>,
+        value: Bound<'_, PyAny>,
+        lifetime: Lifetime,
+        tags: Vec<Tag>,
+    ) -> PyResult<()> {
+        if !self.enabled {
+            return Ok(());
+        }
+        let weight = if self.weighed.load(Ordering::Relaxed) {
+            self.weigh(py, original.as_ref(), &value)?
+        } else {
+            0
+        };
+        let entry =
+            PyEntry { key: original.map(Bound::unbind), value: value.unbind(), held: encoded.held };
+        let insert = Insert { lifetime, weight, tags };
+        let mut grave = Graveyard::new();
+        let mut table = self.table.lock();
+        let now = self.clock.now();
+        let refused = table.insert(encoded.key, entry, insert, now, &mut grave);
+        drop(table);
+        // A value that alone exceeds the bound was not stored; drop it here, unlocked.
+        drop(refused);
+        if !grave.0.is_empty() {
+            self.bury(py, grave);
+        }
+        Ok(())
+    }
+
+    fn weigh(
+        &self,
+        py: Python<'_>,
+        key: Option<&Bound<'_, PyAny>>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<u64> {
+        let weigher = self.hooks.lock().weigher.as_ref().map(|weigher| weigher.bind(py).clone());
+        let Some(weigher) = weigher else { return Ok(0) };
+        let weight = weigher.call1((key, value))?;
+        weight.extract::<u64>().map_err(|_| {
+            let shown = weight.repr().map_or_else(|_| "?".into(), |repr| repr.to_string());
+            PyValueError::new_err(format!("weigher: expected an int of at least 0, got {shown}"))
+        })
+    }
+
+    /// Tells the listener and drops what was removed, with no lock held.
+    #[cold]
+    pub(crate) fn bury(&self, _: Python<'_>, grave: Graveyard<PyEntry>) {
+        // The interpreter's direct calls (vectorcall) hold the GIL without `PyO3`
+        // knowing; it would put off the drops until somebody attaches.
+        Python::attach(|py| self.bury_attached(py, grave));
+    }
+
+    fn bury_attached(&self, py: Python<'_>, grave: Graveyard<PyEntry>) {
+        if !self.listened.load(Ordering::Relaxed) {
+            drop(grave);
+            return;
+        }
+        let listener =
+            self.hooks.lock().on_evict.as_ref().map(|listener| listener.bind(py).clone());
+        for (cause, entry) in grave.0 {
+            let Some(listener) = &listener else { continue };
+            let key = entry.key.as_ref().map(|key| key.bind(py));
+            // A listener that fails must not fail the operation that happened
+            // to evict; the error goes where Python sends those of `__del__`.
+            if let Err(error) = listener.call1((key, entry.value.bind(py), cause.as_str())) {
+                error.write_unraisable(py, Some(listener));
+            }
+        }
+    }
+
+    /// Runs an operation on the locked table and buries what it removed.
+    pub(crate) fn with<R>(
+        &self,
+        py: Python<'_>,
+        body: impl FnOnce(&mut Table<PyEntry>, u64, &mut Graveyard<PyEntry>) -> R,
+    ) -> R {
+        let mut grave = Graveyard::new();
+        let mut table = self.table.lock();
+        let now = self.clock.now();
+        let result = body(&mut table, now, &mut grave);
+        drop(table);
+        if !grave.0.is_empty() {
+            self.bury(py, grave);
+        }
+        result
+    }
+
+    /// Removes what has expired, a few at a time; returns how many.
+    pub(crate) fn sweep(&self, py: Python<'_>) -> usize {
+        let mut total = 0;
+        loop {
+            let swept = self.with(py, |table, now, grave| table.sweep(SWEEP, now, grave));
+            total += swept;
+            if swept < SWEEP {
+                return total;
+            }
+        }
+    }
+
+    /// Removes what is tagged, a few at a time; returns how many were live.
+    pub(crate) fn invalidate_tag(&self, py: Python<'_>, tag: &str) -> usize {
+        let mut total = 0;
+        loop {
+            let (live, more) = self.with(py, |table, now, grave| {
+                (table.invalidate_tag(tag, SWEEP, now, grave), table.has_tag(tag))
+            });
+            total += live;
+            if !more {
+                return total;
+            }
+        }
+    }
+
+    pub(crate) fn clear(&self, py: Python<'_>) {
+        self.with(py, |table, _, grave| table.clear(grave));
+    }
+
+    /// The live entries, copied by `pick`, from the least to the most recently used.
+    pub(crate) fn snapshot<T>(&self, mut pick: impl FnMut(&PyEntry) -> Option<T>) -> Vec<T> {
+        let mut table = self.table.lock();
+        let now = self.clock.now();
+        let mut picked = Vec::with_capacity(table.len());
+        table.by_recency(now, |entry| picked.extend(pick(entry)));
+        picked
+    }
+
+    pub(crate) fn count_miss(&self) {
+        self.table.lock().count_miss();
+    }
+
+    /// Counters, size, weight and bounds at one instant; call `sweep` first for an exact size.
+    pub(crate) fn stats(&self) -> (Stats, usize, u64, Bounds) {
+        let table = self.table.lock();
+        (table.stats(), table.len(), table.weight(), table.bounds())
+    }
+
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        for entry in self.table.lock().values() {
+            visit.call(&entry.key)?;
+            visit.call(&entry.value)?;
+        }
+        {
+            let hooks = self.hooks.lock();
+            visit.call(&hooks.weigher)?;
+            visit.call(&hooks.on_evict)?;
+        }
+        // Flights that are under way hold waiters only; a landed one is out of
+        // the table and owned by whoever awaits it.
+        let mut result = Ok(());
+        self.flights.visit(|flight| {
+            flight.visit(
+                |_| {},
+                |waiter| {
+                    if result.is_ok() {
+                        result = waiter.traverse(visit);
+                    }
+                },
+            );
+        });
+        result?;
+        self.interner.traverse(visit)
+    }
+
+    /// For the collector: everything goes, nobody is told.
+    pub(crate) fn break_cycles(&self) {
+        let mut grave = Graveyard::new();
+        self.table.lock().clear(&mut grave);
+        drop(grave);
+        let hooks = std::mem::take(&mut *self.hooks.lock());
+        drop(hooks);
+        drop(self.flights.forget());
+    }
+}
+
+/// `ttl=` of one write: absent means the cache's own, `None` no expiry.
+pub(crate) fn lifetime(ttl: Option<&Bound<'_, PyAny>>) -> PyResult<Lifetime> {
+    match ttl {
+        None => Ok(Lifetime::Usual),
+        Some(ttl) => Ok(Lifetime::For(duration("ttl", ttl)?)),
+    }
+}
+
+/// `tags=`: an iterable of str.
+pub(crate) fn tags(tags: Option<&Bound<'_, PyAny>>) -> PyResult<Vec<Tag>> {
+    let Some(tags) = tags else { return Ok(Vec::new()) };
+    let wrong = |got: &Bound<'_, PyAny>| {
+        PyTypeError::new_err(format!(
+            "tags: expected an iterable of str such as [\"user:1\"], got {}",
+            type_name(got)
+        ))
+    };
+    if tags.is_instance_of::<PyString>() {
+        // Iterating it would tag with its letters.
+        return Err(wrong(tags));
+    }
+    let mut found: Vec<Tag> = Vec::new();
+    for tag in tags.try_iter().map_err(|_| wrong(tags))? {
+        let tag = tag?;
+        let text = tag.cast::<PyString>().map_err(|_| wrong(&tag))?;
+        let tag = Tag::from(text.to_str()?);
+        if !found.contains(&tag) {
+            found.push(tag);
+        }
+    }
+    Ok(found)
+}
+
+/// Checks ``tags`` as every writer does; returns them without repetitions.
+///
+/// Raises:
+///     TypeError: not an iterable of str, or a str itself.
+#[pyfunction]
+#[pyo3(name = "_check_tags")]
+pub(crate) fn check_tags(tags: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
+    edge("_check_tags", || Ok(self::tags(Some(tags))?.iter().map(ToString::to_string).collect()))
+}

@@ -1,0 +1,300 @@
+//! One call of a cached function: key, lookup, and on a miss the loader.
+
+use std::sync::atomic::Ordering;
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple, PyType};
+
+use super::CachedFunction;
+use super::params::Arguments;
+use crate::core::key::encode::tag;
+use crate::core::key::{Key, hex_digest};
+use crate::py::awaitable::{ready, ready_raw};
+use crate::py::cache::Lookup;
+use crate::py::edge::edge;
+use crate::py::key::{Encoded, Failure, Opaque, Walker, short_text, with_encoder};
+
+/// The key of a call, and the tag of its instance.
+pub(crate) struct CallKey {
+    pub(crate) encoded: Encoded,
+    instance_tag: Option<String>,
+}
+
+/// The interpreter calls this for `f(...)`.
+///
+/// # Safety
+/// As for every vectorcall function: attached, `callable` is a `CachedFunction`,
+/// `args` holds the positional and then the keyword arguments.
+pub(crate) unsafe extern "C" fn vectorcall(
+    callable: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    nargsf: usize,
+    kwnames: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: called by the interpreter.
+    let py = unsafe { Python::assume_attached() };
+    // SAFETY: borrowed from the interpreter for the duration of the call; the type is known.
+    let this =
+        unsafe { Borrowed::<PyAny>::from_ptr(py, callable).cast_unchecked::<CachedFunction>() };
+    // SAFETY: a plain mask.
+    let positional = unsafe { ffi::PyVectorcall_NARGS(nargsf) } as usize;
+    let result = edge("CachedFunction.__call__", || {
+        if positional == 1 && kwnames.is_null() && this.get().short_way.load(Ordering::Relaxed) {
+            // SAFETY: one argument was passed.
+            let argument = unsafe { Borrowed::<PyAny>::from_ptr(py, *args) };
+            if let Some(key) = short_text(&argument) {
+                let function = this.get();
+                if let Some(value) = function.cache.get().store.get(py, &key)? {
+                    // SAFETY: the value is owned and given up.
+                    return Ok(unsafe { answer_raw(function, value.into_ptr()) });
+                }
+                // The miss is counted; go on to the load without counting it again.
+                return Python::attach(|_| {
+                    let encoded = Encoded { key, held: Vec::new() };
+                    let argument = [argument.to_owned()];
+                    let arguments = Arguments { positional: &argument, names: None, values: &[] };
+                    load(&this, &arguments, CallKey { encoded, instance_tag: None })
+                        .map(Bound::into_ptr)
+                });
+            }
+        }
+        // Counts as attached for `PyO3` too, so that references are dropped at once.
+        Python::attach(|_| {
+            let mut all: Vec<Bound<'_, PyAny>> = Vec::with_capacity(positional + 4);
+            // SAFETY: `args` holds the positional arguments and one value per keyword name.
+            let (names, total) = unsafe {
+                let names = Bound::from_borrowed_ptr_or_opt(py, kwnames);
+                let names = names.map(|names| names.cast_into_unchecked::<PyTuple>());
+                let total = positional + names.as_ref().map_or(0, |names| names.len());
+                (names, total)
+            };
+            for index in 0..total {
+                // SAFETY: within the arguments.
+                all.push(unsafe { Bound::from_borrowed_ptr(py, *args.add(index)) });
+            }
+            let (positional, values) = all.split_at(positional);
+            call(&this, &Arguments { positional, names: names.as_ref(), values })
+                .map(Bound::into_ptr)
+        })
+    });
+    result.unwrap_or_else(|error| {
+        error.restore(py);
+        std::ptr::null_mut()
+    })
+}
+
+/// A hit as the caller gets it.
+unsafe fn answer_raw(function: &CachedFunction, value: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: `value` is an owned reference, and the caller is attached.
+    if function.is_async { unsafe { ready_raw(value) } } else { value }
+}
+
+/// Runs `body` with arguments that came as a tuple and a dict.
+pub(crate) fn with_arguments<'py, R>(
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+    body: impl FnOnce(&Arguments<'_, 'py>) -> PyResult<R>,
+) -> PyResult<R> {
+    let positional: Vec<_> = args.iter().collect();
+    let Some(kwargs) = kwargs.filter(|kwargs| !kwargs.is_empty()) else {
+        return body(&Arguments { positional: &positional, names: None, values: &[] });
+    };
+    let (names, values): (Vec<_>, Vec<_>) = kwargs.iter().unzip();
+    let names = PyTuple::new(args.py(), names)?;
+    body(&Arguments { positional: &positional, names: Some(&names), values: &values })
+}
+
+/// The arguments as a tuple and, if there are keywords, a dict.
+fn packed<'py>(
+    py: Python<'py>,
+    arguments: &Arguments<'_, 'py>,
+) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
+    let args = PyTuple::new(py, arguments.positional)?;
+    let Some(names) = arguments.names else { return Ok((args, None)) };
+    let kwargs = PyDict::new(py);
+    for (name, value) in names.iter().zip(arguments.values) {
+        kwargs.set_item(name, value)?;
+    }
+    Ok((args, Some(kwargs)))
+}
+
+/// One call.
+pub(crate) fn call<'py>(
+    slf: &Bound<'py, CachedFunction>,
+    arguments: &Arguments<'_, 'py>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = slf.py();
+    let this = slf.get();
+    let store = &this.cache.get().store;
+    if !store.enabled {
+        store.count_miss();
+        return straight(slf, arguments);
+    }
+    let Some(key) = key(slf, arguments)? else { return straight(slf, arguments) };
+    if let Some(value) = store.get(py, &key.encoded.key)? {
+        if this.options.shared_as.is_some() {
+            this.hits.fetch_add(1, Ordering::Relaxed);
+        }
+        return if this.is_async { ready(py, value) } else { Ok(value) };
+    }
+    if this.options.shared_as.is_some() {
+        this.misses.fetch_add(1, Ordering::Relaxed);
+    }
+    load(slf, arguments, key)
+}
+
+/// Past the cache: disabled, or arguments that do not fit, which the function itself explains best.
+fn straight<'py>(
+    slf: &Bound<'py, CachedFunction>,
+    arguments: &Arguments<'_, 'py>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = slf.py();
+    let (args, kwargs) = packed(py, arguments)?;
+    slf.get().function.bind(py).call(args, kwargs.as_ref())
+}
+
+fn load<'py>(
+    slf: &Bound<'py, CachedFunction>,
+    arguments: &Arguments<'_, 'py>,
+    key: CallKey,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = slf.py();
+    let this = slf.get();
+    let (args, kwargs) = packed(py, arguments)?;
+    let tags = tags(this, &key, &args, kwargs.as_ref())?;
+    let lookup = Bound::new(py, Lookup::new(key.encoded, None))?;
+    this.options.load.bind(py).call1((
+        &this.cache,
+        lookup,
+        &this.function,
+        args,
+        kwargs,
+        &this.options.ttl,
+        tags,
+    ))
+}
+
+fn tags<'py>(
+    this: &CachedFunction,
+    key: &CallKey,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = args.py();
+    let own = match &this.options.tags {
+        Some(tags) if tags.bind(py).is_callable() => Some(tags.bind(py).call(args, kwargs)?),
+        tags => tags.as_ref().map(|tags| tags.bind(py).clone()),
+    };
+    let internal: Vec<String> =
+        key.instance_tag.iter().cloned().chain(this.function_tag()).collect();
+    if internal.is_empty() {
+        return Ok(own);
+    }
+    let all = internal.into_pyobject(py)?;
+    if let Some(own) = own {
+        // Through the same check as elsewhere: a str here would tag with its letters.
+        let own: Vec<String> =
+            crate::py::cache::tags(Some(&own))?.iter().map(ToString::to_string).collect();
+        all.call_method1("extend", (own,))?;
+    }
+    Ok(Some(all))
+}
+
+/// The key of a call; `None` if the arguments do not fit the function.
+pub(crate) fn key(
+    slf: &Bound<'_, CachedFunction>,
+    arguments: &Arguments<'_, '_>,
+) -> PyResult<Option<CallKey>> {
+    let this = slf.get();
+    let token = instance_token(slf, arguments)?;
+    let first = token.as_ref().map(super::instances::Token::encoding);
+    let interner = &this.cache.get().store.interner;
+    with_encoder(this.options.typed, |encoder| {
+        let mut walker = Walker::new(encoder, Opaque::Intern(interner));
+        if !write(slf, arguments, first.as_ref().map(<[u8; 9]>::as_slice), &mut walker)? {
+            return Ok(None);
+        }
+        let held = walker.finish();
+        let encoded = Encoded { key: Key::new(encoder.as_bytes()), held };
+        Ok(Some(CallKey { encoded, instance_tag: token.map(|token| token.tag()) }))
+    })
+}
+
+/// The key of a call as it means the same everywhere.
+pub(crate) fn public_key(
+    slf: &Bound<'_, CachedFunction>,
+    arguments: &Arguments<'_, '_>,
+) -> PyResult<String> {
+    let module = slf.getattr("__module__")?;
+    let name = slf.getattr("__qualname__")?;
+    let digest = with_encoder(slf.get().options.typed, |encoder| {
+        let mut walker = Walker::new(encoder, Opaque::Refuse);
+        if write(slf, arguments, None, &mut walker)? {
+            Ok(hex_digest(encoder.as_bytes()))
+        } else {
+            Err(misfit(slf))
+        }
+    })?;
+    Ok(format!("{module}.{name}:{digest}"))
+}
+
+pub(crate) fn misfit(slf: &Bound<'_, CachedFunction>) -> PyErr {
+    let name = slf.getattr("__qualname__").map_or_else(|_| "?".into(), |name| name.to_string());
+    PyTypeError::new_err(format!("these arguments do not fit {name}()"))
+}
+
+/// Writes the key of a call; false if the arguments do not fit the function.
+fn write<'py>(
+    slf: &Bound<'py, CachedFunction>,
+    arguments: &Arguments<'_, 'py>,
+    first: Option<&[u8]>,
+    walker: &mut Walker<'_>,
+) -> PyResult<bool> {
+    let py = slf.py();
+    let this = slf.get();
+    if let Some(name) = &this.options.shared_as {
+        walker.encoder().str(name);
+    }
+    if let Some(make_key) = &this.options.key {
+        let (args, kwargs) = packed(py, arguments)?;
+        let key = make_key.bind(py).call(args, kwargs.as_ref())?;
+        walker.value(&key).map_err(|failure| failure.within(|| "key()".to_owned()))?;
+        return Ok(true);
+    }
+    if let Some(params) = &this.params {
+        return Ok(params.encode(this.function.bind(py), arguments, first, walker)?.is_ok());
+    }
+    // A callable without a code object: keywords are kept apart from positions.
+    walker.encoder().tag(tag::TUPLE);
+    walker.encoder().len(arguments.positional.len());
+    for (index, argument) in arguments.positional.iter().enumerate() {
+        walker
+            .value(argument)
+            .map_err(|failure: Failure| failure.within(|| format!("args[{index}]")))?;
+    }
+    let (_, kwargs) = packed(py, &Arguments { positional: &[], ..*arguments })?;
+    let kwargs = kwargs.unwrap_or_else(|| PyDict::new(py));
+    walker.value(&kwargs).map_err(|failure| failure.within(|| "kwargs".to_owned()))?;
+    Ok(true)
+}
+
+/// What stands for `self` in the key of a method call.
+fn instance_token(
+    slf: &Bound<'_, CachedFunction>,
+    arguments: &Arguments<'_, '_>,
+) -> PyResult<Option<super::instances::Token>> {
+    let this = slf.get();
+    let by_instance = this.method.load(Ordering::Relaxed)
+        && this.options.key.is_none()
+        && this.params.as_ref().is_some_and(|params| !params.ignores_first());
+    if !by_instance {
+        return Ok(None);
+    }
+    let Some(instance) = arguments.positional.first() else { return Ok(None) };
+    if instance.is_instance_of::<PyType>() || instance.get_type().hasattr("__cache_key__")? {
+        return Ok(None);
+    }
+    this.instances.token(instance, this.cache.bind(slf.py())).map(Some)
+}

@@ -1,0 +1,354 @@
+//! The decorated function as Python sees it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::ffi;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple, PyType};
+
+use super::call::{self, vectorcall};
+use super::instances::Instances;
+use super::method::CachedMethod;
+use super::params::{Arguments, Params};
+use crate::py::cache::{Cache, lifetime};
+use crate::py::edge::edge;
+
+/// A function whose results are cached; made by ``ferrogate.cached``.
+///
+/// Everything that tools read from a function (name, signature, code flags,
+/// globals) is answered from the wrapped one.
+#[pyclass(frozen, weakref, module = "ferrogate._core")]
+pub(crate) struct CachedFunction {
+    /// Read by the interpreter through the type's vectorcall offset.
+    pub(crate) vectorcall: ffi::vectorcallfunc,
+    /// One text argument, no method, no options that change the key: the short way applies.
+    pub(crate) short_way: AtomicBool,
+    pub(crate) is_async: bool,
+    pub(crate) cache: Py<Cache>,
+    pub(crate) function: Py<PyAny>,
+    pub(crate) options: Options,
+    pub(crate) params: Option<Params>,
+    /// Whether the first argument is an instance (known once a class takes the function in).
+    pub(crate) method: AtomicBool,
+    pub(crate) instances: Instances,
+    /// Only for a shared cache, whose own counters are everybody's.
+    pub(crate) hits: AtomicU64,
+    pub(crate) misses: AtomicU64,
+    attributes: Py<PyDict>,
+}
+
+/// What `ferrogate.cached` hands over.
+pub(crate) struct Options {
+    pub(crate) key: Option<Py<PyAny>>,
+    pub(crate) typed: bool,
+    pub(crate) ttl: Option<Py<PyAny>>,
+    /// A tuple of str, or a callable that gets the arguments and returns one.
+    pub(crate) tags: Option<Py<PyAny>>,
+    /// Set when the cache is shared: marks this function's keys and entries.
+    pub(crate) shared_as: Option<String>,
+    /// ``load(cache, lookup, function, args, kwargs, ttl, tags)`` for a miss.
+    pub(crate) load: Py<PyAny>,
+    info: Py<PyAny>,
+    parameters: Py<PyDict>,
+}
+
+impl CachedFunction {
+    /// The tag of this function's entries in a shared cache.
+    pub(crate) fn function_tag(&self) -> Option<String> {
+        self.options.shared_as.as_ref().map(|name| format!("\0function:{name}"))
+    }
+
+    fn attribute<'py>(&self, name: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.attributes.bind(name.py()).get_item(name)
+    }
+}
+
+/// Tells the interpreter where instances keep their vectorcall function. `PyO3`
+/// has no way to ask for it, so it is set on the finished type, before the
+/// first instance is handed out.
+fn install_vectorcall(function: &Bound<'_, CachedFunction>) {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if DONE.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let object = function.as_ptr() as usize;
+    let offset = (&raw const function.get().vectorcall) as usize - object;
+    // SAFETY: attached; the type is ours, alive for ever, and no instance of it has been called yet.
+    // All instances have one layout, so the offset holds for each.
+    unsafe {
+        let class = ffi::Py_TYPE(function.as_ptr());
+        (*class).tp_vectorcall_offset = offset as ffi::Py_ssize_t;
+        (*class).tp_flags |= ffi::Py_TPFLAGS_HAVE_VECTORCALL;
+        ffi::PyType_Modified(class);
+    }
+}
+
+#[pymethods]
+impl CachedFunction {
+    #[new]
+    #[pyo3(signature = (function, cache, *, is_async, load, info, parameters, key=None, typed=false, ignore=Vec::new(), ttl=None, tags=None, shared_as=None))]
+    #[allow(clippy::too_many_arguments, reason = "called by ferrogate.cached alone, by keyword")]
+    fn new<'py>(
+        py: Python<'py>,
+        function: Bound<'py, PyAny>,
+        cache: Py<Cache>,
+        is_async: bool,
+        load: Py<PyAny>,
+        info: Py<PyAny>,
+        parameters: Py<PyDict>,
+        key: Option<Py<PyAny>>,
+        typed: bool,
+        ignore: Vec<String>,
+        ttl: Option<Bound<'py, PyAny>>,
+        tags: Option<Py<PyAny>>,
+        shared_as: Option<String>,
+    ) -> PyResult<Bound<'py, Self>> {
+        edge("CachedFunction", || {
+            lifetime(ttl.as_ref())?;
+            let params = Params::of(&function, &ignore)?;
+            if let Some(params) = &params {
+                let names = params.names(py);
+                if let Some(unknown) = ignore.iter().find(|name| !names.contains(name)) {
+                    return Err(PyValueError::new_err(format!(
+                        "ignore: {} has no parameter {unknown:?}; its parameters are {names:?}",
+                        function.getattr("__qualname__")?
+                    )));
+                }
+            } else if !ignore.is_empty() {
+                return Err(PyTypeError::new_err(
+                    "ignore: needs a Python function, whose parameters have names; use key= here",
+                ));
+            }
+            let enabled = cache.get().store.enabled;
+            let single = params.as_ref().is_some_and(|params| params.single);
+            let short_way = enabled && single && key.is_none() && shared_as.is_none();
+            let this = Bound::new(
+                py,
+                Self {
+                    vectorcall,
+                    short_way: AtomicBool::new(short_way),
+                    is_async,
+                    cache,
+                    function: function.unbind(),
+                    options: Options {
+                        key,
+                        typed,
+                        ttl: ttl.map(Bound::unbind),
+                        tags,
+                        shared_as,
+                        load,
+                        info,
+                        parameters,
+                    },
+                    params,
+                    method: AtomicBool::new(false),
+                    instances: Instances::default(),
+                    hits: AtomicU64::new(0),
+                    misses: AtomicU64::new(0),
+                    attributes: PyDict::new(py).unbind(),
+                },
+            )?;
+            install_vectorcall(&this);
+            Ok(this)
+        })
+    }
+
+    /// ``CachedFunction[[int], str]``, for annotations.
+    #[classmethod]
+    fn __class_getitem__<'py>(
+        class: &Bound<'py, PyType>,
+        parameters: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        class.py().import("types")?.getattr("GenericAlias")?.call1((class, parameters))
+    }
+
+    #[pyo3(signature = (*args, **kwargs))]
+    fn __call__<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("CachedFunction.__call__", || {
+            call::with_arguments(args, kwargs, |arguments| call::call(slf, arguments))
+        })
+    }
+
+    fn __get__<'py>(
+        slf: &Bound<'py, Self>,
+        instance: Option<Bound<'py, PyAny>>,
+        _owner: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("CachedFunction.__get__", || match instance {
+            None => Ok(slf.clone().into_any()),
+            Some(instance) => {
+                let method = CachedMethod::new(slf.clone().unbind(), instance.unbind());
+                Ok(Bound::new(slf.py(), method)?.into_any())
+            }
+        })
+    }
+
+    fn __set_name__(&self, _owner: &Bound<'_, PyAny>, _name: &str) {
+        self.method.store(true, Ordering::Relaxed);
+        self.short_way.store(false, Ordering::Relaxed);
+    }
+
+    /// Hits, misses, maxsize and currsize, as ``functools.lru_cache`` gives them.
+    fn cache_info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        edge("CachedFunction.cache_info", || {
+            let store = &self.cache.get().store;
+            store.sweep(py);
+            let (stats, size, _, bounds) = store.stats();
+            let facts = match self.function_tag() {
+                None => (stats.hits, stats.misses, bounds.max_size, size),
+                Some(tag) => (
+                    self.hits.load(Ordering::Relaxed),
+                    self.misses.load(Ordering::Relaxed),
+                    bounds.max_size,
+                    store.lock().tagged(&tag),
+                ),
+            };
+            self.options.info.bind(py).call1(facts)
+        })
+    }
+
+    /// Removes all results of this function and sets its counters to zero.
+    fn cache_clear(&self, py: Python<'_>) -> PyResult<()> {
+        edge("CachedFunction.cache_clear", || {
+            let store = &self.cache.get().store;
+            if let Some(tag) = self.function_tag() {
+                store.invalidate_tag(py, &tag);
+                self.hits.store(0, Ordering::Relaxed);
+                self.misses.store(0, Ordering::Relaxed);
+            } else {
+                store.clear(py);
+                store.lock().reset_stats();
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes the result for these arguments; true if there was one.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn cache_invalidate<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<bool> {
+        edge("CachedFunction.cache_invalidate", || {
+            call::with_arguments(args, kwargs, |arguments| {
+                let key = call::key(slf, arguments)?.ok_or_else(|| call::misfit(slf))?;
+                let store = &slf.get().cache.get().store;
+                Ok(store
+                    .with(slf.py(), |table, now, grave| table.remove(&key.encoded.key, now, grave)))
+            })
+        })
+    }
+
+    /// The key of these arguments: the function's qualified name and 64
+    /// hexadecimal digits, the same in every process.
+    ///
+    /// Raises:
+    ///     TypeError: an argument has no canonical form outside this process.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn cache_key<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<String> {
+        edge("CachedFunction.cache_key", || {
+            call::with_arguments(args, kwargs, |arguments: &Arguments<'_, '_>| {
+                call::public_key(slf, arguments)
+            })
+        })
+    }
+
+    /// The options that the decorator was given.
+    fn cache_parameters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        edge("CachedFunction.cache_parameters", || self.options.parameters.bind(py).copy())
+    }
+
+    /// The cache behind it.
+    #[getter]
+    fn cache(&self, py: Python<'_>) -> Py<Cache> {
+        self.cache.clone_ref(py)
+    }
+
+    #[getter(__dict__)]
+    fn dict(&self, py: Python<'_>) -> Py<PyDict> {
+        self.attributes.clone_ref(py)
+    }
+
+    /// Instance attributes first (as for `functools.lru_cache`: `__doc__` and
+    /// `__module__` exist on the type too), then the type's, then the function's.
+    fn __getattribute__<'py>(
+        slf: &Bound<'py, Self>,
+        name: &Bound<'py, PyString>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("CachedFunction.__getattribute__", || {
+            let py = slf.py();
+            if let Some(value) = slf.get().attribute(name)? {
+                return Ok(value);
+            }
+            // SAFETY: attached; both are live objects.
+            let own = unsafe {
+                Bound::from_owned_ptr_or_err(
+                    py,
+                    ffi::PyObject_GenericGetAttr(slf.as_ptr(), name.as_ptr()),
+                )
+            };
+            own.or_else(|error| slf.get().function.bind(py).getattr(name).map_err(|_| error))
+        })
+    }
+
+    fn __setattr__(&self, name: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        edge("CachedFunction.__setattr__", || self.attributes.bind(name.py()).set_item(name, value))
+    }
+
+    fn __delattr__(&self, name: &Bound<'_, PyString>) -> PyResult<()> {
+        edge("CachedFunction.__delattr__", || {
+            self.attributes
+                .bind(name.py())
+                .del_item(name)
+                .map_err(|_| pyo3::exceptions::PyAttributeError::new_err(name.clone().unbind()))
+        })
+    }
+
+    /// Pickled and copied by qualified name, like any function.
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        edge("CachedFunction.__reduce__", || slf.getattr("__qualname__"))
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        edge("CachedFunction.__repr__", || {
+            let store = &slf.get().cache.get().store;
+            let (stats, size, _, bounds) = store.stats();
+            let kind = if slf.get().is_async { "async " } else { "" };
+            Ok(format!(
+                "<cached {kind}function {} ({size} of {} entries, {} hits, {} misses)>",
+                slf.getattr("__qualname__")?,
+                bounds.max_size,
+                stats.hits,
+                stats.misses
+            ))
+        })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.cache)?;
+        visit.call(&self.function)?;
+        visit.call(&self.attributes)?;
+        visit.call(&self.options.key)?;
+        visit.call(&self.options.ttl)?;
+        visit.call(&self.options.tags)?;
+        visit.call(&self.options.load)?;
+        visit.call(&self.options.info)?;
+        visit.call(&self.options.parameters)?;
+        self.instances.traverse(&visit)
+    }
+
+    fn __clear__(&self, py: Python<'_>) {
+        self.attributes.bind(py).clear();
+    }
+}

@@ -1,0 +1,146 @@
+//! A cached function bound to an instance.
+
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple};
+
+use super::CachedFunction;
+use super::call;
+use crate::py::edge::edge;
+
+/// What ``instance.method`` gives for a cached method.
+#[pyclass(frozen, weakref, module = "ferrogate._core")]
+pub(crate) struct CachedMethod {
+    function: Py<CachedFunction>,
+    instance: Py<PyAny>,
+}
+
+impl CachedMethod {
+    pub(crate) fn new(function: Py<CachedFunction>, instance: Py<PyAny>) -> Self {
+        Self { function, instance }
+    }
+
+    /// The arguments with the instance in front.
+    fn with_self<'py>(&self, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyTuple>> {
+        let py = args.py();
+        let first = self.instance.bind(py).clone();
+        PyTuple::new(py, std::iter::once(first).chain(args.iter()).collect::<Vec<_>>())
+    }
+}
+
+#[pymethods]
+impl CachedMethod {
+    #[pyo3(signature = (*args, **kwargs))]
+    fn __call__<'py>(
+        &self,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("CachedMethod.__call__", || {
+            let args = self.with_self(args)?;
+            let function = self.function.bind(args.py());
+            call::with_arguments(&args, kwargs, |arguments| call::call(function, arguments))
+        })
+    }
+
+    /// Removes this instance's result for these arguments; true if there was one.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn cache_invalidate<'py>(
+        &self,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<bool> {
+        edge("CachedMethod.cache_invalidate", || {
+            let function = self.function.bind(args.py());
+            function.call_method("cache_invalidate", self.with_self(args)?, kwargs)?.extract()
+        })
+    }
+
+    /// The key of these arguments for this instance.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn cache_key<'py>(
+        &self,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("CachedMethod.cache_key", || {
+            let function = self.function.bind(args.py());
+            function.call_method("cache_key", self.with_self(args)?, kwargs)
+        })
+    }
+
+    /// The instance.
+    #[getter]
+    fn __self__(&self, py: Python<'_>) -> Py<PyAny> {
+        self.instance.clone_ref(py)
+    }
+
+    /// The cached function.
+    #[getter]
+    fn __func__(&self, py: Python<'_>) -> Py<CachedFunction> {
+        self.function.clone_ref(py)
+    }
+
+    /// The wrapped function, bound to the instance.
+    #[getter]
+    fn __wrapped__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        edge("CachedMethod.__wrapped__", || {
+            let function = self.function.get().function.bind(py);
+            function.call_method1("__get__", (&self.instance,))
+        })
+    }
+
+    fn __getattribute__<'py>(
+        slf: &Bound<'py, Self>,
+        name: &Bound<'py, PyString>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("CachedMethod.__getattribute__", || {
+            let py = slf.py();
+            let function = slf.get().function.bind(py);
+            // These exist on the type too, where they describe the type.
+            if matches!(name.to_str(), Ok("__doc__" | "__module__")) {
+                return function.getattr(name);
+            }
+            // SAFETY: attached; both are live objects.
+            let own = unsafe {
+                Bound::from_owned_ptr_or_err(
+                    py,
+                    pyo3::ffi::PyObject_GenericGetAttr(slf.as_ptr(), name.as_ptr()),
+                )
+            };
+            own.or_else(|error| function.getattr(name).map_err(|_| error))
+        })
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        // As bound methods compare: the same function of the same instance.
+        other.cast::<Self>().is_ok_and(|other| {
+            let other = other.get();
+            self.function.is(&other.function) && self.instance.is(&other.instance)
+        })
+    }
+
+    fn __hash__(&self) -> u64 {
+        (self.function.as_ptr() as u64) ^ (self.instance.as_ptr() as u64).rotate_left(17)
+    }
+
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        edge("CachedMethod.__reduce__", || {
+            let name = self.function.bind(py).getattr("__name__")?;
+            let getattr = py.import("builtins")?.getattr("getattr")?;
+            (getattr, (self.instance.clone_ref(py), name)).into_pyobject(py).map(Bound::into_any)
+        })
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        edge("CachedMethod.__repr__", || {
+            let name = self.function.bind(py).getattr("__qualname__")?;
+            Ok(format!("<cached method {name} of {}>", self.instance.bind(py).repr()?))
+        })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.function)?;
+        visit.call(&self.instance)
+    }
+}
