@@ -5,9 +5,10 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ferrogate::core::cache::{Bounds, Graveyard, Insert, Table};
-use ferrogate::core::clock::{Clock, SECOND};
+use ferrogate::core::clock::{Clock, ManualClock, SECOND};
 use ferrogate::core::key::Key;
 use ferrogate::core::key::encode::{Encoder, tag};
+use ferrogate::core::limiter::{Algorithm, Limiter, Outbox, Settings};
 use ferrogate::core::sync::Mutex;
 
 const ENTRIES: usize = 1_000;
@@ -120,5 +121,41 @@ fn keys(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, cache, keys);
+/// One call of a limiter with 60 a minute and 1000 an hour.
+fn limiter(c: &mut Criterion) {
+    let settings = || Settings {
+        limits: ["60/minute", "1000/hour"].iter().filter_map(|text| text.parse().ok()).collect(),
+        burst: Some(10),
+        algorithm: Algorithm::SlidingWindow,
+        max_keys: 1_000,
+        max_waiters: 1_000,
+        enabled: true,
+    };
+    let mut group = c.benchmark_group("try_acquire, two sliding windows");
+
+    // Four seconds pass between two calls: all are granted, each enters the log and one leaves it.
+    let time = ManualClock::default();
+    let rolling = Limiter::<u64, ()>::new(settings(), Clock::Manual(time.clone()));
+    if let Ok(limiter) = rolling {
+        group.bench_function("granted", |b| {
+            b.iter(|| {
+                time.advance(4 * SECOND);
+                let mut out = Outbox::new();
+                limiter.try_acquire(None, 1, &mut out).granted
+            });
+        });
+    }
+
+    if let Ok(limiter) = Limiter::<u64, ()>::new(settings(), Clock::default()) {
+        group.bench_function("denied", |b| {
+            b.iter(|| {
+                let mut out = Outbox::new();
+                limiter.try_acquire(None, 1, &mut out).granted
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, cache, keys, limiter);
 criterion_main!(benches);
