@@ -6,15 +6,20 @@ from ferrogate import _core, _flight, _janitor
 from ferrogate._core import __version__
 from ferrogate.cache import Cache, CacheConfig, CacheInfo, CacheStats, LRUCache, cache_key, cached
 from ferrogate.exceptions import FerrogateError, InternalError, RateLimitExceeded
+from ferrogate.health import AlertThreshold, HealthMonitor
+from ferrogate.metrics import PerformanceMetrics
 
 __all__ = [
+    "AlertThreshold",
     "Cache",
     "CacheConfig",
     "CacheInfo",
     "CacheStats",
     "FerrogateError",
+    "HealthMonitor",
     "InternalError",
     "LRUCache",
+    "PerformanceMetrics",
     "RateLimitExceeded",
     "__version__",
     "cache_key",

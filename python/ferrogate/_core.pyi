@@ -6,6 +6,11 @@ from datetime import timedelta
 from types import GenericAlias
 from typing import Any, Generic, ParamSpec, TypeVar, final, overload
 
+from typing_extensions import disjoint_base
+
+from ferrogate._health_types import RawAlert, SystemSample
+from ferrogate.metrics import PerformanceStats
+
 _T = TypeVar("_T")
 _R = TypeVar("_R", covariant=True)
 _P = ParamSpec("_P")
@@ -189,3 +194,51 @@ class CachedMethod(Generic[_R]):
 def cache_key(*parts: Any, **named: Any) -> str: ...
 def _check_tags(tags: Any) -> list[str]: ...
 def _after_fork_in_child() -> None: ...
+
+@final
+class HealthCore:
+    def __new__(
+        cls,
+        thresholds: tuple[float, float, float, float, float],
+        window: float | timedelta,
+        flap_window: float | timedelta,
+        bounds: tuple[int, int],
+        paths: tuple[str, str],
+        clock: ManualClock | None = None,
+    ) -> HealthCore: ...
+    def now(self) -> float: ...
+    def unix(self) -> float: ...
+    def sample(self) -> SystemSample: ...
+    def evaluate(
+        self,
+        *,
+        generations: tuple[int, int, float] | None = None,
+        lookups: tuple[int, int] | None = None,
+        memory_percent: float | None = None,
+        disk_percent: float | None = None,
+        conditions: list[tuple[str, str | None, str]] = ...,
+    ) -> None: ...
+    def resolve(self, name: str) -> None: ...
+    def alerts(self) -> list[RawAlert]: ...
+    def alert_history(self) -> list[RawAlert]: ...
+    def alert_counts(self) -> tuple[int, int, int]: ...
+
+@disjoint_base
+class PerformanceMetrics:
+    """Exact totals of generations, counted since construction or :meth:`reset`."""
+
+    def __new__(
+        cls, name: str | None = None, *, clock: ManualClock | None = None
+    ) -> PerformanceMetrics: ...
+    @property
+    def name(self) -> str | None: ...
+    def record_generation(
+        self,
+        success: bool,
+        time_seconds: float,
+        tokens: int | None = None,
+        retries: int | None = None,
+        cost_usd: float | None = None,
+    ) -> None: ...
+    def get_stats(self) -> PerformanceStats: ...
+    def reset(self) -> None: ...

@@ -5,8 +5,10 @@ mod cache;
 mod cached;
 mod convert;
 mod edge;
+mod health;
 mod intern;
 mod key;
+mod metrics;
 
 use pyo3::prelude::*;
 
@@ -32,6 +34,8 @@ fn core_module(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(after_fork_in_child, m)?)?;
     m.add_function(wrap_pyfunction!(cache::check_tags, m)?)?;
     awaitable::register(m)?;
+    health::register(m)?;
+    metrics::register(m)?;
     Ok(())
 }
 

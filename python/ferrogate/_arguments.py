@@ -1,0 +1,34 @@
+"""Arguments checked at construction, with errors that name them."""
+
+from __future__ import annotations
+
+import math
+import os
+from datetime import timedelta
+
+
+def seconds(argument: str, value: float | timedelta) -> float:
+    """A finite duration above zero, in seconds."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(
+            f"{argument}: expected seconds as a number or a timedelta, got {type(value).__name__}"
+        )
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{argument}: expected a finite duration above 0 seconds, got {value!r}")
+    return float(value)
+
+
+def whole(argument: str, value: int, *, least: int) -> int:
+    """A whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument}: expected an int, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{argument}: expected at least {least}, got {value}")
+    return value
+
+
+def globally_disabled() -> bool:
+    """Whether ``FERROGATE_DISABLED`` switches every component off (read at construction)."""
+    return os.environ.get("FERROGATE_DISABLED", "").strip() not in {"", "0", "false", "no", "off"}
