@@ -1,4 +1,5 @@
 //! The bindings: convert, call the core, convert back.
+#![allow(clippy::doc_markdown, reason = "doc comments here are docstrings that Python users read")]
 
 mod awaitable;
 mod cache;

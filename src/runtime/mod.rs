@@ -1,7 +1,7 @@
 //! The life of the process.
 //!
 //! Nothing here starts a thread: the components of this floor's first tenants
-//! (Redis, SQLite, the admin server) are not built yet. What every component
+//! (Redis, `SQLite`, the admin server) are not built yet. What every component
 //! already needs is to notice that it woke up in a forked child.
 
 use std::sync::atomic::{AtomicU64, Ordering};

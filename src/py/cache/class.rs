@@ -95,7 +95,7 @@ impl Cache {
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         edge("Cache.get", || {
             let encoded = self.store.key(key)?;
-            Ok(self.store.get(key.py(), &encoded.key)?.or(default))
+            Ok(self.store.get(key.py(), &encoded.key).or(default))
         })
     }
 
@@ -103,7 +103,7 @@ impl Cache {
         edge("Cache.__getitem__", || {
             let encoded = self.store.key(key)?;
             self.store
-                .get(key.py(), &encoded.key)?
+                .get(key.py(), &encoded.key)
                 .ok_or_else(|| PyKeyError::new_err((key.clone().unbind(),)))
         })
     }
@@ -323,7 +323,7 @@ impl Cache {
         edge("Cache._ready_or_lookup", || {
             let py = key.py();
             let encoded = self.store.key(key)?;
-            match self.store.get(py, &encoded.key)? {
+            match self.store.get(py, &encoded.key) {
                 Some(value) => ready(py, value),
                 None => {
                     Ok(Bound::new(py, Lookup::new(encoded, Some(key.clone().unbind())))?.into_any())
@@ -345,7 +345,8 @@ impl Cache {
             let (flight, leads) = store.flights().join(&lookup.key);
             // The flight before ours may have landed between our miss and our joining.
             let found = if leads { store.peek(py, &lookup.key) } else { None };
-            let flight = Flight { cache: slf.clone().unbind(), key: lookup.key, flight, leads };
+            let flight =
+                Flight { cache: slf.clone().unbind(), key: lookup.key, inner: flight, leads };
             Ok((Bound::new(py, flight)?, leads, found.map(|value| (value,))))
         })
     }

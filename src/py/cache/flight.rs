@@ -105,7 +105,7 @@ impl Lookup {
 pub(crate) struct Flight {
     pub(crate) cache: Py<Cache>,
     pub(crate) key: Key,
-    pub(crate) flight: Arc<CoreFlight<Outcome, Waiter>>,
+    pub(crate) inner: Arc<CoreFlight<Outcome, Waiter>>,
     /// Whether this object is the leader's; the followers have their own.
     pub(crate) leads: bool,
 }
@@ -114,7 +114,7 @@ impl Drop for Flight {
     /// A leader that goes without landing (a signal between two lines, a
     /// coroutine thrown away with its loop) must not leave its key blocked.
     fn drop(&mut self) {
-        if !self.leads || self.flight.landing().is_some() {
+        if !self.leads || self.inner.landing().is_some() {
             return;
         }
         Python::attach(|py| {
@@ -137,7 +137,7 @@ impl Flight {
         py: Python<'py>,
         landing: Landing<Outcome>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let waiters = self.cache.get().store.flights().land(&self.key, &self.flight, landing);
+        let waiters = self.cache.get().store.flights().land(&self.key, &self.inner, landing);
         let futures = PyList::empty(py);
         for waiter in waiters {
             match waiter {
@@ -154,18 +154,18 @@ impl Flight {
     /// Its number, unique in the process.
     #[getter]
     fn id(&self) -> u64 {
-        self.flight.id()
+        self.inner.id()
     }
 
     /// Has `future` (of `loop`) woken at the landing; ``None`` if it has landed already.
     fn enroll(&self, r#loop: Py<PyAny>, future: Py<PyAny>) -> PyResult<Option<WaiterId>> {
-        edge("Flight.enroll", || Ok(self.flight.enroll(Waiter::Future(r#loop, future)).ok()))
+        edge("Flight.enroll", || Ok(self.inner.enroll(Waiter::Future(r#loop, future)).ok()))
     }
 
     /// Does not want to be woken any more; returns how many still do.
     fn leave(&self, waiter: WaiterId) -> PyResult<usize> {
         edge("Flight.leave", || {
-            let (waiter, remaining) = self.flight.leave(waiter);
+            let (waiter, remaining) = self.inner.leave(waiter);
             drop(waiter);
             Ok(remaining)
         })
@@ -173,7 +173,7 @@ impl Flight {
 
     /// How many wait for it.
     fn waiting(&self) -> PyResult<usize> {
-        edge("Flight.waiting", || Ok(self.flight.waiting()))
+        edge("Flight.waiting", || Ok(self.inner.waiting()))
     }
 
     /// Lands with a value; returns the (loop, future) pairs to wake.
@@ -193,7 +193,7 @@ impl Flight {
 
     /// How it landed: ``(True, value)``, ``(False, (exception, traceback))``, or ``None`` when abandoned.
     fn outcome(&self, py: Python<'_>) -> PyResult<Option<(bool, Py<PyAny>)>> {
-        edge("Flight.outcome", || match self.flight.landing() {
+        edge("Flight.outcome", || match self.inner.landing() {
             Some(Landing::Done(outcome)) => Ok(Some(match &*outcome {
                 Outcome::Value(value) => (true, value.clone_ref(py)),
                 Outcome::Error(error) => (false, error.clone_ref(py)),
@@ -207,12 +207,12 @@ impl Flight {
     fn wait(&self, py: Python<'_>) -> PyResult<()> {
         edge("Flight.wait", || {
             let gate = Arc::new(Gate::default());
-            let Ok(waiter) = self.flight.enroll(Waiter::Thread(Arc::clone(&gate))) else {
+            let Ok(waiter) = self.inner.enroll(Waiter::Thread(Arc::clone(&gate))) else {
                 return Ok(());
             };
             while !py.detach(|| gate.wait()) {
                 if let Err(signal) = py.check_signals() {
-                    drop(self.flight.leave(waiter));
+                    drop(self.inner.leave(waiter));
                     return Err(signal);
                 }
             }

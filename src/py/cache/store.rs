@@ -90,11 +90,7 @@ impl Store {
 
     /// The live value under `key`, counted and made the most recent.
     #[inline]
-    pub(crate) fn get<'py>(
-        &self,
-        py: Python<'py>,
-        key: &Key,
-    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+    pub(crate) fn get<'py>(&self, py: Python<'py>, key: &Key) -> Option<Bound<'py, PyAny>> {
         let mut grave = Graveyard::new();
         let mut table = self.table.lock();
         let now = if table.is_timeless() { 0 } else { self.clock.now() };
@@ -104,7 +100,7 @@ impl Store {
         if !grave.0.is_empty() {
             self.bury(py, grave);
         }
-        Ok(value)
+        value
     }
 
     /// The live value under `key`; neither counted nor made recent.

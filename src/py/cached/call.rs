@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyDict, PyTuple, PyTupleMethods, PyType};
 
 use super::CachedFunction;
 use super::params::Arguments;
@@ -46,7 +46,7 @@ pub(crate) unsafe extern "C" fn vectorcall(
             let argument = unsafe { Borrowed::<PyAny>::from_ptr(py, *args) };
             if let Some(key) = short_text(&argument) {
                 let function = this.get();
-                if let Some(value) = function.cache.get().store.get(py, &key)? {
+                if let Some(value) = function.cache.get().store.get(py, &key) {
                     // SAFETY: the value is owned and given up.
                     return Ok(unsafe { answer_raw(function, value.into_ptr()) });
                 }
@@ -67,7 +67,7 @@ pub(crate) unsafe extern "C" fn vectorcall(
             let (names, total) = unsafe {
                 let names = Bound::from_borrowed_ptr_or_opt(py, kwnames);
                 let names = names.map(|names| names.cast_into_unchecked::<PyTuple>());
-                let total = positional + names.as_ref().map_or(0, |names| names.len());
+                let total = positional + names.as_ref().map_or(0, PyTupleMethods::len);
                 (names, total)
             };
             for index in 0..total {
@@ -133,7 +133,7 @@ pub(crate) fn call<'py>(
         return straight(slf, arguments);
     }
     let Some(key) = key(slf, arguments)? else { return straight(slf, arguments) };
-    if let Some(value) = store.get(py, &key.encoded.key)? {
+    if let Some(value) = store.get(py, &key.encoded.key) {
         if this.options.shared_as.is_some() {
             this.hits.fetch_add(1, Ordering::Relaxed);
         }

@@ -1,7 +1,7 @@
 //! Which argument goes to which parameter, so that `f(1)` and `f(x=1)` are one key.
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple, PyTupleMethods};
 
 use crate::core::key::encode::tag;
 use crate::py::key::{Failure, Walker};
@@ -167,7 +167,7 @@ impl Params {
         let defaults = defaults.cast::<PyTuple>().ok();
         let keyword_defaults = function.getattr("__kwdefaults__")?;
         let keyword_defaults = keyword_defaults.cast::<PyDict>().ok();
-        let with_default = defaults.map_or(0, |defaults| defaults.len());
+        let with_default = defaults.map_or(0, PyTupleMethods::len);
         for (index, slot) in bound.iter_mut().enumerate() {
             if slot.is_some() {
                 continue;
