@@ -1,0 +1,40 @@
+"""The examples in the documents run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def examples() -> list[object]:
+    found = []
+    for document in ("README.md", "ARCHITECTURE.md", "GUARANTEES.md"):
+        text = (ROOT / document).read_text()
+        for match in BLOCK.finditer(text):
+            line = text.count("\n", 0, match.start()) + 2
+            found.append(pytest.param(match.group(1), id=f"{document}:{line}"))
+    return found
+
+
+@pytest.mark.parametrize("code", examples())
+def test_example_runs(code: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_there_are_examples() -> None:
+    assert len(examples()) >= 3
