@@ -9,7 +9,7 @@ use crate::py::convert::{self, type_name};
 use crate::py::edge::edge;
 
 /// Exact totals of generations, counted since construction or :meth:`reset`.
-#[pyclass(frozen, subclass, name = "PerformanceMetrics", module = "ferrogate._core")]
+#[pyclass(frozen, subclass, weakref, name = "PerformanceMetrics", module = "ferrogate._core")]
 pub(crate) struct PyPerformanceMetrics {
     name: Option<String>,
     metrics: PerformanceMetrics,

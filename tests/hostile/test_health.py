@@ -1,0 +1,78 @@
+"""The monitor's threads at exit and across forks, in child processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+
+def run_child(code: str, timeout: float = 20) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("check", ["lambda: True", "__import__('time').sleep", "asleep", "hang"])
+def test_exit_with_a_running_monitor(check: str) -> None:
+    child = run_child(
+        f"""
+        import asyncio, time, threading
+        from ferrogate import HealthMonitor
+        async def asleep():
+            await asyncio.sleep(60)
+        def hang():
+            threading.Event().wait()
+        m = HealthMonitor(interval=0.01, timeout=0.02)
+        m.register("c", {check})
+        m.start()
+        time.sleep(0.1)
+        """
+    )
+    assert (child.returncode, child.stderr) == (0, "")
+
+
+@pytest.mark.hostile
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+def test_a_forked_child_starts_its_own_thread_on_use() -> None:
+    child = run_child(
+        """
+        import os, threading, time, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads: the point
+        from ferrogate import HealthMonitor
+        m = HealthMonitor(interval=0.001)
+        m.register("slow", lambda: time.sleep(0.001))
+        m.start()
+        users = [threading.Thread(target=lambda: [m.check_sync() for _ in range(200)], daemon=True)
+                 for _ in range(8)]
+        for u in users: u.start()
+        for i in range(30):
+            pid = os.fork()
+            if pid == 0:
+                ok = not m.running
+                m.alerts()
+                ok = ok and m.running and m.check_sync().components["slow"].healthy
+                ok = ok and m.sample()["process"]["pid"] == os.getpid()
+                m.stop()
+                os._exit(0 if ok else 1)
+            deadline = time.monotonic() + 15
+            while True:
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done: break
+                assert time.monotonic() < deadline, "the child hangs"
+                time.sleep(0.005)
+            assert status == 0, status
+        for u in users: u.join(20)
+        m.stop()
+        """,
+        timeout=60,
+    )
+    assert (child.returncode, child.stderr) == (0, "")
