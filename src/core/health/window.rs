@@ -39,24 +39,27 @@ impl SampledWindow {
 
     /// Takes in the totals of this moment; returns what came in the window.
     pub fn observe(&mut self, now: Nanos, totals: Totals) -> Totals {
-        let last = self.points.back().map_or(Totals::default(), |(_, t)| *t);
-        if totals.events < last.events || totals.marked < last.marked {
-            // The owner was reset: what it shows now came since.
-            self.points.clear();
-            self.points.push_back((now, Totals::default()));
-        }
         let edge = now.saturating_sub(self.window);
         while self.points.get(1).is_some_and(|(at, _)| *at <= edge) {
             self.points.pop_front();
         }
-        let base = self.points.front().map_or(Totals::default(), |(_, t)| *t);
+        let mut base = self.points.front().map_or(Totals::default(), |(_, t)| *t);
+        // Fewer than a window ago: the owner was reset, and what it shows came
+        // since. Fewer than at the last look is not enough: two threads that
+        // look at once may arrive here in the other order.
+        if totals.events < base.events {
+            self.points.clear();
+            base = Totals::default();
+            self.points.push_back((now, base));
+        }
         let due = |at: Nanos| now.saturating_sub(at) >= self.window / POINTS;
         if self.points.back().is_none_or(|(at, _)| due(*at)) {
             self.points.push_back((now, totals));
         }
+        let events = totals.events.saturating_sub(base.events);
         Totals {
-            events: totals.events.saturating_sub(base.events),
-            marked: totals.marked.saturating_sub(base.marked),
+            events,
+            marked: totals.marked.saturating_sub(base.marked).min(events),
             sum: (totals.sum - base.sum).max(0.0),
         }
     }
@@ -86,6 +89,19 @@ mod tests {
         let mut w = SampledWindow::new(300 * SECOND, 0);
         w.observe(0, totals(1000, 900));
         assert_eq!(w.observe(SECOND, totals(4, 1)), totals(4, 1));
+        w.observe(400 * SECOND, totals(1000, 10));
+        w.observe(800 * SECOND, totals(1000, 10));
+        assert_eq!(w.observe(801 * SECOND, totals(3, 2)), totals(3, 2));
+    }
+
+    /// Once taken for a reset, it made a lifetime of old failures look new.
+    #[test]
+    fn looks_that_arrive_in_the_other_order_are_no_reset() {
+        let mut w = SampledWindow::new(300 * SECOND, 0);
+        w.observe(10 * SECOND, totals(1000, 900));
+        w.observe(400 * SECOND, totals(1010, 900));
+        assert_eq!(w.observe(800 * SECOND, totals(1021, 900)).marked, 0);
+        assert_eq!(w.observe(800 * SECOND, totals(1020, 900)), totals(10, 0));
     }
 
     proptest! {
