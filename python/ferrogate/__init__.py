@@ -2,11 +2,12 @@
 
 import os as _os
 
-from ferrogate import _core, _flight, _janitor
+from ferrogate import _core, _flight, _janitor, limiter
 from ferrogate._core import __version__
 from ferrogate.cache import Cache, CacheConfig, CacheInfo, CacheStats, LRUCache, cache_key, cached
 from ferrogate.exceptions import FerrogateError, InternalError, RateLimitExceeded
 from ferrogate.health import AlertThreshold, HealthMonitor
+from ferrogate.limiter import Decision, Limit, RateLimitConfig, RateLimiter, rate_limited
 from ferrogate.metrics import PerformanceMetrics
 
 __all__ = [
@@ -15,18 +16,24 @@ __all__ = [
     "CacheConfig",
     "CacheInfo",
     "CacheStats",
+    "Decision",
     "FerrogateError",
     "HealthMonitor",
     "InternalError",
     "LRUCache",
+    "Limit",
     "PerformanceMetrics",
+    "RateLimitConfig",
     "RateLimitExceeded",
+    "RateLimiter",
     "__version__",
     "cache_key",
     "cached",
+    "rate_limited",
 ]
 
 if hasattr(_os, "register_at_fork"):
     _os.register_at_fork(after_in_child=_core._after_fork_in_child)
     _os.register_at_fork(after_in_child=_flight._after_fork_in_child)
     _os.register_at_fork(after_in_child=_janitor._after_fork_in_child)
+    _os.register_at_fork(after_in_child=limiter._after_fork_in_child)

@@ -9,6 +9,7 @@ mod edge;
 mod health;
 mod intern;
 mod key;
+mod limiter;
 mod metrics;
 
 use pyo3::prelude::*;
@@ -36,6 +37,7 @@ fn core_module(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(cache::check_tags, m)?)?;
     awaitable::register(m)?;
     health::register(m)?;
+    limiter::register(m)?;
     metrics::register(m)?;
     Ok(())
 }

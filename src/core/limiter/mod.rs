@@ -342,7 +342,8 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
     /// Returns a concurrency slot; false if none was taken.
     pub fn release_slot(&self, out: &mut Outbox<K, W>) -> bool {
         let mut inner = self.inner.lock();
-        let now = inner.tick(&self.clock);
+        // Reading the clock is half of the cost; only waiters need it.
+        let now = if inner.waiting == 0 { inner.now } else { inner.tick(&self.clock) };
         inner.base.release_slot(now, &mut out.leaving)
     }
 
@@ -374,6 +375,13 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
         // A key that is not in the table has used nothing.
         let fits = inner.limits.iter().all(|limit| u64::from(cost) <= limit.count());
         if fits { 0 } else { NEVER }
+    }
+
+    /// The limit that `cost` waits for, if one is to blame.
+    pub fn binding(&self, key: Option<&K>, cost: u32) -> Option<Limit> {
+        let mut inner = self.inner.lock();
+        let now = inner.tick(&self.clock);
+        inner.state(key).and_then(|state| state.rule.binding(now, cost))
     }
 
     /// Changes the limits while running; what was granted keeps counting.

@@ -98,6 +98,15 @@ impl Rule {
         }
     }
 
+    /// The limit that `cost` would wait for longest.
+    pub(super) fn binding(&mut self, now: Nanos, cost: u32) -> Option<Limit> {
+        match self {
+            Self::Windows(rule) => rule.binding(now, cost),
+            Self::Gcra(rule) => rule.used(now).first().map(|&(limit, _)| limit),
+            Self::Buckets(rule) => rule.binding(now, cost),
+        }
+    }
+
     /// Gives back what was granted at `at` and never used.
     pub(super) fn refund(&mut self, now: Nanos, at: Nanos, cost: u32) {
         match self {

@@ -113,6 +113,13 @@ impl TokenBuckets {
         self.wait_behind(now, 0, cost)
     }
 
+    /// The limit that `cost` would wait for longest.
+    pub(super) fn binding(&mut self, now: Nanos, cost: u32) -> Option<Limit> {
+        self.refill(now);
+        let wait = |bucket: &&Bucket| bucket.wait_for(Bucket::units(bucket.limit, u64::from(cost)));
+        self.buckets.iter().max_by_key(wait).map(|bucket| bucket.limit)
+    }
+
     /// Tokens come back evenly, so those ahead simply add up.
     pub(super) fn wait_behind(&mut self, now: Nanos, ahead: u64, cost: u32) -> Nanos {
         self.refill(now);

@@ -204,6 +204,12 @@ impl SlidingWindows {
         }
     }
 
+    /// The limit that refuses `cost` longest, or would.
+    pub(super) fn binding(&mut self, now: Nanos, cost: u32) -> Option<Limit> {
+        self.expire(now);
+        self.refuse(now, u64::from(cost)).limit
+    }
+
     #[cold]
     fn refuse(&self, now: Nanos, cost: u64) -> Decision {
         let mut worst = Decision::refused(Reason::Limited, 0);

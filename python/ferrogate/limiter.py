@@ -1,0 +1,364 @@
+"""Rate limits: exact windows, a fair line, one limiter for all threads and loops."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import weakref
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, cast, overload
+
+from ferrogate import _core
+from ferrogate._arguments import whole
+from ferrogate._core import Decision, Limit
+
+__all__ = [
+    "Decision",
+    "Limit",
+    "RateLimitConfig",
+    "RateLimiter",
+    "RateLimiterStats",
+    "rate_limited",
+]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_Algorithm = Literal["sliding_window", "gcra", "token_bucket"]
+
+
+@dataclass
+class RateLimitConfig:
+    """The common set-up: two windows and a bound on concurrency.
+
+    Args:
+        requests_per_minute: permits in any 60 seconds.
+        requests_per_hour: permits in any 3,600 seconds.
+        burst_limit: requests at one time, counted by ``with`` and ``async with``.
+        enabled: ``False`` makes the limiter a no-op that still counts.
+    """
+
+    requests_per_minute: int = 60
+    requests_per_hour: int = 1000
+    burst_limit: int = 10
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        for field in ("requests_per_minute", "requests_per_hour", "burst_limit"):
+            whole(field, getattr(self, field), least=1)
+        if not isinstance(self.enabled, bool):
+            raise TypeError(f"enabled: expected a bool, got {self.enabled!r}")
+
+
+class RateLimiterStats(TypedDict):
+    """What :meth:`RateLimiter.get_stats` returns."""
+
+    name: str | None
+    algorithm: str
+    enabled: bool
+    acquired: int
+    """Requests granted."""
+    rejected: int
+    """Requests refused, timed out or impossible."""
+    rejection_rate: float
+    """``rejected / (acquired + rejected)``, 0..1."""
+    waiting: int
+    """Requests standing in line now."""
+    concurrent_requests: int
+    """Slots in use now."""
+    burst: int | None
+    """All slots."""
+    current_minute_requests: int | None
+    """Permits used in the last 60 seconds; ``None`` without a limit per minute."""
+    windows: dict[str, int]
+    """Permits used now, by limit; keyed ones not included."""
+    keys: int
+    """Keys in the table."""
+
+
+_living: weakref.WeakSet[RateLimiter] = weakref.WeakSet()
+
+
+class RateLimiter(_core.RateLimiter):
+    """Grants at most so many permits in so much time, and so many slots at a time.
+
+    ::
+
+        limiter = RateLimiter("60/minute", "1000/hour", burst=10)
+
+        if not (decision := limiter.try_acquire()):  # never waits
+            print("again in", decision.retry_after, "s")
+        await limiter.acquire(timeout=5)  # waits its turn; RateLimitExceeded
+        async with limiter:  # a permit, and a slot until the block ends
+            ...
+
+    Several limits hold together: a request takes its cost from all of them or
+    from none. Waiters are served strictly in order of arrival, whatever their
+    cost, and nobody overtakes them. One limiter serves all threads and event
+    loops of the process.
+
+    Args:
+        limits: ``"60/minute"``, ``"5/10s"``, :class:`Limit` or :class:`RateLimitConfig`.
+        burst: concurrency slots for ``with``, ``async with`` and :func:`rate_limited`.
+        algorithm: ``"sliding_window"`` is exact over every ``(t - w, t]``;
+            ``"gcra"`` spaces permits evenly (one limit only);
+            ``"token_bucket"`` refills evenly.
+        max_keys: keys (``key=``) that may be limited at one time. A full table
+            denies new keys and never forgets a limited one.
+        max_waiters: requests that may stand in line.
+        store: where the state lives; ``"memory"`` is the only one yet.
+        name: for messages and statistics.
+        clock: a ``ferrogate.testing.ManualClock`` for tests.
+        enabled: ``False`` (or ``FERROGATE_DISABLED=1``) grants and counts everything.
+
+    Raises:
+        ValueError, TypeError: a wrong argument; the message names it.
+    """
+
+    def __new__(
+        cls,
+        *limits: str | Limit | RateLimitConfig,
+        burst: int | None = None,
+        algorithm: _Algorithm = "sliding_window",
+        max_keys: int = 65_536,
+        max_waiters: int = 65_536,
+        store: str = "memory",
+        name: str | None = None,
+        clock: _core.ManualClock | None = None,
+        enabled: bool = True,
+    ) -> RateLimiter:
+        if store != "memory":
+            raise ValueError(f'store: expected "memory", the only store so far, got {store!r}')
+        plain: list[str | Limit] = []
+        for limit in limits:
+            if isinstance(limit, RateLimitConfig):
+                plain += _limits_of(limit)
+                burst = limit.burst_limit if burst is None else burst
+                enabled = enabled and limit.enabled
+            else:
+                plain.append(limit)
+        self = super().__new__(
+            cls,
+            plain,
+            burst=burst,
+            algorithm=algorithm,
+            max_keys=max_keys,
+            max_waiters=max_waiters,
+            name=name,
+            clock=clock,
+            enabled=enabled,
+        )
+        subscribe = getattr(clock, "_on_advance", None)
+        if subscribe is not None:
+            subscribe(self._on_clock)
+        _living.add(self)
+        return self
+
+    def update(self, *limits: str | Limit | RateLimitConfig) -> None:
+        """Changes the limits while running; what was granted keeps counting.
+
+        A window longer than the longest so far starts with what that one
+        counted. Waiters whose cost no longer fits at all get ``ValueError``.
+
+        Raises:
+            ValueError: no limits, or ``algorithm="gcra"``.
+        """
+        plain: list[str | Limit] = []
+        for limit in limits:
+            plain += _limits_of(limit) if isinstance(limit, RateLimitConfig) else [limit]
+        self._update(plain)
+
+    def get_stats(self) -> RateLimiterStats:
+        """Counts since construction and what is in use now."""
+        acquired, rejected, rate, waiting, concurrent, keys, windows = self._stats()
+        return {
+            "name": self.name,
+            "algorithm": self.algorithm,
+            "enabled": self.enabled,
+            "acquired": acquired,
+            "rejected": rejected,
+            "rejection_rate": rate,
+            "waiting": waiting,
+            "concurrent_requests": concurrent,
+            "burst": self.burst,
+            "current_minute_requests": next(
+                (used for limit, used in windows if limit.period == 60), None
+            ),
+            "windows": {str(limit): used for limit, used in windows},
+            "keys": keys,
+        }
+
+    def _on_clock(self) -> None:
+        # A bound method of Python's, which the clock can hold weakly.
+        self._clock_moved()
+
+    def __repr__(self) -> str:
+        stats = self.get_stats()
+        parts = [f"{used} of {limit}" for limit, used in stats["windows"].items()]
+        if self.burst is not None:
+            parts.append(f"{stats['concurrent_requests']} of {self.burst} slots")
+        parts.append(f"{stats['waiting']} waiting")
+        if not self.enabled:
+            parts.append("disabled")
+        name = "" if self.name is None else f" {self.name!r}"
+        return f"<RateLimiter{name} {self.algorithm}: {', '.join(parts)}>"
+
+
+def _limits_of(config: RateLimitConfig) -> list[str | Limit]:
+    return [f"{config.requests_per_minute}/minute", f"{config.requests_per_hour}/hour"]
+
+
+def _after_fork_in_child() -> None:
+    for limiter in tuple(_living):
+        limiter._after_fork()
+
+
+class _RateLimited:
+    """The decorator; see :func:`rate_limited`."""
+
+    def __init__(self, limiter: RateLimiter, cost: int, timeout: float | timedelta | None) -> None:
+        self._limiter = limiter
+        self._cost = cost
+        self._timeout = timeout
+
+    @overload
+    def __call__(
+        self, function: Callable[_P, Coroutine[Any, Any, _R]]
+    ) -> Callable[_P, Coroutine[Any, Any, _R]]: ...
+    @overload
+    def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]: ...
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if not callable(function):
+            raise TypeError(
+                f"rate_limited: expected a function to decorate, got {function!r}; "
+                'write @rate_limited("60/minute")'
+            )
+        if inspect.iscoroutinefunction(function):
+            wrapper = self._coroutine(function)
+        elif inspect.isasyncgenfunction(function):
+            wrapper = self._async_generator(function)
+        elif inspect.isgeneratorfunction(function):
+            wrapper = self._generator(function)
+        else:
+            wrapper = self._plain(function)
+        wrapper = functools.wraps(function)(wrapper)
+        cast(Any, wrapper).limiter = self._limiter
+        return wrapper
+
+    def _plain(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        enter, release = self._limiter._enter, self._limiter._release
+        cost, timeout = self._cost, self._timeout
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            enter(cost, timeout)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                release()
+
+        return wrapper
+
+    def _coroutine(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        enter, release = self._limiter._aenter, self._limiter._release
+        cost, timeout = self._cost, self._timeout
+
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            await enter(cost, timeout)
+            try:
+                return await function(*args, **kwargs)
+            finally:
+                release()
+
+        return wrapper
+
+    def _generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        enter, release = self._limiter._enter, self._limiter._release
+        cost, timeout = self._cost, self._timeout
+
+        def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            enter(cost, timeout)
+            try:
+                return (yield from function(*args, **kwargs))
+            finally:
+                release()
+
+        return wrapper
+
+    def _async_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        enter, release = self._limiter._aenter, self._limiter._release
+        cost, timeout = self._cost, self._timeout
+
+        async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+            await enter(cost, timeout)
+            try:
+                source = function(*args, **kwargs)
+                try:
+                    item = await anext(source)
+                    while True:
+                        try:
+                            sent = yield item
+                        except GeneratorExit:
+                            raise
+                        except BaseException as error:
+                            item = await source.athrow(error)
+                        else:
+                            item = await source.asend(sent)
+                except StopAsyncIteration:
+                    return
+                finally:
+                    await source.aclose()
+            finally:
+                release()
+
+        return wrapper
+
+
+def rate_limited(
+    *limits: str | Limit | RateLimitConfig,
+    limiter: RateLimiter | None = None,
+    cost: int = 1,
+    timeout: float | timedelta | None = None,
+    burst: int | None = None,
+    algorithm: _Algorithm = "sliding_window",
+    name: str | None = None,
+    clock: _core.ManualClock | None = None,
+    enabled: bool = True,
+) -> _RateLimited:
+    """Every call takes a permit, and a slot until it ends.
+
+    ::
+
+        @rate_limited("60/minute", burst=10)
+        async def ask(prompt: str) -> str: ...
+
+
+        ask.limiter.get_stats()
+
+    For ``def``, ``async def``, generators and async generators; these two hold
+    their slot until they are exhausted or closed. A plain ``def`` waits
+    blocking, so do not call it from an event loop.
+
+    Args:
+        limits: as in :class:`RateLimiter`; or
+        limiter: an existing limiter, to share it between functions.
+        cost: permits per call.
+        timeout: seconds (or a timedelta) to wait at most; ``None``: without end.
+        burst, algorithm, name, clock, enabled: as in :class:`RateLimiter`.
+
+    Raises:
+        RateLimitExceeded: on a call whose permit did not come in time.
+        ValueError, TypeError: a wrong argument; the message names it.
+    """
+    if len(limits) == 1 and callable(limits[0]):
+        raise TypeError('rate_limited: expected limits, write @rate_limited("60/minute")')
+    if limiter is None:
+        limiter = RateLimiter(
+            *limits, burst=burst, algorithm=algorithm, name=name, clock=clock, enabled=enabled
+        )
+    elif limits or burst is not None or name is not None or clock is not None or not enabled:
+        raise ValueError("limiter: expected either limiter= or the arguments of a new one")
+    elif not isinstance(limiter, RateLimiter):
+        raise TypeError(f"limiter: expected a RateLimiter, got {type(limiter).__name__}")
+    limiter._check(cost, timeout)
+    return _RateLimited(limiter, cost, timeout)

@@ -1,0 +1,120 @@
+//! The values that a limiter takes and gives.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use super::seconds;
+use crate::core::limiter::{Decision, Limit};
+use crate::py::convert::{duration, type_name};
+use crate::py::edge::edge;
+
+/// So many permits in so much time.
+#[pyclass(frozen, eq, hash, name = "Limit", module = "ferrogate._core")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct PyLimit(pub(super) Limit);
+
+#[pymethods]
+impl PyLimit {
+    #[new]
+    fn new(count: &Bound<'_, PyAny>, period: &Bound<'_, PyAny>) -> PyResult<Self> {
+        edge("Limit", || {
+            let permits = count.extract::<u64>().map_err(|_| {
+                let expected = "count: expected an int of at least 1, got";
+                match count.repr() {
+                    Ok(repr) => PyValueError::new_err(format!("{expected} {repr}")),
+                    Err(error) => error,
+                }
+            })?;
+            Ok(Self(Limit::new(permits, duration("period", period)?)?))
+        })
+    }
+
+    #[getter]
+    fn count(&self) -> u64 {
+        self.0.count()
+    }
+
+    #[getter]
+    fn period(&self) -> f64 {
+        seconds(self.0.period())
+    }
+
+    fn __str__(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Limit({}, {:?})", self.0.count(), seconds(self.0.period()))
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> (Bound<'py, pyo3::types::PyType>, (u64, f64)) {
+        (slf.get_type(), (slf.get().count(), slf.get().period()))
+    }
+}
+
+pub(super) fn limit_from(value: &Bound<'_, PyAny>) -> PyResult<Limit> {
+    if let Ok(limit) = value.cast::<PyLimit>() {
+        return Ok(limit.get().0);
+    }
+    if let Ok(text) = value.cast::<PyString>() {
+        return Ok(text.to_str()?.parse()?);
+    }
+    Err(PyTypeError::new_err(format!(
+        "limits: expected text such as \"60/minute\", a Limit or a RateLimitConfig, got {}",
+        type_name(value)
+    )))
+}
+
+/// The answer to one request; true when granted.
+#[pyclass(frozen, freelist = 64, name = "Decision", module = "ferrogate._core")]
+pub(crate) struct PyDecision(pub(super) Decision);
+
+#[pymethods]
+impl PyDecision {
+    #[getter]
+    fn granted(&self) -> bool {
+        self.0.granted
+    }
+
+    #[getter]
+    fn retry_after(&self) -> f64 {
+        seconds(self.0.retry_after)
+    }
+
+    #[getter]
+    fn remaining(&self) -> Option<u64> {
+        (self.0.remaining < u64::MAX).then_some(self.0.remaining)
+    }
+
+    #[getter]
+    fn limit(&self) -> Option<PyLimit> {
+        self.0.limit.map(PyLimit)
+    }
+
+    #[getter]
+    fn reset_after(&self) -> f64 {
+        seconds(self.0.reset_after)
+    }
+
+    #[getter]
+    fn reason(&self) -> &'static str {
+        self.0.reason.as_str()
+    }
+
+    fn __bool__(&self) -> bool {
+        self.0.granted
+    }
+
+    fn __repr__(&self) -> String {
+        let Decision { granted, retry_after, remaining, limit, reason, .. } = self.0;
+        let reason = reason.as_str();
+        let again = if granted {
+            String::new()
+        } else {
+            format!(", retry after {} s", seconds(retry_after))
+        };
+        let left = limit.map_or_else(String::new, |limit| format!(", {remaining} of {limit} left"));
+        format!("<Decision {reason:?}{again}{left}>")
+    }
+}

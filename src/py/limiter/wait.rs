@@ -1,0 +1,205 @@
+//! Waiting: tickets for coroutines, short detached sleeps for threads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::PyTraverseError;
+use pyo3::PyVisit;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
+
+use super::{RateLimiter, Request, seconds};
+use crate::core::clock::{NEVER, Nanos};
+use crate::core::limiter::{Decision, Progress, Reason, Ticket};
+use crate::core::sync::{Condvar, Mutex, wait_for};
+use crate::py::edge::edge;
+
+/// Between two looks for a pending Ctrl-C.
+const SIGNAL_SLICE: Duration = Duration::from_millis(50);
+
+/// Wakes one waiter; cloning and dropping it never touches a Python object's
+/// count while a lock is held (clones share one, the last leaves by the outbox).
+#[derive(Clone)]
+pub(super) struct Waker(Arc<Sleeper>);
+
+enum Sleeper {
+    /// A coroutine's `Waiter`, weakly: the line must not keep a task of a dead
+    /// loop alive, whose end returns the ticket.
+    Task(Py<PyWeakrefReference>),
+    /// A thread.
+    Thread { woken: Mutex<bool>, signal: Condvar },
+}
+
+impl Waker {
+    pub(super) fn of_task(waiter: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let reference = PyWeakrefReference::new(waiter)?;
+        Ok(Self(Arc::new(Sleeper::Task(reference.unbind()))))
+    }
+
+    fn of_thread() -> Self {
+        Self(Arc::new(Sleeper::Thread { woken: Mutex::new(false), signal: Condvar::new() }))
+    }
+
+    /// Never fails: a wake that is lost leaves somebody asleep, and the caller has an answer to
+    /// bring home.
+    pub(super) fn wake(&self, py: Python<'_>) {
+        match &*self.0 {
+            Sleeper::Task(reference) => {
+                let Some(waiter) = reference.bind(py).upgrade() else { return };
+                let Err(error) = waiter.call_method0(intern!(py, "wake")) else { return };
+                // `wake` may be called again; this time nothing is pending.
+                if let Err(error) = waiter.call_method0(intern!(py, "wake")) {
+                    error.write_unraisable(py, Some(&waiter));
+                }
+                if error.is_instance_of::<PyKeyboardInterrupt>(py) {
+                    // SAFETY: attached; only sets a flag, for the next check of signals to see.
+                    unsafe { pyo3::ffi::PyErr_SetInterrupt() };
+                } else {
+                    error.write_unraisable(py, Some(&waiter));
+                }
+            }
+            Sleeper::Thread { woken, signal } => {
+                *woken.lock() = true;
+                signal.notify_all();
+            }
+        }
+    }
+
+    /// Sleeps until woken, at most a signal slice and at most `longest`.
+    fn sleep(&self, longest: Nanos) {
+        let Sleeper::Thread { woken, signal } = &*self.0 else { return };
+        let mut woken = woken.lock();
+        if !*woken {
+            wait_for(signal, &mut woken, SIGNAL_SLICE.min(Duration::from_nanos(longest)));
+        }
+        *woken = false;
+    }
+}
+
+/// A place in the line.
+#[pyclass(frozen, name = "_Ticket", module = "ferrogate._core")]
+pub(crate) struct PyTicket {
+    limiter: Py<RateLimiter>,
+    request: Request,
+    ticket: Ticket,
+    deadline: Nanos,
+}
+
+#[pymethods]
+impl PyTicket {
+    /// ``None``: granted. Else the seconds after which to look again (``inf``: when woken).
+    fn poll(&self, py: Python<'_>) -> PyResult<Option<f64>> {
+        edge("_Ticket.poll", || {
+            let limiter = self.limiter.get();
+            let delay = limiter.look(py, &self.request, self.ticket, self.deadline)?;
+            Ok(delay.map(seconds))
+        })
+    }
+
+    /// Leaves the line, or gives back what was not picked up.
+    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        edge("_Ticket.cancel", || {
+            self.limiter.get().leave(py, &self.request, self.ticket);
+            Ok(())
+        })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.limiter)
+    }
+}
+
+impl RateLimiter {
+    fn take_ticket(
+        &self,
+        py: Python<'_>,
+        request: &Request,
+        deadline: Nanos,
+        waker: Waker,
+    ) -> PyResult<Ticket> {
+        let joined = self.calling(py, |core, out| {
+            core.enqueue(request.key.as_ref(), request.cost, request.slot, deadline, waker, out)
+        });
+        joined.map_err(|decision| self.refusal(py, request, decision))
+    }
+
+    pub(super) fn join(
+        slf: &Bound<'_, Self>,
+        request: Request,
+        deadline: Nanos,
+        waker: Waker,
+    ) -> PyResult<PyTicket> {
+        let ticket = slf.get().take_ticket(slf.py(), &request, deadline, waker)?;
+        Ok(PyTicket { limiter: slf.clone().unbind(), request, ticket, deadline })
+    }
+
+    fn leave(&self, py: Python<'_>, request: &Request, ticket: Ticket) {
+        self.calling(py, |core, out| core.cancel(request.key.as_ref(), ticket, out));
+    }
+
+    /// `None`: granted; else how long to sleep. Raises when the time is up.
+    fn look(
+        &self,
+        py: Python<'_>,
+        request: &Request,
+        ticket: Ticket,
+        deadline: Nanos,
+    ) -> PyResult<Option<Nanos>> {
+        let key = request.key.as_ref();
+        match self.calling(py, |core, out| core.poll(key, ticket, out)) {
+            Progress::Granted => Ok(None),
+            Progress::Wait(delay) => {
+                let left = deadline.saturating_sub(self.core.clock().now());
+                // Nobody stands before the head, so `delay` is how long it takes at least.
+                if deadline == NEVER {
+                    return Ok(Some(delay));
+                }
+                if left > 0 && (delay <= left || delay == NEVER) {
+                    return Ok(Some(delay.min(left)));
+                }
+                self.calling(py, |core, out| core.give_up(key, ticket, out));
+                let retry_after = self.core.eta(key, request.cost);
+                let reason =
+                    if request.slot && retry_after == 0 { Reason::Busy } else { Reason::Limited };
+                Err(self.refusal(py, request, Decision::refused(reason, retry_after)))
+            }
+            Progress::Never => {
+                let decision = Decision::refused(Reason::TooLarge, NEVER);
+                Err(self.refusal(py, request, decision))
+            }
+            Progress::Gone => Err(PyRuntimeError::new_err(
+                "this wait belongs to the process before the fork; ask again",
+            )),
+        }
+    }
+
+    pub(super) fn wait_sync(
+        &self,
+        py: Python<'_>,
+        request: &Request,
+        deadline: Nanos,
+    ) -> PyResult<()> {
+        let waker = Waker::of_thread();
+        let ticket = self.take_ticket(py, request, deadline, waker.clone())?;
+        loop {
+            let looked = self.look(py, request, ticket, deadline);
+            let waited = looked.and_then(|delay| match delay {
+                None => Ok(true),
+                Some(delay) => {
+                    py.detach(|| waker.sleep(delay));
+                    py.check_signals().map(|()| false)
+                }
+            });
+            match waited {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => {
+                    self.leave(py, request, ticket);
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
