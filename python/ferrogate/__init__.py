@@ -9,6 +9,7 @@ from ferrogate.exceptions import FerrogateError, InternalError, RateLimitExceede
 from ferrogate.health import AlertThreshold, HealthMonitor
 from ferrogate.limiter import Decision, Limit, RateLimitConfig, RateLimiter, rate_limited
 from ferrogate.metrics import PerformanceMetrics
+from ferrogate.optimizer import ProductionOptimizer
 
 __all__ = [
     "AlertThreshold",
@@ -23,6 +24,7 @@ __all__ = [
     "LRUCache",
     "Limit",
     "PerformanceMetrics",
+    "ProductionOptimizer",
     "RateLimitConfig",
     "RateLimitExceeded",
     "RateLimiter",
