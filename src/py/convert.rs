@@ -21,16 +21,16 @@ pub(crate) fn type_name(value: &Bound<'_, PyAny>) -> String {
     value.get_type().name().map_or_else(|_| "object".to_owned(), |name| name.to_string())
 }
 
+/// What a duration argument may be.
+const ABOVE_ZERO: &str = "above 0 seconds";
+const ZERO_OR_MORE: &str = "of at least 0 seconds";
+
 /// A duration in seconds (`float`, `int`) or a `timedelta`; must be above zero.
 pub(crate) fn duration(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
-    let nanos = seconds_or_delta(argument, value)?;
-    if nanos == 0 {
-        return Err(PyValueError::new_err(format!(
-            "{argument}: expected a duration above 0 seconds, got {}",
-            value.repr()?
-        )));
+    match seconds_or_delta(argument, value, ABOVE_ZERO)? {
+        0 => Err(not_a_duration(argument, value, ABOVE_ZERO)),
+        nanos => Ok(nanos),
     }
-    Ok(nanos)
 }
 
 /// Like [`duration`], but zero is allowed.
@@ -38,7 +38,7 @@ pub(crate) fn duration_or_zero(
     argument: &'static str,
     value: &Bound<'_, PyAny>,
 ) -> PyResult<Nanos> {
-    seconds_or_delta(argument, value)
+    seconds_or_delta(argument, value, ZERO_OR_MORE)
 }
 
 /// [`duration`] of an optional argument.
@@ -49,14 +49,19 @@ pub(crate) fn optional_duration(
     value.map(|value| duration(argument, value)).transpose()
 }
 
-fn seconds_or_delta(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
+fn seconds_or_delta(
+    argument: &'static str,
+    value: &Bound<'_, PyAny>,
+    expected: &str,
+) -> PyResult<Nanos> {
+    let wrong = || not_a_duration(argument, value, expected);
     if let Ok(delta) = value.cast::<PyDelta>() {
         let micros = (i64::from(delta.get_days()) * 86_400 + i64::from(delta.get_seconds()))
             .saturating_mul(1_000_000)
             .saturating_add(i64::from(delta.get_microseconds()));
         return u64::try_from(micros)
-            .map(|micros| micros.saturating_mul(1_000))
-            .map_err(|_| not_a_duration(argument, value));
+            .map(|micros| micros.saturating_mul(1_000).min(NEVER - 1))
+            .map_err(|_| wrong());
     }
     let is_number = (value.is_instance_of::<PyFloat>() || value.is_instance_of::<PyInt>())
         && !value.is_instance_of::<PyBool>();
@@ -66,20 +71,18 @@ fn seconds_or_delta(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResul
             type_name(value)
         )));
     }
-    let seconds: f64 = value.extract().map_err(|_| not_a_duration(argument, value))?;
+    let seconds: f64 = value.extract().map_err(|_| wrong())?;
     if seconds.is_nan() || seconds < 0.0 {
-        return Err(not_a_duration(argument, value));
+        return Err(wrong());
     }
     let nanos = nanos_from_secs(seconds);
     // A positive duration below half a nanosecond must not become "none at all".
     Ok(if nanos == 0 && seconds > 0.0 { 1 } else { nanos.min(NEVER - 1) })
 }
 
-fn not_a_duration(argument: &str, value: &Bound<'_, PyAny>) -> PyErr {
+fn not_a_duration(argument: &str, value: &Bound<'_, PyAny>, expected: &str) -> PyErr {
     let shown = value.repr().map_or_else(|_| "?".to_owned(), |repr| repr.to_string());
-    PyValueError::new_err(format!(
-        "{argument}: expected a duration of at least 0 seconds, got {shown}"
-    ))
+    PyValueError::new_err(format!("{argument}: expected a duration {expected}, got {shown}"))
 }
 
 /// A clock argument: `None` is the machine's.
