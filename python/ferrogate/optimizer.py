@@ -191,8 +191,9 @@ class ProductionOptimizer:
             optimizer.cache.set(key, patterns)
         optimizer.record_generation(success=True, time_seconds=8.3, tokens=2450, cost_usd=0.02)
 
-    Nothing runs in the background until :meth:`start` (or ``with``): all
-    figures are read and judged when they are asked for.
+    Figures are read and judged when they are asked for. In the background runs
+    only the cache's clean-up, and from :meth:`start` (or ``with``) until
+    :meth:`stop` the health monitor.
 
     Args:
         cache_config: size, TTL and clean-up of :attr:`cache`.
