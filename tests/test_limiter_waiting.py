@@ -290,6 +290,40 @@ def test_a_loop_closed_with_waiters_gives_their_places_back() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("slot", [False, True])
+def test_a_closed_loop_at_the_head_stops_nobody_behind_it(slot: bool) -> None:
+    """In real time and without traffic: whoever is behind must find out by itself."""
+    limiter = RateLimiter("10/s", burst=1)
+    limiter.try_acquire(10)
+
+    async def wait() -> None:
+        if slot:
+            async with limiter:
+                pass
+        else:
+            await limiter.acquire(timeout=30)
+
+    dead = asyncio.new_event_loop()
+    dead.set_exception_handler(lambda *_: None)
+    tasks = [dead.create_task(wait()) for _ in range(2)]
+    dead.run_until_complete(asyncio.sleep(0))
+
+    async def main() -> None:
+        behind = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        dead.close()
+        later = asyncio.create_task(wait())
+        await asyncio.gather(behind, later)
+
+    start = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - start < 5
+    stats = limiter.get_stats()
+    assert (stats["waiting"], stats["concurrent_requests"]) == (0, 0)
+    assert len(tasks) == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_line_keeps_no_dead_loop_alive() -> None:
     clock = ManualClock()
     limiter = RateLimiter("1/minute", clock=clock)

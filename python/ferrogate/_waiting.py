@@ -23,6 +23,8 @@ _T = TypeVar("_T")
 
 # A timer may fire a nanosecond before its time; the next one must not make the loop spin.
 _SHORTEST_SLEEP = 1e-6
+# Event loops refuse timers of many years.
+_LONGEST_SLEEP = 86_400.0
 
 
 def exceeded(
@@ -86,14 +88,13 @@ async def wait_for_permit(  # noqa: PLR0917 (called natively)
     try:
         waiter.ticket = ticket
         while (delay := ticket.poll()) is not None:
-            timer = None
-            if delay != math.inf:
-                timer = loop.call_later(max(delay, _SHORTEST_SLEEP), waiter.resolve)
+            timer = loop.call_later(
+                min(max(delay, _SHORTEST_SLEEP), _LONGEST_SLEEP), waiter.resolve
+            )
             try:
                 await waiter.future
             finally:
-                if timer is not None:
-                    timer.cancel()
+                timer.cancel()
             waiter.future = loop.create_future()
     except BaseException:
         ticket.cancel()

@@ -1,6 +1,7 @@
 //! Waiting: tickets for coroutines, short detached sleeps for threads.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pyo3::PyTraverseError;
@@ -11,13 +12,18 @@ use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use super::{RateLimiter, Request, seconds};
-use crate::core::clock::{NEVER, Nanos};
+use crate::core::clock::{NEVER, Nanos, SECOND};
 use crate::core::limiter::{Decision, Progress, Reason, Ticket};
 use crate::core::sync::{Condvar, Mutex, wait_for};
 use crate::py::edge::edge;
 
 /// Between two looks for a pending Ctrl-C.
 const SIGNAL_SLICE: Duration = Duration::from_millis(50);
+
+/// How long past its earliest possible turn a waiter trusts those before it to
+/// take theirs; doubles with every look in vain, up to the second figure. A
+/// head whose loop was closed wakes nobody, and this finds it.
+const TRUST: (Nanos, Nanos) = (SECOND / 10, 60 * SECOND);
 
 /// Wakes one waiter; cloning and dropping it never touches a Python object's
 /// count while a lock is held (clones share one, the last leaves by the outbox).
@@ -85,15 +91,19 @@ pub(crate) struct PyTicket {
     request: Request,
     ticket: Ticket,
     deadline: Nanos,
+    /// Grows from the first figure of [`TRUST`] to the second.
+    trust: AtomicU64,
 }
 
 #[pymethods]
 impl PyTicket {
-    /// ``None``: granted. Else the seconds after which to look again (``inf``: when woken).
+    /// ``None``: granted. Else the seconds after which to look again, if not woken before.
     fn poll(&self, py: Python<'_>) -> PyResult<Option<f64>> {
         edge("_Ticket.poll", || {
             let limiter = self.limiter.get();
-            let delay = limiter.look(py, &self.request, self.ticket, self.deadline)?;
+            let trust = self.trust.load(Ordering::Relaxed);
+            self.trust.store((2 * trust).min(TRUST.1), Ordering::Relaxed);
+            let delay = limiter.look(py, &self.request, self.ticket, self.deadline, trust)?;
             Ok(delay.map(seconds))
         })
     }
@@ -132,32 +142,35 @@ impl RateLimiter {
         waker: Waker,
     ) -> PyResult<PyTicket> {
         let ticket = slf.get().take_ticket(slf.py(), &request, deadline, waker)?;
-        Ok(PyTicket { limiter: slf.clone().unbind(), request, ticket, deadline })
+        let trust = AtomicU64::new(TRUST.0);
+        Ok(PyTicket { limiter: slf.clone().unbind(), request, ticket, deadline, trust })
     }
 
     fn leave(&self, py: Python<'_>, request: &Request, ticket: Ticket) {
         self.calling(py, |core, out| core.cancel(request.key.as_ref(), ticket, out));
     }
 
-    /// `None`: granted; else how long to sleep. Raises when the time is up.
+    /// `None`: granted; else how long to sleep, `trust` included. Raises when the time is up.
     fn look(
         &self,
         py: Python<'_>,
         request: &Request,
         ticket: Ticket,
         deadline: Nanos,
+        trust: Nanos,
     ) -> PyResult<Option<Nanos>> {
         let key = request.key.as_ref();
         match self.calling(py, |core, out| core.poll(key, ticket, out)) {
             Progress::Granted => Ok(None),
             Progress::Wait(delay) => {
+                let mut nap = delay;
+                if delay == NEVER {
+                    nap = self.core.eta(key, request.cost).saturating_add(trust).min(NEVER - 1);
+                }
                 let left = deadline.saturating_sub(self.core.clock().now());
                 // Nobody stands before the head, so `delay` is how long it takes at least.
-                if deadline == NEVER {
-                    return Ok(Some(delay));
-                }
                 if left > 0 && (delay <= left || delay == NEVER) {
-                    return Ok(Some(delay.min(left)));
+                    return Ok(Some(nap.min(left)));
                 }
                 self.calling(py, |core, out| core.give_up(key, ticket, out));
                 let retry_after = self.core.eta(key, request.cost);
@@ -184,7 +197,7 @@ impl RateLimiter {
         let waker = Waker::of_thread();
         let ticket = self.take_ticket(py, request, deadline, waker.clone())?;
         loop {
-            let looked = self.look(py, request, ticket, deadline);
+            let looked = self.look(py, request, ticket, deadline, TRUST.0);
             let waited = looked.and_then(|delay| match delay {
                 None => Ok(true),
                 Some(delay) => {
