@@ -33,7 +33,7 @@ clean: ## Remove everything that was built or installed here
 
 demo: ## Run the main job: a guarded agent on a real provider, in under two minutes (TRACE=file)
 	$(PYTHON) tools/wheels.py demo
-	.venv-demo/bin/ferrogate $(if $(TRACE),replay "$(TRACE)",demo) $(ARGS)
+	.venv-demo/bin/ferrogate demo $(if $(TRACE),--trace "$(TRACE)") $(ARGS)
 
 dev: ## Build the extension for one Python and install it in .venv
 	$(PYTHON) tools/wheels.py dev

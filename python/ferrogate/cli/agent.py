@@ -15,7 +15,9 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Protocol
 
 import openai
@@ -23,7 +25,18 @@ import openai
 from ferrogate.cli.traces import Row
 from ferrogate.cli.wire import ARRIVAL_HEADER
 
-__all__ = ["Agent", "Attempts", "Refused", "Reply", "Run", "UnguardedAgent", "replay_rows"]
+__all__ = [
+    "Agent",
+    "Ask",
+    "Attempts",
+    "Permit",
+    "Refused",
+    "Reply",
+    "Reuse",
+    "Run",
+    "UnguardedAgent",
+    "replay_rows",
+]
 
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 8.0
@@ -55,21 +68,22 @@ class Run:
     requests: int = 0
     answered: int = 0
     failed: int = 0
-    reused: int = 0
-    """Answered without a call of its own: cache hits and joined flights."""
+    hits: int = 0
+    joins: int = 0
+    """Answered by a call of somebody else's that was under way."""
     rejected: int = 0
     unfinished: int = 0
     attempts: int = 0
     retries: int = 0
     errors: Counter[str] = field(default_factory=Counter)
-    input_tokens: int = 0
-    output_tokens: int = 0
     saved_input_tokens: int = 0
     saved_output_tokens: int = 0
     latencies: list[float] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
     transits: list[float] = field(default_factory=list)
     """From the start of an attempt to its arrival at the provider, in real seconds."""
+    late: float = 0.0
+    """By how much the latest request left after its time, in real seconds."""
     never_granted: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     wall_seconds: float = 0.0
@@ -78,12 +92,33 @@ class Run:
     components: dict[str, Any] = field(default_factory=dict)
 
 
+class Reuse(Enum):
+    """Where an answer came from, if not from a call of its own."""
+
+    HIT = "hit"
+    JOIN = "join"
+
+
+@dataclass(slots=True)
+class Ask:
+    """One row on its way, and what happened to it."""
+
+    row: Row
+    run: Run
+    retries: int = 0
+    reuse: Reuse | None = None
+
+
 class Agent(Protocol):
     """Answers rows."""
 
-    async def ask(self, row: Row, run: Run) -> tuple[Reply, bool]:
-        """The answer, and whether it was reused instead of called for."""
+    async def ask(self, ask: Ask) -> Reply:
+        """The answer; ``ask`` learns how it came."""
         ...
+
+
+Permit = Callable[[Ask], AbstractAsyncContextManager[Any]]
+"""What an attempt has to pass: entered before it is sent, left when it is over."""
 
 
 class Attempts:
@@ -108,13 +143,13 @@ class Attempts:
         self._stream = stream
         self._jitter = random.Random(f"jitter:{seed}")
 
-    async def call(self, row: Row, run: Run, permit: Any) -> Reply:
-        """One answer; every attempt goes through ``async with permit(row, run)``."""
-        attempt = 0
+    async def call(self, ask: Ask, permit: Permit) -> Reply:
+        """One answer; every attempt goes through ``async with permit(ask)``."""
+        run = ask.run
         while True:
             try:
-                async with permit(row, run):
-                    return await self._once(row, run)
+                async with permit(ask):
+                    return await self._once(ask.row, run)
             except openai.APIStatusError as error:
                 kind = f"{error.status_code} {error.code or ''}".strip()
                 headers: Any = error.response.headers
@@ -126,10 +161,10 @@ class Attempts:
             except openai.APIConnectionError as error:
                 kind, headers, again, failure = "connection", {}, True, error
             run.errors[kind] += 1
-            pause = self._pause(attempt, headers)
-            if not again or attempt >= self._retries or pause is None:
+            pause = self._pause(ask.retries, headers)
+            if not again or ask.retries >= self._retries or pause is None:
                 raise failure
-            attempt += 1
+            ask.retries += 1
             run.retries += 1
             await asyncio.sleep(pause)
 
@@ -185,29 +220,15 @@ async def _collect(stream: Any, row: Row) -> Reply:
     return Reply("".join(pieces), sent, received)
 
 
-class _NoPermit:
-    """The unguarded agent asks nobody."""
-
-    def __call__(self, _row: Row, _run: Run) -> _NoPermit:
-        return self
-
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(self, *_: object) -> None:
-        return None
-
-
 class UnguardedAgent:
     """The plain SDK: every row is a call, whenever it comes."""
 
     def __init__(self, attempts: Attempts) -> None:
         self._attempts = attempts
-        self._permit = _NoPermit()
 
-    async def ask(self, row: Row, run: Run) -> tuple[Reply, bool]:
-        """Calls the provider."""
-        return await self._attempts.call(row, run, self._permit), False
+    async def ask(self, ask: Ask) -> Reply:
+        """Calls the provider and asks nobody before."""
+        return await self._attempts.call(ask, lambda _ask: nullcontext())
 
 
 async def replay_rows(
@@ -216,9 +237,12 @@ async def replay_rows(
     run: Run,
     *,
     speed: float,
-    tick: Callable[[Run], None],
+    done: Callable[[Ask, Reply | None, float], None],
 ) -> None:
     """Sends every row at its time and waits for the last answer; Ctrl-C ends it early.
+
+    ``done`` is called after each of them with the answer, or None, and the trace
+    seconds that it took.
 
     On cancellation it cancels what is under way, marks the run as interrupted
     and returns normally, so that the report of what was done can be printed.
@@ -231,8 +255,9 @@ async def replay_rows(
             delay = started + row.at / speed - loop.time()
             if delay > 0:
                 await asyncio.sleep(delay)
+            run.late = max(run.late, loop.time() - started - row.at / speed)
             run.requests += 1
-            task = loop.create_task(_one(agent, row, run, speed, tick))
+            task = loop.create_task(_one(agent, Ask(row, run), speed, done))
             under_way.add(task)
             task.add_done_callback(under_way.discard)
         while under_way:
@@ -251,34 +276,39 @@ async def replay_rows(
         run.seconds = (loop.time() - started) * speed
 
 
-async def _one(agent: Agent, row: Row, run: Run, speed: float, tick: Callable[[Run], None]) -> None:
+async def _one(
+    agent: Agent, ask: Ask, speed: float, done: Callable[[Ask, Reply | None, float], None]
+) -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
+    reply: Reply | None = None
+    run = ask.run
     try:
-        reply, reused = await agent.ask(row, run)
+        reply = await agent.ask(ask)
     except Refused as refused:
         if refused.never:
-            run.never_granted.append(
-                {
-                    "line": row.line,
-                    "at_seconds": round(row.at, 3),
-                    "input_tokens": row.input_tokens,
-                    "output_tokens": row.output_tokens,
-                    "reason": str(refused),
-                }
-            )
+            run.never_granted.append(_listed(ask.row, refused))
         else:
             run.rejected += 1
     except openai.OpenAIError:
         run.failed += 1
-    else:
+    seconds = (loop.time() - started) * speed
+    if reply is not None:
         run.answered += 1
-        run.latencies.append((loop.time() - started) * speed)
-        if reused:
-            run.reused += 1
-            run.saved_input_tokens += reply.input_tokens
-            run.saved_output_tokens += reply.output_tokens
-        else:
-            run.input_tokens += reply.input_tokens
-            run.output_tokens += reply.output_tokens
-    tick(run)
+        run.latencies.append(seconds)
+    if reply is not None and ask.reuse is not None:
+        run.hits += ask.reuse is Reuse.HIT
+        run.joins += ask.reuse is Reuse.JOIN
+        run.saved_input_tokens += reply.input_tokens
+        run.saved_output_tokens += reply.output_tokens
+    done(ask, reply, seconds)
+
+
+def _listed(row: Row, refused: Refused) -> dict[str, Any]:
+    return {
+        "line": row.line,
+        "at_seconds": round(row.at, 3),
+        "input_tokens": row.input_tokens,
+        "output_tokens": row.output_tokens,
+        "reason": str(refused),
+    }

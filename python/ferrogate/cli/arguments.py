@@ -10,7 +10,10 @@ from ferrogate.cli._errors import CliError
 from ferrogate.cli.provider_core import ProviderConfig
 from ferrogate.cli.settings import PRICES, Settings
 
-__all__ = ["add_flags", "settings_from"]
+__all__ = ["AUTO", "add_flags", "settings_from"]
+
+AUTO = -1
+"""Requests per minute by the trace's own mean rate."""
 
 
 def _number(least: float, *, above: bool = False, most: float = math.inf) -> Callable[[str], float]:
@@ -37,8 +40,8 @@ def _whole(least: int) -> Callable[[str], int]:
     return parse
 
 
-def _limit(text: str) -> int | None:
-    return None if text == "auto" else _whole(0)(text)
+def _limit(text: str) -> int:
+    return AUTO if text == "auto" else _whole(0)(text)
 
 
 def _price(text: str) -> tuple[float, float]:
@@ -48,24 +51,22 @@ def _price(text: str) -> tuple[float, float]:
     return _number(0)(parts[0]), _number(0)(parts[1])
 
 
-def add_flags(
-    parser: argparse.ArgumentParser, *, speed: float, seconds: float | None, start: float | None
-) -> None:
-    """Adds every flag; `demo` differs from `replay` in three defaults."""
+def add_flags(parser: argparse.ArgumentParser, *, speed: float) -> None:
+    """Adds every flag."""
     share = _number(0, most=1)
     part = parser.add_argument_group("which part of the trace")
     part.add_argument(
         "--limit", type=_whole(1), metavar="N", help="at most N requests (default: all)"
     )
     part.add_argument(
-        "--start", type=_number(0), default=start, metavar="S", help="begin S seconds into it"
+        "--start", type=_number(0), default=None, metavar="S", help="begin S seconds into it"
     )
     part.add_argument(
         "--seconds",
         type=_number(0, above=True),
-        default=seconds,
+        default=None,
         metavar="S",
-        help="only S seconds of it" + (f" (default: {seconds:g})" if seconds else ""),
+        help="only S seconds of it",
     )
     part.add_argument(
         "--repeat-rate",
@@ -98,7 +99,7 @@ def add_flags(
     limits.add_argument(
         "--rpm",
         type=_limit,
-        default=None,
+        default=AUTO,
         metavar="N",
         help="requests per minute (default: auto, 1.05 times the mean rate)",
     )
@@ -173,7 +174,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
     if price is None:
         raise CliError(f"no price known for {options.model!r}: give one with --price IN,OUT")
     provider = ProviderConfig(
-        requests_per_minute=options.rpm or 0,
+        requests_per_minute=0 if options.rpm == AUTO else options.rpm,
         requests_per_hour=options.rph,
         tokens_per_minute=options.tpm,
         concurrency=options.concurrency,
@@ -198,5 +199,5 @@ def settings_from(options: argparse.Namespace) -> Settings:
         cache_ttl=options.cache_ttl,
         repeat_rate=options.repeat_rate,
         stream=options.stream,
-        automatic_limit=options.rpm is None,
+        automatic_limit=options.rpm == AUTO,
     )

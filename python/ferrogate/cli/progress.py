@@ -91,4 +91,4 @@ def _done(run: Run) -> int:
 
 
 def _note(run: Run) -> str:
-    return f"{run.reused:,} reused, {run.failed:,} failed"
+    return f"{run.hits + run.joins:,} reused, {run.failed:,} failed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ __all__ = ["render"]
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _LISTED = 5
+_LATE = 0.25
 _NONE = "-"
 _TITLES = {"with": "with ferrogate", "without": "without"}
 
@@ -26,6 +28,7 @@ def render(report: dict[str, Any], console: Console) -> None:
         console.print(Text("PARTIAL: interrupted before the end", style="bold red"))
     console.print(_table(report))
     _never_granted(runs, console)
+    _alerts(runs, console)
     _chart(report, console)
     for line in _notes(report):
         console.print(line, highlight=False, soft_wrap=False)
@@ -81,7 +84,9 @@ def _table(report: dict[str, Any]) -> Table:
     row("can never be granted", lambda run: f"{len(run['never_granted']):,}")
     counted("waited too long", "rejected")
     counted("unfinished", "unfinished", always=False)
-    _reuse(section, counted)
+    section("answered without a call")
+    counted("cache hits", "hits")
+    counted("joined a call under way", "joins")
     section("the provider's own count")
     counted("received", "provider", "received")
     counted("served", "provider", "served")
@@ -97,20 +102,15 @@ def _table(report: dict[str, Any]) -> Table:
     row("tokens saved", lambda run: _tokens(run["tokens_saved"]))
     row("USD spent", lambda run: f"{run['usd_spent']:,.4f}")
     row("USD saved", lambda run: f"{run['usd_saved']:,.4f}")
+    row("USD spent per 1,000 answers", _per_thousand)
     section("time, as the agent sees it")
-    row("answer  p50 / p95 / p99", lambda run: _spread(run["latency_seconds"]))
-    row("permit  p50 / p95 / p99", lambda run: _spread(run["wait_seconds"]))
+    row("answers p50 / p95 / p99", lambda run: _spread(run["latency_seconds"]))
+    row("permits p50 / p95 / p99", lambda run: _spread(run["wait_seconds"]))
     counted("waited for a permit", "waits")
     counted("retries", "retries")
     row("until the last answer", lambda run: _duration(run["seconds"]))
     row("real time of the run", lambda run: _duration(run["wall_seconds"]))
     return table
-
-
-def _reuse(section: Callable[[str], None], counted: Callable[..., None]) -> None:
-    section("answered without a call")
-    counted("cache hits", "cache", "hits")
-    counted("joined a flight", "cache", "joins")
 
 
 def _never_granted(runs: dict[str, Any], console: Console) -> None:
@@ -129,6 +129,19 @@ def _never_granted(runs: dict[str, Any], console: Console) -> None:
             console.print(f"  … and {len(refused) - _LISTED:,} more (all in --json)")
 
 
+def _alerts(runs: dict[str, Any], console: Console) -> None:
+    for name, run in runs.items():
+        for alert in run.get("alerts", ()):
+            since, until = alert["raised_after_seconds"], alert["resolved_after_seconds"]
+            when = f"from {_duration(since)}" + (f" to {_duration(until)}" if until else " on")
+            style = "red" if alert["severity"] == "critical" else "yellow"
+            line = Text(f"{alert['severity']}, {_TITLES.get(name, name)}: ", style=style)
+            console.print(line.append(f"{alert['message']} ({when})", style="default"))
+        if not run.get("alerts"):
+            console.print(f"no alerts {_TITLES.get(name, name)}")
+    console.print()
+
+
 def _chart(report: dict[str, Any], console: Console) -> None:
     runs = report["runs"]
     end = max([report["trace"]["seconds"], *(run["seconds"] for run in runs.values())], default=0.0)
@@ -143,6 +156,7 @@ def _chart(report: dict[str, Any], console: Console) -> None:
         lines.append((f"429s, {name}", refused, "red"))
     label = max(len(name) for name, _, _ in lines)
     width = max(20, min(console.width, 120) - label - 16)
+    width = min(width, math.ceil(max(end, 1.0)))
     console.print(f"[bold]requests a second[/bold] over {_duration(end)}", highlight=False)
     scaled = [(name, _buckets(points, end, width), style) for name, points, style in lines]
     top = max((max(values, default=0.0) for _, values, _ in scaled), default=0.0)
@@ -179,9 +193,21 @@ def _notes(report: dict[str, Any]) -> list[str]:
     ]
     if "without" in runs:
         notes.append(
-            f"without: the same SDK calls, {settings['retries']} retries by the SDK's own rule, "
-            "no cache, no limiter."
+            f"Without ferrogate: the same SDK calls, {settings['retries']} retries by the SDK's "
+            "own rule, no cache, no limiter. Times are those of answered requests."
         )
+    transit = runs.get("with", {}).get("transit_wall_seconds", {})
+    if transit.get("max") is not None:
+        notes.append(
+            f"From permit to arrival: p50 {_short(transit['p50'])}, most {_short(transit['max'])}; "
+            f"the agent's windows are {_short(settings['margin'])} longer (--margin)."
+        )
+    for name, run in runs.items():
+        if run["late_wall_seconds"] > _LATE:
+            notes.append(
+                f"This machine did not keep up {_TITLES[name]}: requests left up to "
+                f"{_short(run['late_wall_seconds'])} late. A lower --speed measures better."
+            )
     return notes
 
 
@@ -201,10 +227,18 @@ def _tokens(counts: dict[str, int]) -> str:
     return f"{counts['input']:,} + {counts['output']:,}"
 
 
+def _per_thousand(run: dict[str, Any]) -> str:
+    answered = run["answered"]
+    return f"{run['usd_spent'] / answered * 1000:,.4f}" if answered else _NONE
+
+
 def _spread(values: dict[str, float | None]) -> str:
-    return " / ".join(
-        _NONE if values[p] is None else _short(values[p]) for p in ("p50", "p95", "p99")
-    )
+    known = [value for p in ("p50", "p95", "p99") if (value := values[p]) is not None]
+    if not known:
+        return _NONE
+    if known[-1] < 1:
+        return " / ".join(f"{value * 1000:.0f}" for value in known) + " ms"
+    return " / ".join(f"{v:.1f}" if v < 100 else f"{v:,.0f}" for v in known) + " s"
 
 
 def _short(seconds: float | None) -> str:

@@ -6,8 +6,8 @@ import argparse
 import json
 import sys
 
-from ferrogate.cli._errors import INTERRUPTED, CliError, require_demo_extra
-from ferrogate.cli.arguments import add_flags, settings_from
+from ferrogate.cli._errors import INTERRUPTED, require_demo_extra
+from ferrogate.cli.arguments import AUTO, add_flags, settings_from
 from ferrogate.cli.generator import generate
 from ferrogate.cli.settings import Settings
 from ferrogate.cli.traces import Trace, read_trace, with_repeats
@@ -18,6 +18,8 @@ _DEMO_SECONDS = 240.0
 # Minutes 20 to 24 of the fitted hour: the load rises from 351 to 408 a minute.
 _DEMO_START = 1200.0
 _DEMO_SPEED = 10.0
+# Below the load of 377 a minute: the plain run meets the wall, the guarded one a line.
+_DEMO_REQUESTS_PER_MINUTE = 360
 
 _REPLAY_HELP = """\
 Replays a trace of LLM requests through the real openai SDK against an
@@ -26,6 +28,13 @@ and its own count), once guarded by ferrogate and once plain, and compares.
 
 Reads the Azure LLM inference CSV and the Mooncake JSONL formats. Prompts are
 identical only where the trace says so (equal hash_ids).
+"""
+
+
+_DEMO_HELP = """\
+Replays four minutes of generated traffic, fitted to the Azure conversation
+trace, at speed 10: like `ferrogate replay`, without a trace and in a minute.
+With --trace it takes four minutes of that file, or all of it with --virtual.
 """
 
 
@@ -39,32 +48,34 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         formatter_class=raw,
     )
     replay.add_argument("trace", metavar="TRACE", help="a CSV or JSONL file")
-    add_flags(replay, speed=1.0, seconds=None, start=0.0)
+    add_flags(replay, speed=1.0)
     replay.set_defaults(run=_replay)
 
     demo = commands.add_parser(
         "demo",
         help="the same on built-in traffic, in under two minutes",
-        description="Replays four minutes of generated traffic, fitted to the Azure conversation "
-        "trace, at speed 10.",
+        description=_DEMO_HELP,
         formatter_class=raw,
     )
     demo.add_argument("--trace", metavar="TRACE", help="replay this file instead")
-    add_flags(demo, speed=_DEMO_SPEED, seconds=_DEMO_SECONDS, start=None)
+    add_flags(demo, speed=_DEMO_SPEED)
     demo.set_defaults(run=_demo)
 
 
 def _replay(options: argparse.Namespace) -> int:
     trace = read_trace(options.trace)
-    trace = trace.part(start=options.start, seconds=options.seconds, limit=options.limit)
+    trace = trace.part(start=options.start or 0.0, seconds=options.seconds, limit=options.limit)
     return _compare(trace, options, "replay")
 
 
 def _demo(options: argparse.Namespace) -> int:
+    if options.seconds is None and not (options.trace and options.virtual):
+        options.seconds = _DEMO_SECONDS
     if options.trace:
-        options.start = options.start or 0.0
         return _replay(options)
     start = _DEMO_START if options.start is None else options.start
+    if options.rpm == AUTO:
+        options.rpm = _DEMO_REQUESTS_PER_MINUTE
     trace = generate(options.seconds, seed=options.seed, start=start)
     return _compare(trace.part(limit=options.limit), options, "demo")
 
@@ -94,7 +105,10 @@ def _run(trace: Trace, settings: Settings, *, quiet: bool) -> dict[str, object]:
 
     runs: list[Run] = []
     with Progress(quiet=quiet) as progress:
-        for name, label, guarded in (("without", "without", False),):
+        for name, label, guarded in (
+            ("with", "with ferrogate", True),
+            ("without", "without", False),
+        ):
             if not guarded and not settings.baseline:
                 continue
             run = Run(name)
@@ -104,5 +118,5 @@ def _run(trace: Trace, settings: Settings, *, quiet: bool) -> dict[str, object]:
             if run.interrupted:
                 break
     if not any(run.requests for run in runs):
-        raise CliError("interrupted before the first request")
+        raise KeyboardInterrupt
     return build_report(trace, settings, runs)

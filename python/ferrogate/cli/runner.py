@@ -12,12 +12,14 @@ from typing import Any
 import httpx2
 import openai
 
-from ferrogate.cli.agent import Attempts, Run, UnguardedAgent, replay_rows
+from ferrogate.cli.agent import Agent, Ask, Attempts, Reply, Run, UnguardedAgent, replay_rows
+from ferrogate.cli.guarded import GuardedAgent
 from ferrogate.cli.provider_core import ProviderCore
 from ferrogate.cli.provider_process import ProviderProcess
 from ferrogate.cli.settings import Settings
 from ferrogate.cli.traces import Trace
 from ferrogate.cli.transport import InProcessProvider
+from ferrogate.cli.watch import Watch
 from ferrogate.testing import ManualClock, VirtualTimeLoop
 
 __all__ = ["run_once"]
@@ -71,8 +73,19 @@ async def _run(
             stream=settings.stream,
             seed=settings.provider.seed,
         )
-        agent = UnguardedAgent(attempts)
-        await replay_rows(agent, trace.rows, run, speed=settings.speed, tick=tick)
+        agent: Agent = UnguardedAgent(attempts)
+        watch = Watch(settings, clock)
+        if guarded:
+            agent = guard = GuardedAgent(attempts, settings, clock)
+            watch = Watch(settings, clock, cache=guard.cache, limiter=guard.limiter)
+
+        def done(ask: Ask, reply: Reply | None, seconds: float) -> None:
+            watch.record(ask, reply, seconds)
+            tick(run)
+
+        async with watch:
+            await replay_rows(agent, trace.rows, run, speed=settings.speed, done=done)
+        run.components = watch.report()
         run.provider = await stats()
 
 
