@@ -30,9 +30,7 @@ LITERALS = re.compile(
     re.DOTALL | re.VERBOSE,
 )
 
-LOCKS = re.compile(
-    r"parking_lot|loom::|std::sync::(?:\{[^}]*)?\b(?:Mutex|RwLock|Condvar)\b", re.DOTALL
-)
+LOCKS = re.compile(r"parking_lot|std::sync::(?:\{[^}]*)?\b(?:Mutex|RwLock|Condvar)\b", re.DOTALL)
 CLOCKS = re.compile(r"\b(?:Instant|SystemTime)::now\b|\bclock_gettime\b")
 
 

@@ -60,6 +60,7 @@ def test_a_breach_is_named(tmp_path: Path, name: str, text: str, what: str) -> N
         ("core/cache/mod.rs", "use crate::core::{cache::Entry, clock::Clock, key::Key};\n"),
         ("core/guard/mod.rs", "use crate::core::{breaker, limiter};\n"),
         ("py/cache.rs", "use pyo3::Python;\nunsafe { go() }\nuse crate::core::cache::Cache;\n"),
+        ("core/limiter/loom_tests.rs", "use loom::sync::Arc;\n"),
         ("core/cache/mod.rs", "use std::sync::{Arc, OnceLock};\nfn f<'a>(s: &'a str) {}\n"),
     ],
 )
