@@ -143,6 +143,44 @@ def test_slots_of_with_and_async_with() -> None:
     assert (stats["concurrent_requests"], stats["waiting"], stats["acquired"]) == (0, 0, 23)
 
 
+def test_the_holder_of_the_last_slot_gets_its_further_permits() -> None:
+    """Regression: it stood behind somebody who waited for that slot, and both slept for ever."""
+    clock = ManualClock()
+    limiter = RateLimiter("1/minute", burst=1, clock=clock)
+    order: list[str] = []
+
+    async def outside() -> None:
+        async with limiter:
+            order.append("outside")
+
+    async def main() -> None:
+        async with limiter:
+            other = asyncio.create_task(outside())
+            await asyncio.sleep(0)
+            await limiter.acquire()
+            order.append("inside")
+        await other
+
+    run_virtual(asyncio.wait_for(main(), 1000), clock)
+    assert order == ["inside", "outside"]
+    assert clock.now() == pytest.approx(120)
+
+
+def test_an_update_that_makes_a_waiter_impossible_tells_it() -> None:
+    limiter = RateLimiter("2/minute", clock=ManualClock())
+    limiter.try_acquire(2)
+
+    async def main() -> None:
+        waiting = asyncio.create_task(limiter.acquire(2))
+        await asyncio.sleep(0)
+        limiter.update("1/minute")
+        with pytest.raises(ValueError, match='"1/minute" allows at all, got 2'):
+            await waiting
+
+    asyncio.run(main())
+    assert limiter.get_stats()["waiting"] == 0
+
+
 def test_a_granted_acquire_is_a_coroutine_to_asyncio() -> None:
     limiter = RateLimiter("100/s")
 

@@ -1,4 +1,4 @@
-//! The line of those who wait: strictly first in, first out.
+//! The line of those who wait: first in, first out.
 //!
 //! A waiter is a ticket and a waker. Only the head needs a timer; everybody
 //! else sleeps until woken, and is woken once: when the permit is there, or
@@ -69,73 +69,130 @@ pub(super) enum Done {
     Never,
 }
 
+/// Waiters of one kind, oldest first.
+#[derive(Debug)]
+struct Lane<W> {
+    waiting: VecDeque<Waiter<W>>,
+    /// All costs in the lane.
+    cost: u64,
+}
+
+/// Both lanes are one line: whoever came first goes first, whatever it wants.
+///
+/// Those who want a slot stand apart only so that they can be passed over
+/// while there is none. Else the line deadlocks: the holder of the last slot
+/// asks for another permit, stands behind somebody who wants that slot, and
+/// each waits for the other.
 #[derive(Debug)]
 pub(super) struct Queue<W> {
-    waiting: VecDeque<Waiter<W>>,
+    plain: Lane<W>,
+    slotted: Lane<W>,
     done: HashMap<Ticket, Done, FixedState>,
-    /// All costs in the line.
-    cost: u64,
     /// No deadline in the line is earlier.
     earliest_deadline: Nanos,
+}
+
+impl<W: Clone> Lane<W> {
+    fn new() -> Self {
+        Self { waiting: VecDeque::new(), cost: 0 }
+    }
+
+    fn push(&mut self, waiter: Waiter<W>) {
+        self.cost = self.cost.saturating_add(u64::from(waiter.want.cost));
+        self.waiting.push_back(waiter);
+    }
+
+    fn front(&self) -> Option<(Ticket, Want)> {
+        self.waiting.front().map(|waiter| (waiter.ticket, waiter.want))
+    }
+
+    fn index(&self, ticket: Ticket) -> Option<usize> {
+        self.waiting.binary_search_by_key(&ticket, |waiter| waiter.ticket).ok()
+    }
+
+    fn find(&mut self, ticket: Ticket) -> Option<&mut Waiter<W>> {
+        let index = self.index(ticket)?;
+        self.waiting.get_mut(index)
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Option<Waiter<W>> {
+        let index = self.index(ticket)?;
+        let waiter = self.waiting.remove(index)?;
+        self.cost = self.cost.saturating_sub(u64::from(waiter.want.cost));
+        Some(waiter)
+    }
 }
 
 impl<W: Clone> Queue<W> {
     pub(super) fn new() -> Self {
         Self {
-            waiting: VecDeque::new(),
+            plain: Lane::new(),
+            slotted: Lane::new(),
             done: HashMap::with_hasher(FixedState::default()),
-            cost: 0,
             earliest_deadline: NEVER,
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.waiting.len()
+        self.plain.waiting.len() + self.slotted.waiting.len()
     }
 
-    /// All costs in the line together.
-    pub(super) fn cost(&self) -> u64 {
-        self.cost
+    /// All costs that go before a newcomer's.
+    pub(super) fn cost(&self, slot_free: bool) -> u64 {
+        let slotted = if slot_free { self.slotted.cost } else { 0 };
+        self.plain.cost.saturating_add(slotted)
     }
 
     /// Those who wait and those who have something to pick up.
     pub(super) fn tickets(&self) -> usize {
-        self.waiting.len() + self.done.len()
+        self.len() + self.done.len()
     }
 
     pub(super) fn push(&mut self, ticket: Ticket, want: Want, waker: W) {
-        self.cost = self.cost.saturating_add(u64::from(want.cost));
         self.earliest_deadline = self.earliest_deadline.min(want.deadline);
         // The caller looks at its ticket before it sleeps.
-        self.waiting.push_back(Waiter { ticket, want, woken: true, timer: NEVER, waker });
+        let waiter = Waiter { ticket, want, woken: true, timer: NEVER, waker };
+        self.lane(want.slot).push(waiter);
     }
 
-    pub(super) fn head(&self) -> Option<Want> {
-        self.waiting.front().map(|head| head.want)
+    fn lane(&mut self, slot: bool) -> &mut Lane<W> {
+        if slot { &mut self.slotted } else { &mut self.plain }
     }
 
-    pub(super) fn head_ticket(&self) -> Option<Ticket> {
-        self.waiting.front().map(|head| head.ticket)
+    /// Whether somebody waits for a slot.
+    pub(super) fn wants_slot(&self) -> bool {
+        !self.slotted.waiting.is_empty()
     }
 
-    /// Moves the head out of the line; its owner learns by a wake.
-    pub(super) fn finish_head(&mut self, done: Done, out: &mut Leaving<W>) {
-        if let Some(head) = self.waiting.pop_front() {
-            self.cost = self.cost.saturating_sub(u64::from(head.want.cost));
-            self.done.insert(head.ticket, done);
-            let exit = if head.woken { &mut out.buried } else { &mut out.wakes };
-            exit.push(head.waker);
+    /// Whose turn it is: the oldest, passing over those for whom there is no slot.
+    pub(super) fn head(&self, slot_free: bool) -> Option<(Ticket, Want)> {
+        let slotted = if slot_free { self.slotted.front() } else { None };
+        match (self.plain.front(), slotted) {
+            (Some(plain), Some(slotted)) if slotted.0 < plain.0 => Some(slotted),
+            (Some(plain), _) => Some(plain),
+            (None, slotted) => slotted,
         }
     }
 
-    /// Sees to it that the head looks again at `at`.
-    pub(super) fn wake_head_by(&mut self, at: Nanos, out: &mut Leaving<W>) {
-        if let Some(head) = self.waiting.front_mut()
-            && head.timer > at
-            && !head.woken
+    /// Moves the first of a lane out of the line; its owner learns by a wake.
+    pub(super) fn finish_first(&mut self, slot: bool, done: Done, out: &mut Leaving<W>) {
+        let lane = self.lane(slot);
+        if let Some(first) = lane.waiting.pop_front() {
+            lane.cost = lane.cost.saturating_sub(u64::from(first.want.cost));
+            self.done.insert(first.ticket, done);
+            let exit = if first.woken { &mut out.buried } else { &mut out.wakes };
+            exit.push(first.waker);
+        }
+    }
+
+    /// Sees to it that the first of a lane looks again at `at`.
+    pub(super) fn wake_first_by(&mut self, slot: bool, at: Nanos, out: &mut Leaving<W>) {
+        if let Some(first) = self.lane(slot).waiting.front_mut()
+            && first.timer > at
+            && !first.woken
         {
-            head.woken = true;
-            out.wakes.push(head.waker.clone());
+            first.woken = true;
+            out.wakes.push(first.waker.clone());
         }
     }
 
@@ -160,13 +217,8 @@ impl<W: Clone> Queue<W> {
 
     /// Takes a waiter out of the line.
     pub(super) fn remove(&mut self, ticket: Ticket, out: &mut Leaving<W>) -> bool {
-        let index = self.index(ticket);
-        let Some(waiter) = index.and_then(|index| self.waiting.remove(index)) else {
-            return false;
-        };
-        self.cost = self.cost.saturating_sub(u64::from(waiter.want.cost));
-        out.buried.push(waiter.waker);
-        true
+        let waiter = self.plain.remove(ticket).or_else(|| self.slotted.remove(ticket));
+        waiter.map(|waiter| out.buried.push(waiter.waker)).is_some()
     }
 
     /// Wakes those whose deadline has passed; for clocks that jump.
@@ -175,7 +227,7 @@ impl<W: Clone> Queue<W> {
             return;
         }
         self.earliest_deadline = NEVER;
-        for waiter in &mut self.waiting {
+        for waiter in self.plain.waiting.iter_mut().chain(&mut self.slotted.waiting) {
             if waiter.want.deadline > now {
                 self.earliest_deadline = self.earliest_deadline.min(waiter.want.deadline);
             } else if !waiter.woken {
@@ -185,19 +237,16 @@ impl<W: Clone> Queue<W> {
         }
     }
 
-    /// Forgets everybody.
-    pub(super) fn clear(&mut self, out: &mut Leaving<W>) {
-        self.cost = 0;
-        self.done.clear();
-        out.buried.extend(self.waiting.drain(..).map(|waiter| waiter.waker));
-    }
-
-    fn index(&self, ticket: Ticket) -> Option<usize> {
-        self.waiting.binary_search_by_key(&ticket, |waiter| waiter.ticket).ok()
+    /// Hands everybody out.
+    pub(super) fn clear(self, out: &mut Leaving<W>) {
+        let all = self.plain.waiting.into_iter().chain(self.slotted.waiting);
+        out.buried.extend(all.map(|waiter| waiter.waker));
     }
 
     fn find(&mut self, ticket: Ticket) -> Option<&mut Waiter<W>> {
-        let index = self.index(ticket)?;
-        self.waiting.get_mut(index)
+        match self.plain.find(ticket) {
+            None => self.slotted.find(ticket),
+            found => found,
+        }
     }
 }

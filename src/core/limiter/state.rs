@@ -23,8 +23,13 @@ impl<W: Clone> State<W> {
         Self { rule, slots, in_use: 0, queue: None }
     }
 
-    fn no_slot_for(&self, slot: bool) -> bool {
-        slot && self.slots.is_some_and(|slots| self.in_use >= slots)
+    fn slot_free(&self) -> bool {
+        self.slots.is_none_or(|slots| self.in_use < slots)
+    }
+
+    /// Whose turn it is.
+    fn head(&self) -> Option<(Ticket, Want)> {
+        self.queue.as_ref()?.head(self.slot_free())
     }
 
     /// Takes `cost` permits, and a slot if asked to, if nobody waits for them.
@@ -39,11 +44,12 @@ impl<W: Clone> State<W> {
         if self.queue.is_some() {
             // A head whose time has come goes first.
             self.pump(now, out);
-            if self.waiting() > 0 {
+            let others_want_slot = self.queue.as_ref().is_some_and(|queue| queue.wants_slot());
+            if self.head().is_some() || slot && others_want_slot {
                 return self.refuse_behind(now, cost);
             }
         }
-        if self.no_slot_for(slot) {
+        if slot && !self.slot_free() {
             let wait = self.rule.wait(now, cost);
             return Decision::refused(Reason::Busy, wait.max(UNKNOWN));
         }
@@ -60,14 +66,15 @@ impl<W: Clone> State<W> {
             // Refused whatever the line: lets the rule name the limit.
             return self.rule.try_take(now, cost);
         }
-        Decision::refused(Reason::Queued, self.eta(now, cost))
+        Decision::refused(Reason::Queued, self.eta(now, cost).max(UNKNOWN))
     }
 
     /// A lower bound of the time until a newcomer's `cost` is granted; zero: now.
     pub(super) fn eta(&mut self, now: Nanos, cost: u32) -> Nanos {
-        let ahead = self.queue.as_ref().map_or(0, |queue| queue.cost());
+        let slot_free = self.slot_free();
+        let ahead = self.queue.as_ref().map_or(0, |queue| queue.cost(slot_free));
         let wait = self.rule.wait_behind(now, ahead, cost);
-        if self.waiting() > 0 { wait.max(UNKNOWN) } else { wait }
+        if self.head().is_some() { wait.max(UNKNOWN) } else { wait }
     }
 
     /// The time until `cost` would be granted to the head of the line.
@@ -82,21 +89,19 @@ impl<W: Clone> State<W> {
 
     /// Grants from the head on for as long as it goes.
     pub(super) fn pump(&mut self, now: Nanos, out: &mut Leaving<W>) {
-        while let Some(want) = self.queue.as_ref().and_then(|queue| queue.head()) {
-            if self.no_slot_for(want.slot) {
-                return;
-            }
+        while let Some((_, want)) = self.head() {
             let decision = self.rule.try_take(now, want.cost);
             if decision.granted && want.slot {
                 self.take_slot();
             }
             let Some(queue) = &mut self.queue else { return };
             if decision.granted {
-                queue.finish_head(Done::Granted(now, want), out);
+                queue.finish_first(want.slot, Done::Granted(now, want), out);
             } else if decision.is_never() {
-                queue.finish_head(Done::Never, out);
+                queue.finish_first(want.slot, Done::Never, out);
             } else {
-                queue.wake_head_by(now.saturating_add(decision.retry_after), out);
+                let at = now.saturating_add(decision.retry_after);
+                queue.wake_first_by(want.slot, at, out);
                 return;
             }
         }
@@ -115,9 +120,8 @@ impl<W: Clone> State<W> {
             None => {}
         }
         let mut delay = NEVER;
-        if queue.head_ticket() == Some(ticket)
-            && let Some(want) = queue.head()
-            && !self.no_slot_for(want.slot)
+        if let Some((head, want)) = self.head()
+            && head == ticket
         {
             delay = self.rule.wait(now, want.cost);
         }
@@ -184,10 +188,6 @@ impl<W: Clone> State<W> {
         true
     }
 
-    pub(super) fn waiting(&self) -> usize {
-        self.queue.as_ref().map_or(0, |queue| queue.len())
-    }
-
     /// Tickets that are not done: waiting, or granted and not picked up.
     pub(super) fn tickets(&self) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.tickets())
@@ -205,7 +205,7 @@ impl<W: Clone> State<W> {
     /// The line and the slots belong to threads and loops that a fork left behind.
     pub(super) fn forget_waiters(&mut self, out: &mut Leaving<W>) {
         self.in_use = 0;
-        if let Some(mut queue) = self.queue.take() {
+        if let Some(queue) = self.queue.take() {
             queue.clear(out);
         }
     }

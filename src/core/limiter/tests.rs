@@ -191,10 +191,32 @@ fn a_freed_slot_lets_the_head_set_its_timer() {
     assert!(bench.with(|l, out| l.try_enter(None, 1, true, out)).granted);
     let waiter = bench.queue(1, true);
     assert_eq!(waiter.poll(), Progress::Wait(NEVER));
-    assert!(bench.take(1).retry_after > 0);
+    assert_eq!(bench.take(1).reason, Reason::Limited);
     bench.with(Limiter::release_slot);
     assert_eq!(waiter.wakes(), 1);
     assert_eq!(waiter.poll(), Progress::Wait(60 * SECOND));
+}
+
+/// Regression: the holder of the last slot stood behind somebody who wanted that slot.
+#[test]
+fn who_holds_the_last_slot_can_still_get_permits() {
+    let bench = Bench::new(Settings { burst: Some(1), ..settings(&["2/minute"]) });
+    assert!(bench.with(|l, out| l.try_enter(None, 1, true, out)).granted);
+    let outside = bench.queue(1, true);
+    assert_eq!(outside.poll(), Progress::Wait(NEVER));
+    assert!(bench.take(1).granted);
+    let inside = bench.queue(1, false);
+    assert_eq!(inside.poll(), Progress::Wait(60 * SECOND));
+    bench.clock.advance(60 * SECOND);
+    assert_eq!(inside.poll(), Progress::Granted);
+    let other = bench.queue(2, false);
+    assert_eq!(other.poll(), Progress::Wait(60 * SECOND));
+    // With a slot to be had, the older one is the head again.
+    assert!(bench.with(Limiter::release_slot));
+    assert_eq!((outside.wakes(), outside.poll()), (1, Progress::Granted));
+    assert_eq!(other.wakes(), 0);
+    bench.clock.advance(60 * SECOND);
+    assert_eq!(other.poll(), Progress::Granted);
 }
 
 #[test]
@@ -373,7 +395,7 @@ proptest! {
         let mut waiting: Vec<(Waiting<'_>, u32, bool, Nanos)> = vec![];
         let mut grants: Vec<(Nanos, u64)> = vec![];
         let mut slots = 0;
-        let mut served = None;
+        let mut served: [Option<Ticket>; 2] = [None; 2];
         let end = acts.len();
         let drain = std::iter::repeat_n([Act::Release, Act::Advance(50), Act::Look], 150).flatten();
         for (n, act) in acts.into_iter().chain(drain).enumerate() {
@@ -421,16 +443,19 @@ proptest! {
                                 Progress::Granted => {
                                     grants.push((now, u64::from(*cost)));
                                     slots += u32::from(*slot);
-                                    served = served.max(Some(waiter.ticket));
+                                    let served = &mut served[usize::from(*slot)];
+                                    *served = (*served).max(Some(waiter.ticket));
                                     waiting.remove(index);
                                 }
                                 other => prop_assert!(false, "{other:?}"),
                             }
                         }
                     }
-                    // Everybody looked, so nobody who came before the last one served still waits.
-                    for (waiter, ..) in &waiting {
-                        prop_assert!(Some(waiter.ticket) > served);
+                    // Everybody looked, so nobody who came before the last one served still waits,
+                    // unless it was passed over for want of a slot.
+                    for (waiter, _, slot, _) in &waiting {
+                        prop_assert!(Some(waiter.ticket) > served[1]);
+                        prop_assert!(*slot || Some(waiter.ticket) > served[0]);
                     }
                 }
             }
