@@ -14,14 +14,15 @@ instruction, so the cancellation of one caller is never that of another:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
 
-from ferrogate._core import Flight, Lookup
 from ferrogate._core import Cache as _NativeCache
+from ferrogate._core import Flight, Lookup
 
 _T = TypeVar("_T")
 
@@ -243,10 +244,9 @@ async def _leave(loop: asyncio.AbstractEventLoop, flight: Flight, waiter: int) -
         return
     owner = task.get_loop()
     if owner is not loop:
-        try:
+        # A closed loop has no loader left to cancel.
+        with contextlib.suppress(RuntimeError):
             owner.call_soon_threadsafe(_cancel_unless_wanted, flight, task)
-        except RuntimeError:
-            pass
         return
     task.cancel()
     await asyncio.wait((task,))

@@ -69,7 +69,7 @@ class _Waiter:
             self.future.set_result(None)
 
 
-async def wait_for_permit(  # noqa: PLR0917 (called natively)
+async def wait_for_permit(
     limiter: _core.RateLimiter,
     cost: int,
     key: object,

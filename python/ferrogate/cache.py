@@ -8,8 +8,8 @@ import sys
 from collections.abc import (
     Awaitable,
     Callable,
-    Iterable,
     ItemsView,
+    Iterable,
     Iterator,
     Mapping,
     MutableMapping,
@@ -260,14 +260,18 @@ class LRUCache(Cache[K, V]):
 
 
 class _Items(ItemsView[K, V]):
+    _mapping: Cache[K, V]
+
     # The mixin looks every key up, which would count hits and reorder entries.
     def __iter__(self) -> Iterator[tuple[K, V]]:
-        return iter(cast("Cache[K, V]", self._mapping)._snapshot())
+        return iter(self._mapping._snapshot())
 
 
 class _Values(ValuesView[V]):
+    _mapping: Cache[Any, V]
+
     def __iter__(self) -> Iterator[V]:
-        return (value for _, value in cast("Cache[Any, V]", self._mapping)._snapshot())
+        return (value for _, value in self._mapping._snapshot())
 
 
 def _check_policy(policy: object) -> None:
@@ -453,7 +457,7 @@ def _check_function(function: object, key: object) -> None:
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
         raise TypeError(
             f"cached: {_qualname(function)} is a generator function; its generator could be read "
-            "only once, so there is no result to keep. Return a list, or cache what it iterates over"
+            "only once, so there is no result to keep. Return a list, or cache what it reads"
         )
     if key is not None and not callable(key):
         raise TypeError(f"key: expected a callable or None, got {type(key).__name__}")

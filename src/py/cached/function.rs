@@ -195,7 +195,7 @@ impl CachedFunction {
     }
 
     /// Hits, misses, maxsize and currsize, as ``functools.lru_cache`` gives them.
-    fn cache_info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    pub(crate) fn cache_info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         edge("CachedFunction.cache_info", || {
             let store = &self.cache.get().store;
             store.sweep(py);
@@ -214,7 +214,7 @@ impl CachedFunction {
     }
 
     /// Removes all results of this function and sets its counters to zero.
-    fn cache_clear(&self, py: Python<'_>) -> PyResult<()> {
+    pub(crate) fn cache_clear(&self, py: Python<'_>) -> PyResult<()> {
         edge("CachedFunction.cache_clear", || {
             let store = &self.cache.get().store;
             if let Some(tag) = self.function_tag() {
@@ -265,7 +265,7 @@ impl CachedFunction {
     }
 
     /// The options that the decorator was given.
-    fn cache_parameters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+    pub(crate) fn cache_parameters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         edge("CachedFunction.cache_parameters", || self.options.parameters.bind(py).copy())
     }
 

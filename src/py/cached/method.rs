@@ -69,6 +69,21 @@ impl CachedMethod {
         })
     }
 
+    /// The function's counters, over all instances.
+    fn cache_info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        edge("CachedMethod.cache_info", || self.function.get().cache_info(py))
+    }
+
+    /// Removes the results of all instances.
+    fn cache_clear(&self, py: Python<'_>) -> PyResult<()> {
+        edge("CachedMethod.cache_clear", || self.function.get().cache_clear(py))
+    }
+
+    /// The options that the decorator was given.
+    fn cache_parameters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        edge("CachedMethod.cache_parameters", || self.function.get().cache_parameters(py))
+    }
+
     /// The instance.
     #[getter]
     fn __self__(&self, py: Python<'_>) -> Py<PyAny> {
