@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-import ferrogate
-from ferrogate import Cache, cache_key, cached
+from ferrogate import Cache, RateLimiter, cache_key, cached
 from ferrogate.testing import ManualClock
 
 pytestmark = pytest.mark.memcheck
@@ -257,11 +256,10 @@ def test_threads_share_one_flight() -> None:
     assert len(cache) == 8
 
 
-@pytest.mark.skipif(not hasattr(ferrogate, "RateLimiter"), reason="no limiter yet")
 def test_a_limiter_grants_denies_and_lets_go() -> None:
     clock = ManualClock()
     for algorithm in ("sliding_window", "gcra", "token_bucket"):
-        limiter = ferrogate.RateLimiter("5/second", algorithm=algorithm, clock=clock)
+        limiter = RateLimiter("5/second", algorithm=algorithm, clock=clock)
         decisions = [limiter.try_acquire() for _ in range(8)]
         assert [bool(d) for d in decisions] == [True] * 5 + [False] * 3
         assert decisions[-1].retry_after > 0
@@ -270,7 +268,7 @@ def test_a_limiter_grants_denies_and_lets_go() -> None:
         clock.advance(10)
 
     async def main() -> None:
-        limiter = ferrogate.RateLimiter("1000/second", burst=2)
+        limiter = RateLimiter("1000/second", burst=2)
 
         async def one() -> None:
             async with limiter:
