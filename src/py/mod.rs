@@ -6,6 +6,7 @@ mod cache;
 mod cached;
 mod convert;
 mod edge;
+mod forced_unwind;
 mod health;
 mod intern;
 mod key;
@@ -17,6 +18,7 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 #[pyo3(name = "_core")]
 fn core_module(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    forced_unwind::hang_instead();
     let py = m.py();
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add("FerrogateError", py.get_type::<edge::FerrogateError>())?;
