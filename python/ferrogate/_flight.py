@@ -220,11 +220,21 @@ async def _load(
     except BaseException as error:
         _land_error(flight, error)
         if not isinstance(error, Exception):
+            # The loop itself raises it to whoever runs it; the task must not be
+            # told off on stderr because nobody asks it too.
+            task = asyncio.current_task()
+            if task is not None:
+                task.add_done_callback(_heard)
             raise
     else:
         _wake(flight.land_value(value))
     finally:
         _loaders.pop(flight.id, None)
+
+
+def _heard(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _land_error(flight: Flight, error: BaseException) -> None:
