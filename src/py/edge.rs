@@ -76,7 +76,10 @@ pub(crate) mod failpoint {
         if state.armed.as_deref() == Some(name) {
             state.armed = None;
             drop(state);
-            std::panic::panic_any("injected by a failpoint");
+            #[allow(clippy::panic, reason = "what a failpoint is for")]
+            {
+                panic!("injected by a failpoint");
+            }
         }
     }
 
