@@ -23,6 +23,9 @@ use crate::py::intern::{Held, Interner};
 /// Deeper structures are refused; Python's own recursion limit is of this order.
 const MAX_DEPTH: usize = 128;
 
+/// How much of the path to a structure that is too deep is shown.
+const SHOWN_STEPS: usize = 8;
+
 /// An encoder that grew beyond this is not kept for the next call.
 const KEEP_BYTES: usize = 1 << 20;
 
@@ -77,6 +80,14 @@ impl From<Failure> for PyErr {
                  leave the argument out with ignore=, or give its class a __cache_key__() method"
             )),
             Kind::TooDeep { cycle } => {
+                // A hundred times the same step helps nobody.
+                let steps = failure.path.len();
+                let mut path: String =
+                    failure.path.iter().rev().take(SHOWN_STEPS).map(String::as_str).collect();
+                if steps > SHOWN_STEPS {
+                    path.push('…');
+                }
+                let path = path.trim_start_matches('.');
                 let why = if cycle { "it contains itself" } else { "it is nested too deeply" };
                 PyValueError::new_err(format!(
                     "{path}: cannot make a cache key: {why} (the limit is {MAX_DEPTH} levels)"
@@ -140,7 +151,10 @@ struct Known {
     time: Py<PyType>,
     timedelta: Py<PyType>,
     integral: Py<PyAny>,
+    real: Py<PyAny>,
     mapping_proxy: Py<PyType>,
+    /// The ``__eq__`` of the standard library's dicts, all of which equal a dict with their items.
+    dict_equalities: [Py<PyAny>; 3],
 }
 
 fn known(py: Python<'_>) -> PyResult<&Known> {
@@ -150,6 +164,10 @@ fn known(py: Python<'_>) -> PyResult<&Known> {
         let class = |module: &str, name: &str| -> PyResult<Py<PyType>> {
             Ok(py.import(module)?.getattr(name)?.cast_into::<PyType>()?.unbind())
         };
+        let equality = |class: &Bound<'_, PyAny>| -> PyResult<Py<PyAny>> {
+            Ok(class.getattr("__eq__")?.unbind())
+        };
+        let collections = py.import("collections")?;
         Ok(Known {
             enumeration: class("enum", "Enum")?,
             decimal: class("decimal", "Decimal")?,
@@ -162,7 +180,13 @@ fn known(py: Python<'_>) -> PyResult<&Known> {
             time: class("datetime", "time")?,
             timedelta: class("datetime", "timedelta")?,
             integral: py.import("numbers")?.getattr("Integral")?.unbind(),
+            real: py.import("numbers")?.getattr("Real")?.unbind(),
             mapping_proxy: class("types", "MappingProxyType")?,
+            dict_equalities: [
+                equality(py.get_type::<PyDict>().as_any())?,
+                equality(&collections.getattr("OrderedDict")?)?,
+                equality(&collections.getattr("Counter")?)?,
+            ],
         })
     })
 }
@@ -172,6 +196,16 @@ fn compares_as(class: &Bound<'_, PyType>, base: &Bound<'_, PyAny>) -> PyResult<b
     Ok(class.is(base)
         || (class.getattr("__eq__")?.is(&base.getattr("__eq__")?)
             && class.getattr("__hash__")?.is(&base.getattr("__hash__")?)))
+}
+
+/// Whether instances of `class` compare just as those of `base` do, hashable or not.
+fn equals_as(class: &Bound<'_, PyType>, base: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Ok(class.is(base) || class.getattr("__eq__")?.is(&base.getattr("__eq__")?))
+}
+
+/// Whether a dict would find `value` under `number`.
+fn stands_for(value: &Bound<'_, PyAny>, number: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Ok(value.eq(number)? && value.hash()? == number.hash()?)
 }
 
 fn to_i64(value: &Bound<'_, PyAny>, attribute: &str) -> PyResult<i64> {
@@ -279,6 +313,11 @@ impl<'a> Walker<'a> {
         // SAFETY: attached, and `value` is an int (or a subclass of it).
         let small = unsafe { ffi::PyLong_AsLongLongAndOverflow(value.as_ptr(), &raw mut overflow) };
         if overflow == 0 {
+            if small == -1
+                && let Some(error) = PyErr::take(value.py())
+            {
+                return Err(error.into());
+            }
             self.encoder.int(small);
             return Ok(());
         }
@@ -348,6 +387,10 @@ impl<'a> Walker<'a> {
                     return Err(changed("dict").into());
                 }
             }
+            // The same size again, but not the same items: the number written would be a lie.
+            if starts.len != len {
+                return Err(changed("dict").into());
+            }
             walker.encoder.sort_parts(starts.as_mut());
             Ok(())
         })
@@ -367,12 +410,16 @@ impl<'a> Walker<'a> {
     }
 
     fn set(&mut self, value: &Bound<'_, PyAny>) -> Walk {
+        let len = value.len()?;
         self.encoder.tag(tag::SET);
-        self.encoder.len(value.len()?);
+        self.encoder.len(len);
         let mut starts = Starts::new();
         for item in value.try_iter()? {
             starts.push(self.encoder.position());
             self.value(&item?).map_err(|failure| failure.within(|| "{…}".to_owned()))?;
+        }
+        if starts.len != len {
+            return Err(changed("set").into());
         }
         self.encoder.sort_parts(starts.as_mut());
         Ok(())
@@ -393,10 +440,10 @@ impl<'a> Walker<'a> {
             return Ok(());
         }
         if !value.is_instance_of::<PyType>() {
-            if class.hasattr("__dataclass_fields__")? {
+            if class.hasattr("__dataclass_fields__")? && has_generated_equality(&class)? {
                 return self.dataclass(value, &class);
             }
-            if class.hasattr("__pydantic_fields__")? || class.hasattr("__pydantic_validator__")? {
+            if class.hasattr("__pydantic_validator__")? && has_model_equality(&class)? {
                 return self.pydantic(value, &class);
             }
         }
@@ -434,6 +481,8 @@ impl<'a> Walker<'a> {
         let is = |flag: std::ffi::c_ulong| flags & flag != 0;
         // An enum with a data type hashes by name but compares as its value does.
         let same = |base: &Bound<'_, PyAny>| Ok::<_, PyErr>(is_enum || compares_as(class, base)?);
+        // Containers are found by what they hold, whether or not a subclass made them hashable.
+        let equal = |base: &Bound<'_, PyAny>| equals_as(class, base);
         if is(ffi::Py_TPFLAGS_UNICODE_SUBCLASS) && same(&py.get_type::<PyString>())? {
             self.text(value)?;
         } else if is(ffi::Py_TPFLAGS_LONG_SUBCLASS) && same(&py.get_type::<pyo3::types::PyInt>())? {
@@ -450,24 +499,32 @@ impl<'a> Walker<'a> {
             self.encoder.float(value.extract::<f64>()?);
         } else if is(ffi::Py_TPFLAGS_BYTES_SUBCLASS) && same(&py.get_type::<PyBytes>())? {
             self.encoder.bytes(value.cast::<PyBytes>().map_err(PyErr::from)?.as_bytes());
-        } else if let Ok(array) = value.cast::<PyByteArray>() {
+        } else if let Ok(array) = value.cast::<PyByteArray>()
+            && equal(&py.get_type::<PyByteArray>())?
+        {
             self.encoder.bytes(&array.to_vec());
         } else if is(ffi::Py_TPFLAGS_TUPLE_SUBCLASS) && same(&py.get_type::<PyTuple>())? {
-            let plain = PyTuple::new(py, value.try_iter()?.collect::<PyResult<Vec<_>>>()?)?;
-            self.tuple(&plain)?;
-        } else if is(ffi::Py_TPFLAGS_LIST_SUBCLASS) {
+            self.tuple(value.cast::<PyTuple>().map_err(PyErr::from)?)?;
+        } else if is(ffi::Py_TPFLAGS_LIST_SUBCLASS) && equal(&py.get_type::<PyList>())? {
             self.list(value.cast::<PyList>().map_err(PyErr::from)?)?;
-        } else if is(ffi::Py_TPFLAGS_DICT_SUBCLASS) {
+        } else if is(ffi::Py_TPFLAGS_DICT_SUBCLASS) && {
+            let equality = class.getattr("__eq__")?;
+            known.dict_equalities.iter().any(|other| equality.is(other))
+        } {
             self.dict(value)?;
         } else if value.is_instance(known.mapping_proxy.bind(py))? {
             let copy = PyDict::new(py);
             copy.call_method1("update", (value,))?;
             self.dict(&copy)?;
-        } else if value.is_instance_of::<pyo3::types::PySet>()
-            || value.is_instance_of::<pyo3::types::PyFrozenSet>()
+        } else if (value.is_instance_of::<pyo3::types::PySet>()
+            && equal(&py.get_type::<pyo3::types::PySet>())?)
+            || (value.is_instance_of::<pyo3::types::PyFrozenSet>()
+                && equal(&py.get_type::<pyo3::types::PyFrozenSet>())?)
         {
             self.set(value)?;
-        } else if let Ok(complex) = value.cast::<pyo3::types::PyComplex>() {
+        } else if let Ok(complex) = value.cast::<pyo3::types::PyComplex>()
+            && equal(&py.get_type::<pyo3::types::PyComplex>())?
+        {
             use pyo3::types::PyComplexMethods;
             let (real, imag) = (complex.real(), complex.imag());
             if imag == 0.0 && !self.encoder.typed {
@@ -528,22 +585,33 @@ impl<'a> Walker<'a> {
         } else if kept(&known.uuid)? {
             let bytes: [u8; 16] = value.getattr("bytes")?.extract()?;
             self.encoder.fixed(tag::UUID, bytes);
-        } else if value.is_instance(known.path.bind(py))? {
+        } else if value.is_instance(known.path.bind(py))? && equals_as(class, known.path.bind(py))?
+        {
             let windows = value.is_instance(known.windows_path.bind(py))?;
-            let mut path: String = value
-                .str()?
-                .extract()
-                .or_else(|_: PyErr| value.repr().map(|repr| repr.to_string_lossy().into_owned()))?;
+            let mut path = value.str()?.into_any();
             if windows {
-                path = path.to_lowercase();
+                path = path.call_method0("lower")?;
             }
             self.encoder.tag(tag::PATH);
             self.encoder.tag(u8::from(windows));
-            self.encoder.str(&path);
+            self.text(&path)?;
         } else if value.is_instance(known.integral.bind(py))? {
             // NumPy's integers and the like: equal to the int, so the same key.
-            let index = value.call_method0("__index__")?;
+            // SAFETY: attached; returns an int or null with an error set.
+            let index =
+                unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyNumber_Index(value.as_ptr()))? };
+            if !stands_for(value, &index)? {
+                return Ok(false);
+            }
             self.integer(&index)?;
+        } else if value.is_instance(known.real.bind(py))? {
+            // SAFETY: attached; returns a float or null with an error set.
+            let float =
+                unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyNumber_Float(value.as_ptr()))? };
+            if !stands_for(value, &float)? {
+                return Ok(false);
+            }
+            self.encoder.float(float.extract()?);
         } else {
             return Ok(false);
         }
@@ -574,6 +642,10 @@ impl<'a> Walker<'a> {
         }
         let (sign, digits, exponent): (u8, Vec<u8>, Bound<'_, PyAny>) =
             value.call_method0("as_tuple")?.extract()?;
+        if !finite && !self.encoder.typed && value.call_method0("is_infinite")?.is_truthy()? {
+            self.encoder.float(if sign == 0 { f64::INFINITY } else { f64::NEG_INFINITY });
+            return Ok(());
+        }
         self.encoder.tag(tag::DECIMAL);
         self.encoder.tag(sign);
         if !finite {
@@ -610,22 +682,41 @@ impl<'a> Walker<'a> {
         Ok(())
     }
 
+    /// As the model's `==`: fields, extra fields and private attributes, but
+    /// not what a cached property has left in the instance's dict.
     fn pydantic(&mut self, value: &Bound<'_, PyAny>, class: &Bound<'_, PyType>) -> Walk {
+        let fields = class
+            .getattr("__pydantic_fields__")
+            .or_else(|_| class.getattr("model_fields"))?
+            .try_iter()?
+            .collect::<PyResult<Vec<_>>>()?;
+        let values = value.getattr("__dict__")?;
+        let values = values.cast::<PyDict>().map_err(PyErr::from)?;
         self.encoder.tag(tag::FIELDS);
         self.class(class)?;
-        self.dict(&value.getattr("__dict__")?)?;
-        match value.getattr("__pydantic_extra__") {
-            Ok(extra) if !extra.is_none() => self.dict(&extra),
-            _ => Ok(()),
+        for name in fields {
+            let name = name.cast_into::<PyString>().map_err(PyErr::from)?;
+            // `model_construct` and `del` leave fields without a value.
+            let Some(item) = values.get_item(&name)? else { continue };
+            self.text(&name)?;
+            self.value(&item).map_err(|failure| failure.within(|| step_to(&name)))?;
         }
+        for more in ["__pydantic_extra__", "__pydantic_private__"] {
+            match value.getattr(more) {
+                Ok(more) if more.is_instance_of::<PyDict>() => self.dict(&more)?,
+                _ => self.encoder.tag(tag::NONE),
+            }
+        }
+        Ok(())
     }
 
-    /// A class by its qualified name; within the process also by identity if the name is not unique.
+    /// A class by its qualified name; within the process also by identity if that
+    /// name does not lead to it (local and generated classes).
     fn class(&mut self, class: &Bound<'_, PyType>) -> Walk {
         let name = class.fully_qualified_name()?;
         self.text(&name)?;
         if let Opaque::Intern(interner) = self.opaque
-            && name.to_string_lossy().contains("<locals>")
+            && !is_found_by_name(class)?
         {
             let (id, held) = interner.intern(class)?;
             self.held.push(held);
@@ -633,6 +724,33 @@ impl<'a> Walker<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether `module.qualified.name` is this very class.
+fn is_found_by_name(class: &Bound<'_, PyType>) -> PyResult<bool> {
+    let name = class.qualname()?;
+    let name = name.to_string_lossy();
+    if name.contains("<locals>") {
+        return Ok(false);
+    }
+    let modules = class.py().import("sys")?.getattr("modules")?;
+    let Ok(module) = modules.get_item(class.module()?) else { return Ok(false) };
+    let found = name.split('.').try_fold(module, |inside, name| inside.getattr(name));
+    Ok(found.is_ok_and(|found| found.is(class)))
+}
+
+/// Whether `==` of a dataclass is the one that ``@dataclass`` wrote: not with
+/// ``eq=False``, and not if the class brings its own.
+fn has_generated_equality(class: &Bound<'_, PyType>) -> PyResult<bool> {
+    let Ok(code) = class.getattr("__eq__")?.getattr("__code__") else { return Ok(false) };
+    // What `dataclasses` compiles has no file.
+    code.getattr("co_filename")?.eq("<string>")
+}
+
+/// Whether `==` of a pydantic model is pydantic's own.
+fn has_model_equality(class: &Bound<'_, PyType>) -> PyResult<bool> {
+    let base = class.py().import("pydantic")?.getattr("BaseModel")?;
+    equals_as(class, &base)
 }
 
 /// The items of a small dict whose keys are all short exact ASCII text, in the
