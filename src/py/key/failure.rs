@@ -1,0 +1,96 @@
+//! Why a value has no key, and where in it.
+
+use std::fmt::Write as _;
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+
+use super::walk::MAX_DEPTH;
+
+/// How much of the path to a structure that is too deep is shown.
+const SHOWN_STEPS: usize = 8;
+
+/// Why a value has no key, and where in it.
+pub(crate) struct Failure {
+    /// From the innermost step to the outermost.
+    path: Vec<String>,
+    kind: Kind,
+}
+
+pub(super) enum Kind {
+    Unencodable(String),
+    TooDeep { cycle: bool },
+    Raised(PyErr),
+}
+
+impl From<PyErr> for Failure {
+    fn from(error: PyErr) -> Self {
+        Self { path: Vec::new(), kind: Kind::Raised(error) }
+    }
+}
+
+impl Failure {
+    pub(super) fn of(kind: Kind) -> Self {
+        Self { path: Vec::new(), kind }
+    }
+
+    pub(crate) fn within(mut self, step: impl FnOnce() -> String) -> Self {
+        self.path.push(step());
+        self
+    }
+}
+
+impl From<Failure> for PyErr {
+    fn from(failure: Failure) -> Self {
+        let path: String = failure.path.iter().rev().map(String::as_str).collect();
+        let path = path.trim_start_matches('.');
+        match failure.kind {
+            // What user code raised goes through unchanged.
+            Kind::Raised(error) => error,
+            Kind::Unencodable(what) => PyTypeError::new_err(format!(
+                "{path}: cannot make a cache key from {what}; choose the key yourself with key=, \
+                 leave the argument out with ignore=, or give its class a __cache_key__() method"
+            )),
+            Kind::TooDeep { cycle } => {
+                // A hundred times the same step helps nobody.
+                let steps = failure.path.len();
+                let mut path: String =
+                    failure.path.iter().rev().take(SHOWN_STEPS).map(String::as_str).collect();
+                if steps > SHOWN_STEPS {
+                    path.push('…');
+                }
+                let path = path.trim_start_matches('.');
+                let why = if cycle { "it contains itself" } else { "it is nested too deeply" };
+                PyValueError::new_err(format!(
+                    "{path}: cannot make a cache key: {why} (the limit is {MAX_DEPTH} levels)"
+                ))
+            }
+        }
+    }
+}
+
+pub(super) fn changed(what: &str) -> PyErr {
+    PyRuntimeError::new_err(format!("{what} changed while its cache key was made"))
+}
+
+/// `.name` for identifiers, `['any other key']` otherwise.
+pub(super) fn step_to(key: &Bound<'_, PyAny>) -> String {
+    if let Ok(text) = key.extract::<String>()
+        && !text.is_empty()
+        && text.chars().all(|c| c.is_alphanumeric() || c == '_')
+        && !text.starts_with(|c: char| c.is_ascii_digit())
+    {
+        return format!(".{text}");
+    }
+    let mut step = String::from("[");
+    match key.repr() {
+        Ok(repr) => {
+            let repr = repr.to_string_lossy();
+            let shown: String = repr.chars().take(40).collect();
+            let _ = write!(step, "{shown}{}", if shown.len() < repr.len() { "…" } else { "" });
+        }
+        Err(_) => step.push('?'),
+    }
+    step.push(']');
+    step
+}
