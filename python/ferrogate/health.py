@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import threading
 import weakref
-from collections.abc import Callable, Mapping
 from dataclasses import astuple
 from datetime import timedelta
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING
 
 from ferrogate._arguments import globally_disabled, seconds, whole
 from ferrogate._background import Rounds, Stop
-from ferrogate._checks import (
-    Check,
-    CheckFunction,
-    CheckResult,
-    Outcome,
-    Run,
-    inside_check,
-    loop_reference,
-    running_loop,
-    usable,
+from ferrogate._checks import Check, CheckFunction, CheckResult, inside_check, running_loop
+from ferrogate._components import (
+    BUILT_IN,
+    HasStats,
+    condition,
+    group_statuses,
+    of_check,
+    own_components,
+    totals,
 )
 from ferrogate._core import HealthCore
 from ferrogate._health_types import (
@@ -41,6 +36,8 @@ from ferrogate._health_types import (
     iso,
     worst,
 )
+from ferrogate._lifecycle import Startable
+from ferrogate._registry import Checks
 
 if TYPE_CHECKING:
     from ferrogate._core import ManualClock
@@ -53,6 +50,7 @@ __all__ = [
     "CheckFunction",
     "CheckResult",
     "ComponentHealth",
+    "HasStats",
     "HealthDetailed",
     "HealthMonitor",
     "HealthReport",
@@ -63,13 +61,7 @@ __all__ = [
 ]
 
 
-class HasStats(Protocol):
-    """Anything with statistics: a cache, a limiter."""
-
-    def get_stats(self) -> Any: ...
-
-
-class HealthMonitor:
+class HealthMonitor(Startable):
     """Samples the system, runs checks, raises and resolves alerts.
 
     It works without any thread: :meth:`check` and :meth:`check_sync` run
@@ -128,10 +120,11 @@ class HealthMonitor:
         self.enabled = bool(enabled) and not globally_disabled()
         self._interval = seconds("interval", interval)
         self._timeout = seconds("timeout", timeout)
-        self._max_checks = whole("max_checks", max_checks, least=1)
-        self._metrics = metrics
-        self._cache = cache
-        self._limiter = limiter
+        self._watched: dict[str, HasStats | None] = {
+            "performance": metrics,
+            "cache": cache,
+            "rate_limiter": limiter,
+        }
         self._core = HealthCore(
             astuple(thresholds),
             window,
@@ -143,13 +136,10 @@ class HealthMonitor:
             (os.fspath(disk_path), os.fspath(_root)),
             clock,
         )
-        # Reentrant: a finaliser that runs while it is held may ask the monitor.
-        self._lock = threading.RLock()
-        self._checks: dict[str, Check] = {}
+        self._checks = Checks(self._core, whole("max_checks", max_checks, least=1))
         self._report: HealthReport | None = None
         self._rounds = Rounds(self._round, "ferrogate-health")
-        self._loop: Callable[[], asyncio.AbstractEventLoop | None] = loop_reference(None)
-        self._runs = self._failures = self._timeouts = self._evaluations = 0
+        self._evaluations = 0
         _monitors.add(self)
 
     # -- checks ------------------------------------------------------------
@@ -185,7 +175,7 @@ class HealthMonitor:
         """
         if not isinstance(name, str) or not name:
             raise TypeError("name: expected a non-empty str")
-        if name in _BUILT_IN:
+        if name in BUILT_IN:
             raise ValueError(f"name: {name!r} is one of the monitor's own components")
         if not callable(check):
             raise TypeError(f"check: expected a callable, got {type(check).__name__}")
@@ -196,21 +186,11 @@ class HealthMonitor:
             self._timeout if timeout is None else seconds("timeout", timeout),
             self._interval if interval is None else seconds("interval", interval),
         )
-        with self._lock:
-            if name not in self._checks and len(self._checks) >= self._max_checks:
-                raise ValueError(f"max_checks: {self._max_checks} checks are registered already")
-            replaced = self._checks.get(name)
-            self._checks[name] = entry
-        del replaced  # its function may have a finaliser: outside of the lock
+        self._checks.add(entry)
 
     def unregister(self, name: str) -> bool:
         """Removes a check and ends its alert; whether there was one."""
-        with self._lock:
-            removed = self._checks.pop(name, None)
-        if removed is None:
-            return False
-        self._core.resolve(f"check:{name}")
-        return True
+        return self._checks.remove(name)
 
     async def check(self) -> HealthReport:
         """Runs all checks at once and returns a fresh report.
@@ -220,48 +200,15 @@ class HealthMonitor:
         """
         self._rounds.revive()
         if self.enabled and not inside_check.get():
-            loop = asyncio.get_running_loop()
-            self._loop = loop_reference(loop)
-            runs = self._begin(self._registered(), loop)
-            outcomes = await asyncio.gather(*(check.wait_async(run) for check, run in runs))
-            for (check, _), outcome in zip(runs, outcomes, strict=True):
-                self._finish(check, outcome)
+            await self._checks.run_all()
         return self.evaluate()
 
     def check_sync(self) -> HealthReport:
         """:meth:`check` for code without an event loop; blocks."""
         self._rounds.revive()
         if self.enabled and not inside_check.get():
-            self._run_and_wait(self._registered(), None)
+            self._checks.run_and_wait(self._checks.all(), None)
         return self.evaluate()
-
-    def _registered(self) -> list[Check]:
-        with self._lock:
-            return list(self._checks.values())
-
-    def _begin(
-        self, checks: list[Check], loop: asyncio.AbstractEventLoop | None
-    ) -> list[tuple[Check, Run]]:
-        now = self._core.now()
-        for check in checks:
-            check.last_started = now
-        return [(check, check.begin(self._lock, loop)) for check in checks]
-
-    def _run_and_wait(self, checks: list[Check], stop: Stop | None) -> None:
-        for check, run in self._begin(checks, usable(self._loop())):
-            outcome = check.wait(run, stop)
-            if outcome is None:
-                return
-            self._finish(check, outcome)
-
-    def _finish(self, check: Check, outcome: Outcome) -> None:
-        with self._lock:
-            self._runs += 1
-            self._timeouts += outcome.timed_out
-            self._failures += outcome.status is HealthStatus.UNHEALTHY
-            check.last_finished = self._core.unix()
-            check.outcome, previous = outcome, check.outcome
-        del previous  # may hold user objects: outside of the lock
 
     # -- reports -----------------------------------------------------------
 
@@ -279,30 +226,25 @@ class HealthMonitor:
         """
         self._rounds.revive()
         sample = self._core.sample()
-        components = {c.name: c for c in map(self._component, self._registered())}
-        generations, lookups, broken = self._totals()
+        components = {c.name: c for c in map(of_check, self._checks.all())}
+        generations, lookups, broken = totals(self._watched)
         if self.enabled:
             self._core.evaluate(
                 generations=generations,
                 lookups=lookups,
                 memory_percent=sample["memory_percent"],
                 disk_percent=sample["disk_percent"],
-                conditions=[_condition(c) for c in components.values()],
+                conditions=[condition(c) for c in components.values()],
             )
         alerts = tuple(Alert(**raw) for raw in self._core.alerts())
-        own = self._own_components(sample, alerts, broken)
+        own = own_components(self._watched, sample, alerts, broken)
         everything: dict[str, ComponentHealth] = {**own, **components}
         statuses = [c.status for c in everything.values() if not c.healthy]
         statuses += [SEVERITY_STATUS[alert.severity] for alert in alerts]
-        groups: dict[str, HealthStatus] = {}
-        for component in everything.values():
-            if component.group is not None:
-                known = groups.get(component.group, HealthStatus.HEALTHY)
-                groups[component.group] = worst(known, component.status)
         report = HealthReport(
             status=worst(*statuses),
             components=everything,
-            groups=groups,
+            groups=group_statuses(everything),
             alerts=alerts,
             system=sample,
             checked_at=self._core.unix(),
@@ -324,93 +266,27 @@ class HealthMonitor:
         self.evaluate()
         return [Alert(**raw) for raw in self._core.alert_history()]
 
-    def _component(self, check: Check) -> ComponentHealth:
-        outcome = check.outcome
-        if outcome is None:
-            return ComponentHealth(
-                check.name, HealthStatus.UNKNOWN, "not checked yet", group=check.group
-            )
-        return ComponentHealth(
-            check.name,
-            outcome.status,
-            outcome.message,
-            check.group,
-            outcome.details,
-            check.last_finished,
-            outcome.duration,
-        )
-
-    def _totals(
-        self,
-    ) -> tuple[tuple[int, int, float] | None, tuple[int, int] | None, dict[str, str]]:
-        """Running totals of generations and lookups, and who failed to give them."""
-        generations: tuple[int, int, float] | None = None
-        lookups: tuple[int, int] | None = None
-        broken: dict[str, str] = {}
-        watched: dict[str, HasStats | None] = {
-            "performance": self._metrics,
-            "cache": self._cache,
-            "rate_limiter": self._limiter,
-        }
-        for name, component in watched.items():
-            if component is None:
-                continue
-            try:
-                stats: Mapping[str, Any] = component.get_stats()
-                if name == "cache":
-                    lookups = (stats["hits"], stats["misses"])
-                elif name == "performance":
-                    failed, spent = stats["failed"], stats["total_time_seconds"]
-                    generations = (stats["total_generations"], failed, spent)
-            except Exception as error:
-                broken[name] = f"{type(error).__name__}: {error}"
-        return generations, lookups, broken
-
-    def _own_components(
-        self, sample: SystemSample, alerts: tuple[Alert, ...], broken: Mapping[str, str]
-    ) -> dict[str, ComponentHealth]:
-        """The monitor's own components, each as bad as its alerts."""
-        present = {
-            "system_resources": True,
-            "cache": self._cache is not None,
-            "rate_limiter": self._limiter is not None,
-            "performance": self._metrics is not None,
-        }
-        own: dict[str, ComponentHealth] = {}
-        for name, conditions in _BUILT_IN.items():
-            if not present[name]:
-                continue
-            mine = [alert for alert in alerts if alert.name in conditions]
-            status = worst(*(SEVERITY_STATUS[alert.severity] for alert in mine))
-            message = "; ".join(alert.message for alert in mine)
-            if name in broken:
-                status, message = HealthStatus.UNHEALTHY, broken[name]
-            elif name == "system_resources" and sample["memory"] is None and sample["disk"] is None:
-                status, message = HealthStatus.UNKNOWN, "nothing can be read on this platform"
-            own[name] = ComponentHealth(name, status, message, checked_at=sample["timestamp"])
-        return own
-
     def get_stats(self) -> HealthStats:
         """Counts of checks and alerts."""
         raised, resolved, dropped = self._core.alert_counts()
+        runs, failures, timeouts = self._checks.counts()
         report = self._report
-        with self._lock:
-            return {
-                "name": self.name,
-                "enabled": self.enabled,
-                "running": self.running,
-                "interval_seconds": self._interval,
-                "checks": len(self._checks),
-                "runs": self._runs,
-                "failures": self._failures,
-                "timeouts": self._timeouts,
-                "evaluations": self._evaluations,
-                "alerts_active": raised - resolved,
-                "alerts_raised": raised,
-                "alerts_resolved": resolved,
-                "alerts_dropped": dropped,
-                "last_check": None if report is None else iso(report.checked_at),
-            }
+        return {
+            "name": self.name,
+            "enabled": self.enabled,
+            "running": self.running,
+            "interval_seconds": self._interval,
+            "checks": len(self._checks),
+            "runs": runs,
+            "failures": failures,
+            "timeouts": timeouts,
+            "evaluations": self._evaluations,
+            "alerts_active": raised - resolved,
+            "alerts_raised": raised,
+            "alerts_resolved": resolved,
+            "alerts_dropped": dropped,
+            "last_check": None if report is None else iso(report.checked_at),
+        }
 
     def __repr__(self) -> str:
         report = self._report
@@ -436,7 +312,7 @@ class HealthMonitor:
             return
         loop = running_loop()
         if loop is not None:
-            self._loop = loop_reference(loop)
+            self._checks.run_on(loop)
         self._rounds.start()
 
     def stop(self, timeout: float = 5.0) -> None:
@@ -446,74 +322,23 @@ class HealthMonitor:
         """
         self._rounds.stop(timeout)
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    async def __aenter__(self) -> Self:
-        self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # Not in the loop: the thread may be waiting for a check that runs on it.
-        await asyncio.to_thread(self.stop)
-
     def _round(self, stop: Stop) -> float:
         """One background round; returns the seconds to the next."""
         now = self._core.now()
-        checks = self._registered()
+        checks = self._checks.all()
         due = [c for c in checks if c.last_started is None or now - c.last_started >= c.interval]
-        self._run_and_wait(due, stop)
+        self._checks.run_and_wait(due, stop)
         if not stop.done():
             self.evaluate()
         return min([self._interval, *(check.interval for check in checks)])
 
-    def _after_fork(self) -> None:
-        # A thread of the parent may have held it; those that ran checks are not here.
-        self._lock = threading.RLock()
-        self._loop = loop_reference(None)
-        for check in self._checks.values():
-            check.run = None
-
-
-_BUILT_IN: Mapping[str, frozenset[str]] = {
-    "system_resources": frozenset({"memory_usage", "disk_usage"}),
-    "cache": frozenset({"cache_hit_rate"}),
-    "rate_limiter": frozenset(),
-    "performance": frozenset({"error_rate", "response_time"}),
-}
 
 _monitors: weakref.WeakSet[HealthMonitor] = weakref.WeakSet()
 
 
-def _condition(component: ComponentHealth) -> tuple[str, str | None, str]:
-    """A component as the native book judges it: name, severity if any, sentence."""
-    severity = {
-        HealthStatus.UNHEALTHY: "critical",
-        HealthStatus.DEGRADED: "warning",
-    }.get(component.status)
-    message = f"{component.name} is {component.status}"
-    if component.message:
-        message += f": {component.message}"
-    return (f"check:{component.name}", severity, message)
-
-
 def _after_fork_in_child() -> None:
     for monitor in list(_monitors):
-        monitor._after_fork()
+        monitor._checks.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
