@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import timedelta
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
 
 from ferrogate._arguments import globally_disabled
-from ferrogate._health_types import (
-    AlertDict,
-    AlertThreshold,
-    HealthDetailed,
-    HealthReport,
-    HealthStats,
-    SystemMetrics,
-    iso,
+from ferrogate._categories import CategoryCache
+from ferrogate._configuration import (
+    ALERT_VARIABLES,
+    CACHE_VARIABLES,
+    LIMIT_VARIABLES,
+    from_environment,
+    given_or_default,
 )
-from ferrogate.cache import Cache, CacheConfig, CacheStats, cache_key
+from ferrogate._dashboard import (
+    CacheFigures,
+    Dashboard,
+    LimiterFigures,
+    PerformanceFigures,
+    dashboard,
+    status_word,
+)
+from ferrogate._health_types import AlertThreshold, HealthDetailed, HealthStats
+from ferrogate._lifecycle import Startable
+from ferrogate.cache import CacheConfig, CacheStats, cache_key
 from ferrogate.health import HealthMonitor
 from ferrogate.limiter import RateLimitConfig, RateLimiter, RateLimiterStats
 from ferrogate.metrics import PerformanceMetrics, PerformanceStats
@@ -28,57 +34,16 @@ if TYPE_CHECKING:
     from ferrogate._core import ManualClock
 
 __all__ = [
+    "CacheFigures",
+    "CategoryCache",
     "Dashboard",
     "DashboardAnswer",
+    "LimiterFigures",
     "OptimizerStats",
     "PerformanceAnswer",
+    "PerformanceFigures",
     "ProductionOptimizer",
 ]
-
-_Config = TypeVar("_Config", AlertThreshold, CacheConfig, RateLimitConfig)
-
-
-class CacheFigures(TypedDict):
-    """Of a dashboard; ``hit_rate`` is 0..1."""
-
-    size: int
-    max_size: int
-    hits: int
-    misses: int
-    hit_rate: float
-
-
-class LimiterFigures(TypedDict):
-    """Of a dashboard; ``rejection_rate`` is 0..1."""
-
-    current_minute_requests: int
-    concurrent_requests: int
-    rejection_rate: float
-
-
-class PerformanceFigures(TypedDict):
-    """Of a dashboard; means are per generation."""
-
-    total_generations: int
-    success_rate_percent: float
-    avg_time_seconds: float
-    avg_tokens: float
-    total_cost_usd: float
-    throughput_per_hour: float
-
-
-class Dashboard(TypedDict):
-    """What :meth:`ProductionOptimizer.get_dashboard` returns."""
-
-    timestamp: str
-    status: str
-    healthy: bool
-    alerts_count: int
-    alerts: list[AlertDict]
-    system: SystemMetrics
-    cache: CacheFigures
-    rate_limiting: LimiterFigures
-    performance: PerformanceFigures
 
 
 class DashboardAnswer(TypedDict):
@@ -107,78 +72,7 @@ class OptimizerStats(TypedDict):
     health: HealthStats
 
 
-# A key with more colons than this is still cached; it is then found under its
-# first eight prefixes only, so that a URL with a thousand does not weigh a megabyte.
-_MAX_PREFIXES = 8
-
-
-def _category_tags(key: object) -> tuple[str, ...]:
-    """A tag for every category that ``key`` belongs to: each part before a colon."""
-    if not isinstance(key, str) or ":" not in key:
-        return ()
-    tags: list[str] = []
-    end = key.find(":")
-    while end != -1 and len(tags) < _MAX_PREFIXES:
-        tags.append(f"category:{key[:end]}")
-        end = key.find(":", end + 1)
-    return tuple(tags)
-
-
-def _with_category(key: object, tags: Iterable[str] | None) -> Iterable[str]:
-    if isinstance(tags, str):
-        return tags  # refused by the cache, which names the argument
-    return (*(tags or ()), *_category_tags(key))
-
-
-class CategoryCache(Cache[Any, Any]):
-    """A cache that knows the category of a key by its prefix, ``"{category}:…"``.
-
-    Writing adds a tag for it, so that :meth:`invalidate_category` costs as
-    much as there are entries to remove and never a scan. Reading is the plain
-    native cache.
-    """
-
-    def set(
-        self,
-        key: Any,
-        value: Any,
-        ttl: float | timedelta | None = None,
-        tags: Iterable[str] | None = None,
-    ) -> None:
-        """Stores ``value``; like :meth:`Cache.set`."""
-        super().set(key, value, ttl, _with_category(key, tags))
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        super().set(key, value, None, _category_tags(key))
-
-    def get_or_set(
-        self,
-        key: Any,
-        factory: Callable[[], Awaitable[Any]],
-        *,
-        ttl: float | timedelta | None = None,
-        tags: Iterable[str] | None = None,
-    ) -> Awaitable[Any]:
-        """Like :meth:`Cache.get_or_set`."""
-        return super().get_or_set(key, factory, ttl=ttl, tags=_with_category(key, tags))
-
-    def get_or_set_sync(
-        self,
-        key: Any,
-        factory: Callable[[], Any],
-        *,
-        ttl: float | timedelta | None = None,
-        tags: Iterable[str] | None = None,
-    ) -> Any:
-        """Like :meth:`Cache.get_or_set_sync`."""
-        return super().get_or_set_sync(key, factory, ttl=ttl, tags=_with_category(key, tags))
-
-    def invalidate_category(self, category: str) -> int:
-        """Removes all entries whose key starts with ``"{category}:"``; returns how many."""
-        return self.invalidate_tag(f"category:{category}")
-
-
-class ProductionOptimizer:
+class ProductionOptimizer(Startable):
     """Cache, rate limiter, performance metrics and health monitor of one service.
 
     ::
@@ -221,9 +115,11 @@ class ProductionOptimizer:
         name: str | None = None,
         clock: ManualClock | None = None,
     ) -> None:
-        self.cache_config = _config("cache_config", cache_config, CacheConfig)
-        self.rate_limit_config = _config("rate_limit_config", rate_limit_config, RateLimitConfig)
-        self.alert_threshold = _config("alert_threshold", alert_threshold, AlertThreshold)
+        self.cache_config = given_or_default("cache_config", cache_config, CacheConfig)
+        self.rate_limit_config = given_or_default(
+            "rate_limit_config", rate_limit_config, RateLimitConfig
+        )
+        self.alert_threshold = given_or_default("alert_threshold", alert_threshold, AlertThreshold)
         self.name = name
         self.version = None if version is None else str(version)
         self.enabled = bool(enabled) and not globally_disabled()
@@ -307,38 +203,12 @@ class ProductionOptimizer:
         Judges the system now; of registered checks it shows the last outcomes.
         ``status`` is ``"healthy"`` or ``"degraded"``.
         """
-        report = self.health.evaluate()
-        cache, limiter = self.cache.get_stats(), self.limiter.get_stats()
-        performance = self.metrics.get_stats()
-        return {
-            "timestamp": iso(report.checked_at),
-            "status": _status(report),
-            "healthy": report.healthy,
-            "alerts_count": len(report.alerts),
-            "alerts": [alert.to_dict() for alert in report.alerts],
-            "system": report.metrics,
-            "cache": {
-                "size": cache["size"],
-                "max_size": cache["max_size"],
-                "hits": cache["hits"],
-                "misses": cache["misses"],
-                "hit_rate": cache["hit_rate"],
-            },
-            "rate_limiting": {
-                # None only after an update() that took the window away.
-                "current_minute_requests": limiter["current_minute_requests"] or 0,
-                "concurrent_requests": limiter["concurrent_requests"],
-                "rejection_rate": limiter["rejection_rate"],
-            },
-            "performance": {
-                "total_generations": performance["total_generations"],
-                "success_rate_percent": performance["success_rate_percent"],
-                "avg_time_seconds": performance["avg_generation_time_seconds"],
-                "avg_tokens": performance["avg_tokens_per_generation"],
-                "total_cost_usd": performance["total_cost_usd"],
-                "throughput_per_hour": performance["throughput_per_hour"],
-            },
-        }
+        return dashboard(
+            self.health.evaluate(),
+            cast("CacheStats", self.cache.get_stats()),
+            self.limiter.get_stats(),
+            self.metrics.get_stats(),
+        )
 
     def dashboard_answer(self) -> DashboardAnswer:
         """The answer of ``GET /dashboard``."""
@@ -351,7 +221,7 @@ class ProductionOptimizer:
         ``await optimizer.health.check()`` or in the background with :meth:`start`.
         """
         report = self.health.evaluate()
-        return {**report.to_dict(), "status": _status(report)}
+        return {**report.to_dict(), "status": status_word(report)}
 
     def get_stats(self) -> OptimizerStats:
         """The answer of ``GET /optimizer/stats``: all parts' own statistics."""
@@ -384,30 +254,6 @@ class ProductionOptimizer:
         """Ends what :meth:`start` began; everything else goes on working."""
         self.health.stop()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    async def __aenter__(self) -> Self:
-        await self.health.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.health.__aexit__(kind, error, trace)
-
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **arguments: Any) -> Self:
         """Built from the environment: what is not set has its default.
@@ -426,78 +272,8 @@ class ProductionOptimizer:
         """
         environ = os.environ if environ is None else environ
         return cls(
-            _from_env(environ, CacheConfig, _CACHE_VARIABLES),
-            _from_env(environ, RateLimitConfig, _LIMIT_VARIABLES),
-            _from_env(environ, AlertThreshold, _ALERT_VARIABLES),
+            from_environment(environ, CacheConfig, CACHE_VARIABLES),
+            from_environment(environ, RateLimitConfig, LIMIT_VARIABLES),
+            from_environment(environ, AlertThreshold, ALERT_VARIABLES),
             **arguments,
         )
-
-
-def _status(report: HealthReport) -> str:
-    """The two words of this dashboard; how bad it is stands in the alerts."""
-    return "healthy" if report.healthy else "degraded"
-
-
-def _config(argument: str, value: _Config | None, kind: type[_Config]) -> _Config:
-    if value is None:
-        return kind()
-    if not isinstance(value, kind):
-        raise TypeError(f"{argument}: expected a {kind.__name__}, got {type(value).__name__}")
-    return value
-
-
-def _number(text: str) -> float:
-    """A whole number where it is one: sizes stay ints, ``0.5`` stays a float."""
-    try:
-        return int(text)
-    except ValueError:
-        return _finite(text)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-_Parser = Callable[[str], float]
-
-_CACHE_VARIABLES: Mapping[str, tuple[str, _Parser]] = {
-    "CACHE_MAX_SIZE": ("max_size", int),
-    "CACHE_TTL_SECONDS": ("ttl_seconds", _number),
-}
-_LIMIT_VARIABLES: Mapping[str, tuple[str, _Parser]] = {
-    "RATE_LIMIT_PER_MINUTE": ("requests_per_minute", int),
-    "RATE_LIMIT_PER_HOUR": ("requests_per_hour", int),
-    "RATE_LIMIT_BURST": ("burst_limit", int),
-}
-_ALERT_VARIABLES: Mapping[str, tuple[str, _Parser]] = {
-    "ALERT_ERROR_RATE_PERCENT": ("error_rate_percent", _finite),
-    "ALERT_RESPONSE_TIME_SECONDS": ("avg_response_time_seconds", _finite),
-    "ALERT_MEMORY_PERCENT": ("memory_usage_percent", _finite),
-}
-
-
-def _from_env(
-    environ: Mapping[str, str],
-    kind: type[_Config],
-    variables: Mapping[str, tuple[str, _Parser]],
-) -> _Config:
-    """A configuration out of the environment; each variable is checked on its own."""
-    fields: dict[str, Any] = {}
-    for variable, (field, parse) in variables.items():
-        text = environ.get(variable, "").strip()
-        if not text:
-            continue
-        try:
-            value: Any = parse(text)
-        except ValueError:
-            expected = "a whole number" if parse is int else "a finite number"
-            raise ValueError(f"{variable}: expected {expected}, got {text!r}") from None
-        try:
-            kind(**{field: value})
-        except ValueError as error:
-            raise ValueError(f"{variable}: {error}") from None
-        fields[field] = value
-    return kind(**fields)
