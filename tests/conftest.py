@@ -1,0 +1,22 @@
+"""Fixtures that several parts share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture
+def no_leaked_threads() -> Iterator[None]:
+    """Fails a test whose threads outlive it by five seconds."""
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        if set(threading.enumerate()) <= before:
+            return
+        time.sleep(0.01)
+    assert set(threading.enumerate()) <= before
