@@ -115,7 +115,8 @@ def memcheck(stages: Stages, python: Python) -> None:
         stages,
         f"memcheck: valgrind on {python.minor}",
         test_env(python.minor),
-        *["-m", "memcheck", "--timeout=900", "-p", "no:cacheprovider", *marked],
+        *("-m", "memcheck", "--timeout=900", "-p", "no:cacheprovider"),
+        *marked,
         before=checker,
         # glibc's allocator is the one valgrind watches; pymalloc's arenas hide errors.
         more={"PYTHONMALLOC": "malloc", "FERROGATE_MEMCHECK": "1"},
