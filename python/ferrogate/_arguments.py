@@ -7,17 +7,28 @@ import os
 from datetime import timedelta
 
 
-def seconds(argument: str, value: float | timedelta) -> float:
-    """A finite duration above zero, in seconds."""
+def seconds_or_never(argument: str, value: float | timedelta) -> float:
+    """A duration above zero, in seconds; infinity is never."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(
             f"{argument}: expected seconds as a number or a timedelta, got {type(value).__name__}"
         )
-    if not (math.isfinite(value) and value > 0):
+    if not value > 0:
+        raise ValueError(f"{argument}: expected a duration above 0 seconds, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def seconds(argument: str, value: float | timedelta) -> float:
+    """A finite duration above zero, in seconds."""
+    duration = seconds_or_never(argument, value)
+    if duration == math.inf:
         raise ValueError(f"{argument}: expected a finite duration above 0 seconds, got {value!r}")
-    return float(value)
+    return duration
 
 
 def whole(argument: str, value: int, *, least: int) -> int:
