@@ -117,3 +117,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """The clock's time, in seconds."""
         return self.clock.now()
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Waits for the executor's threads in real time, however long they take.
+
+        They do not live on the clock: a deadline on it would pass at once.
+        ``asyncio.Runner`` gives them 300 s, and on a busy machine CPython 3.13
+        warned of threads that had not ended "within 300 seconds" of none.
+        """
+        await super().shutdown_default_executor()
