@@ -170,7 +170,7 @@ def test_mooncake_hits_are_its_repeats(ferrogate: Ferrogate, mooncake: Path) -> 
 def test_a_slice_over_real_http(ferrogate: Ferrogate) -> None:
     report = report_of(
         ferrogate(
-            *("demo", "--json", "--seconds", 50, "--speed", 10, "--rpm", 240, "--margin", 0.5),
+            *("demo", "--json", "--seconds", 50, "--speed", 10, "--rpm", 240, "--margin", 1),
             *("--repeat-rate", 0.1, "--inject-500", 0.02, "--concurrency", 40),
         )
     )
@@ -207,7 +207,7 @@ def test_the_table_fits_the_terminal(ferrogate: Ferrogate, columns: str) -> None
 @pytest.mark.parametrize("mode", ["--virtual", "--speed=5"])
 def test_ctrl_c_prints_the_partial_report(mode: str, machine: bool) -> None:
     flags = ["--seconds", "3000", mode, *(["--json"] if machine else [])]
-    for delay in (2.5, 5.0, 10.0):  # a busy machine may need longer for the first request
+    for delay in (2.5, 5.0, 10.0):  # a busy machine may not even have imported by then
         process = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "ferrogate.cli", "demo", *flags],
             stdout=subprocess.PIPE,
@@ -221,12 +221,13 @@ def test_ctrl_c_prints_the_partial_report(mode: str, machine: bool) -> None:
         os.killpg(process.pid, signal.SIGINT)
         asked = time.monotonic()
         out, err = process.communicate(timeout=30)
-        assert process.returncode == 130, err
-        assert time.monotonic() - asked < 5
-        assert "Traceback" not in err
+        waited = time.monotonic() - asked
         assert not any(Path(f"/proc/{pid}").exists() for pid in providers)
         if out:
             break
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert waited < 10
     assert len(providers) == (mode != "--virtual")
     if machine:
         report = json.loads(out)
@@ -238,6 +239,22 @@ def test_ctrl_c_prints_the_partial_report(mode: str, machine: bool) -> None:
         assert run["answered"] + run["unfinished"] + run["failed"] == run["requests"]
     else:
         assert "PARTIAL" in out
+
+
+def test_a_killed_replay_leaves_no_provider_behind() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ferrogate.cli", "demo", "--seconds", "3000", "--json"],
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 30
+    while not (providers := children(process.pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in providers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def children(pid: int) -> list[int]:

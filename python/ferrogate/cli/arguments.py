@@ -118,10 +118,10 @@ def add_flags(parser: argparse.ArgumentParser, *, speed: float) -> None:
     client.add_argument(
         "--margin",
         type=_number(0),
-        default=0.25,
+        default=0.5,
         metavar="S",
         help="real seconds by which the agent's windows are longer than the provider's, to cover "
-        "the jitter between a permit and the request's arrival (default: 0.25)",
+        "the jitter between a permit and the request's arrival (default: 0.5)",
     )
     client.add_argument(
         "--max-wait",

@@ -7,8 +7,10 @@ apart can reach the provider a little closer than that. The agent's windows are
 therefore longer than the provider's by ``--margin`` (real seconds, whatever the
 speed): as long as no way takes longer than the shortest one by more than the
 margin, no window of the provider ever sees more than its limit. The report
-states the ways that were measured. The price is ``margin / (window + margin)``
-of the capacity.
+states the ways that were measured, from the moment that the agent goes on with
+its permit: on an idle 2-core machine at most 50 ms, with both cores overloaded
+190 ms. The price is ``margin / (window + margin)`` of the capacity: with half a
+second 0.8 % at speed 1, and 8 % at speed 10, where a minute has 6 seconds.
 """
 
 from __future__ import annotations

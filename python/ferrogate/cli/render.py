@@ -15,7 +15,7 @@ __all__ = ["render"]
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _LISTED = 5
-_LATE = 0.25
+_LATE = 0.5
 _NONE = "-"
 _TITLES = {"with": "with ferrogate", "without": "without"}
 
@@ -98,8 +98,10 @@ def _table(report: dict[str, Any]) -> Table:
     counted("client hung up", "provider", "abandoned", always=False)
     counted("most at once", "provider", "peak_in_flight")
     section("tokens and money")
-    row("tokens spent", lambda run: _tokens(run["tokens_spent"]))
-    row("tokens saved", lambda run: _tokens(run["tokens_saved"]))
+    counted("input tokens spent", "tokens_spent", "input")
+    counted("output tokens spent", "tokens_spent", "output")
+    counted("input tokens saved", "tokens_saved", "input")
+    counted("output tokens saved", "tokens_saved", "output")
     row("USD spent", lambda run: f"{run['usd_spent']:,.4f}")
     row("USD saved", lambda run: f"{run['usd_saved']:,.4f}")
     row("USD spent per 1,000 answers", _per_thousand)
@@ -194,13 +196,15 @@ def _notes(report: dict[str, Any]) -> list[str]:
     if "without" in runs:
         notes.append(
             f"Without ferrogate: the same SDK calls, {settings['retries']} retries by the SDK's "
-            "own rule, no cache, no limiter. Times are those of answered requests."
+            "own rule, no cache, no limiter. Times are those of answered requests: a limiter "
+            "lets wait what fails without one."
         )
     transit = runs.get("with", {}).get("transit_wall_seconds", {})
     if transit.get("max") is not None:
         notes.append(
             f"From permit to arrival: p50 {_short(transit['p50'])}, most {_short(transit['max'])}; "
-            f"the agent's windows are {_short(settings['margin'])} longer (--margin)."
+            f"the agent's windows are {_short(settings['margin'])} longer than the provider's "
+            "for that (--margin)."
         )
     for name, run in runs.items():
         if run["late_wall_seconds"] > _LATE:
@@ -221,10 +225,6 @@ def _at(value: Any, path: Sequence[str]) -> Any:
 
 def _number(value: int | None) -> str:
     return _NONE if value is None else f"{value:,}"
-
-
-def _tokens(counts: dict[str, int]) -> str:
-    return f"{counts['input']:,} + {counts['output']:,}"
 
 
 def _per_thousand(run: dict[str, Any]) -> str:

@@ -36,7 +36,7 @@ class Settings:
     retries: int = 2
     timeout: float = 120.0
     max_wait: float | None = None
-    margin: float = 0.25
+    margin: float = 0.5
     """Real seconds by which the client's windows are longer than the provider's."""
     cache_size: int = 10_000
     cache_ttl: float = 3600.0
