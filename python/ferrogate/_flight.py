@@ -14,11 +14,11 @@ instruction, so the cancellation of one caller is never that of another:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable
-from contextvars import Context, ContextVar, copy_context
+from contextvars import ContextVar
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from ferrogate._core import Cache as _NativeCache
@@ -31,6 +31,16 @@ _leading: ContextVar[frozenset[int]] = ContextVar("ferrogate_leading", default=f
 
 #: The loader task of each flight under way and the thread of its loop.
 _loaders: dict[int, tuple[asyncio.Task[None] | None, int]] = {}
+
+#: The flights that the loader of a flight is waiting for.
+_waits: dict[int, list[int]] = {}
+
+#: Seconds between two looks whether the loop of somebody else's loader is closed:
+#: a loop that is closed over a pending task tells nobody.
+_LOOK = 1.0
+
+#: When there are so many loaders, those of closed loops are thrown out.
+_SWEEP = 256
 
 
 def _wake(waiters: Iterable[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]) -> None:
@@ -64,17 +74,72 @@ def _result(flight: Flight) -> tuple[bool, Any]:
         # Raising adds frames to the one exception; every caller starts from the loader's.
         raise error.with_traceback(traceback)
     finally:
-        del error, traceback, value, outcome
+        # The traceback keeps this frame and the flight keeps the traceback, a cycle that
+        # the collector cannot see through. So with every frame that an error passes.
+        del error, traceback, value, outcome, flight
 
 
-def _refuse_recursion(flight: Flight, *, blocking: bool) -> None:
+def _enter_line(flight: Flight) -> list[int]:
+    """Registers that the current loaders wait for `flight`; returns them for `_leave_line`.
+
+    Raises:
+        RuntimeError: they would wait for themselves.
+    """
+    mine = [one for one in _leading.get() if one in _loaders]
+    if not mine:
+        return mine
+    # Registered before the look: of two that meet, at least one sees the other.
+    for one in mine:
+        _waits.setdefault(one, []).append(flight.id)
+    seen: set[int] = set()
+    ahead = [flight.id]
+    while ahead:
+        one = ahead.pop()
+        if one in mine:
+            _leave_line(flight, mine)
+            if one == flight.id:
+                raise RuntimeError(
+                    "recursive load: the loader asked for the key that it is loading"
+                )
+            raise RuntimeError("recursive load: two loaders ask for each other's keys")
+        if one not in seen:
+            seen.add(one)
+            ahead.extend(_waits.get(one, ()))
+    return mine
+
+
+def _leave_line(flight: Flight, mine: list[int]) -> None:
+    for one in mine:
+        line = _waits.get(one)
+        if line is not None and flight.id in line:
+            line.remove(flight.id)
+
+
+def _refuse_own_thread(flight: Flight) -> None:
     loader = _loaders.get(flight.id)
-    if flight.id in _leading.get():
-        raise RuntimeError("recursive load: the loader asked for the key that it is loading")
-    if blocking and loader is not None and loader[1] == threading.get_ident():
+    if loader is not None and loader[1] == threading.get_ident():
         raise RuntimeError(
             "this thread's event loop is loading that key; waiting here would block it for ever"
         )
+
+
+def _forget_if_orphaned(flight: Flight) -> bool:
+    """Abandons a flight whose loop was closed over its loader; true if it was so."""
+    task, _ = _loaders.get(flight.id, (None, 0))
+    if task is None or not task.get_loop().is_closed():
+        return False
+    _loaders.pop(flight.id, None)
+    # It is accounted for: somebody else loads instead.
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    _wake(flight.abandon())
+    return True
+
+
+def _sweep_orphans() -> None:
+    for number, (task, _) in list(_loaders.items()):
+        if task is not None and task.get_loop().is_closed():
+            # Its coroutine goes with it, and lands the flight.
+            _loaders.pop(number, None)
 
 
 def load_sync(
@@ -89,30 +154,71 @@ def load_sync(
     """The value for ``lookup``: loaded by this thread, or by whoever is loading it already."""
     while True:
         flight, leads, found = cache._join(lookup)
-        if not leads:
-            _refuse_recursion(flight, blocking=True)
-            flight.wait()
-            succeeded, value = _result(flight)
+        try:
+            if found is not None:
+                _wake(flight.land_value(found[0]))
+                return found[0]  # type: ignore[no-any-return]
+            if leads:
+                return _lead_sync(cache, lookup, flight, function, args, kwargs or {}, ttl, tags)
+            succeeded, value = _follow_sync(flight)
             if succeeded:
                 return value  # type: ignore[no-any-return]
-            continue
-        if found is not None:
-            _wake(flight.land_value(found[0]))
-            return found[0]  # type: ignore[no-any-return]
-        _loaders[flight.id] = (None, threading.get_ident())
-        token = _leading.set(_leading.get() | {flight.id})
-        try:
-            value = function(*args, **(kwargs or {}))
-            cache._store(lookup, value, ttl, tags)
-        except BaseException as error:
-            _land_error(flight, error)
-            raise
-        else:
-            _wake(flight.land_value(value))
-            return value
         finally:
-            _leading.reset(token)
-            _loaders.pop(flight.id, None)
+            del flight  # see _result
+
+
+def _lead_sync(
+    cache: _NativeCache,
+    lookup: Lookup,
+    flight: Flight,
+    function: Callable[..., _T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    ttl: Any,
+    tags: Iterable[str] | None,
+) -> _T:
+    number = flight.id
+    token = _leading.set(_leading.get() | {number})
+    _loaders[number] = (None, threading.get_ident())
+    try:
+        value = function(*args, **kwargs)
+        _refuse_coroutine(value)
+        cache._store(lookup, value, ttl, tags)
+    except BaseException as error:
+        _land_error(flight, error)
+        raise
+    else:
+        _wake(flight.land_value(value))
+        return value
+    finally:
+        _leading.reset(token)
+        _loaders.pop(number, None)
+        _waits.pop(number, None)
+        del flight  # see _result
+
+
+def _follow_sync(flight: Flight) -> tuple[bool, Any]:
+    try:
+        mine = _enter_line(flight)
+        try:
+            _refuse_own_thread(flight)
+            while not flight.wait(_LOOK):
+                if _forget_if_orphaned(flight):
+                    return False, None
+        finally:
+            _leave_line(flight, mine)
+        return _result(flight)
+    finally:
+        del flight  # see _result
+
+
+def _refuse_coroutine(value: object) -> None:
+    if isinstance(value, CoroutineType):
+        value.close()
+        raise TypeError(
+            f"{value.__qualname__} returned a coroutine, which can be awaited only once, so there "
+            "is no result to keep; the cached function must be an `async def` itself"
+        )
 
 
 def load_sync_alone(
@@ -126,6 +232,7 @@ def load_sync_alone(
 ) -> _T:
     """Loads and stores without regard for others."""
     value = function(*args, **(kwargs or {}))
+    _refuse_coroutine(value)
     cache._store(lookup, value, ttl, tags)
     return value
 
@@ -158,46 +265,111 @@ async def load_async(
     loop = asyncio.get_running_loop()
     while True:
         flight, leads, found = cache._join(lookup)
-        if not leads:
-            _refuse_recursion(flight, blocking=False)
-        elif found is not None:
-            _wake(flight.land_value(found[0]))
-            return found[0]  # type: ignore[no-any-return]
-        if leads:
-            loader = _load(cache, lookup, flight, function, args, kwargs or {}, ttl, tags)
-            _start(loop, flight, loader)
-        # After the start: a loader that never had to wait has landed by now.
+        try:
+            if found is not None:
+                _wake(flight.land_value(found[0]))
+                return found[0]  # type: ignore[no-any-return]
+            if leads:
+                loader = _load(cache, lookup, flight, function, args, kwargs or {}, ttl, tags)
+                task = _start(loop, flight, loader)
+                await _wait(loop, flight)
+            else:
+                await _follow_async(loop, flight)
+            succeeded, value = _result(flight)
+            if succeeded:
+                return value  # type: ignore[no-any-return]
+            if leads:
+                _raise_end(task)
+        finally:
+            del flight  # see _result
+
+
+async def _follow_async(loop: asyncio.AbstractEventLoop, flight: Flight) -> None:
+    try:
+        mine = _enter_line(flight)
+        try:
+            task, _ = _loaders.get(flight.id, (None, 0))
+            if task is None or task.get_loop() is loop:
+                await _wait(loop, flight)
+            else:
+                await _wait_for_foreigner(loop, flight)
+        finally:
+            _leave_line(flight, mine)
+    finally:
+        del flight  # see _result
+
+
+async def _wait_for_foreigner(loop: asyncio.AbstractEventLoop, flight: Flight) -> None:
+    timers: list[asyncio.TimerHandle] = []
+    try:
+        _look(loop, flight, timers)
+        await _wait(loop, flight)
+    finally:
+        while timers:
+            timers.pop().cancel()
+        del flight  # see _result
+
+
+def _look(
+    loop: asyncio.AbstractEventLoop, flight: Flight, timers: list[asyncio.TimerHandle]
+) -> None:
+    timers.clear()
+    if not _forget_if_orphaned(flight):
+        timers.append(loop.call_later(_LOOK, _look, loop, flight, timers))
+
+
+async def _wait(loop: asyncio.AbstractEventLoop, flight: Flight) -> None:
+    """Until the flight has landed."""
+    try:
         future = loop.create_future()
         waiter = flight.enroll(loop, future)
-        if waiter is not None:
-            try:
-                await future
-            except asyncio.CancelledError:
-                await _leave(loop, flight, waiter)
-                raise
-        succeeded, value = _result(flight)
-        if succeeded:
-            return value  # type: ignore[no-any-return]
-        if leads:
-            # Our own loader was cancelled from outside (or cancelled itself).
-            raise asyncio.CancelledError("the loader was cancelled")
+        if waiter is None:
+            return
+        try:
+            await future
+        except asyncio.CancelledError:
+            await _leave(loop, flight, waiter)
+            raise
+        except GeneratorExit:
+            # Thrown away with its loop, perhaps by the collector: nothing can be awaited here.
+            if flight.leave(waiter) == 0:
+                _cancel_from_anywhere(flight)
+            raise
+    finally:
+        del flight  # see _result
 
 
-def _start(loop: asyncio.AbstractEventLoop, flight: Flight, loader: Any) -> None:
-    _loaders[flight.id] = (None, threading.get_ident())
-    context: Context = copy_context()
+def _raise_end(task: asyncio.Task[None]) -> None:
+    """Raises what ended our own loader without a result for everybody."""
+    if task.done() and not task.cancelled():
+        error = task.exception()
+        # The loop raises those two itself, to whoever runs it.
+        if error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
+            raise error
+    raise asyncio.CancelledError("the loader was cancelled")
+
+
+def _start(loop: asyncio.AbstractEventLoop, flight: Flight, loader: Any) -> asyncio.Task[None]:
+    number = flight.id
+    if len(_loaders) >= _SWEEP:
+        _sweep_orphans()
+    _loaders[number] = (None, threading.get_ident())
     try:
         if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
-            task = asyncio.Task(loader, loop=loop, context=context, eager_start=True)
+            task: asyncio.Task[None] = asyncio.Task(loader, loop=loop, eager_start=True)
         else:
-            task = loop.create_task(loader, context=context)
+            # Without context=, which factories written before Python 3.11 do not take.
+            task = loop.create_task(loader)
     except BaseException as error:
         loader.close()
-        _loaders.pop(flight.id, None)
+        _loaders.pop(number, None)
         _land_error(flight, error)
         raise
+    finally:
+        del flight  # see _result
     if not task.done():
-        _loaders[flight.id] = (task, threading.get_ident())
+        _loaders[number] = (task, threading.get_ident())
+    return task
 
 
 async def _load(
@@ -210,7 +382,8 @@ async def _load(
     ttl: Any,
     tags: Iterable[str] | None,
 ) -> None:
-    _leading.set(_leading.get() | {flight.id})
+    number = flight.id
+    _leading.set(_leading.get() | {number})
     try:
         value = await function(*args, **kwargs)
         cache._store(lookup, value, ttl, tags)
@@ -222,14 +395,16 @@ async def _load(
         if not isinstance(error, Exception):
             # The loop itself raises it to whoever runs it; the task must not be
             # told off on stderr because nobody asks it too.
-            task = asyncio.current_task()
+            task = asyncio.current_task() if asyncio._get_running_loop() else None
             if task is not None:
                 task.add_done_callback(_heard)
             raise
     else:
         _wake(flight.land_value(value))
     finally:
-        _loaders.pop(flight.id, None)
+        _loaders.pop(number, None)
+        _waits.pop(number, None)
+        del flight  # see _result
 
 
 def _heard(task: asyncio.Task[None]) -> None:
@@ -247,23 +422,34 @@ def _land_error(flight: Flight, error: BaseException) -> None:
 
 async def _leave(loop: asyncio.AbstractEventLoop, flight: Flight, waiter: int) -> None:
     """A cancelled caller goes; the last one out cancels the loader and sees it end."""
-    if flight.leave(waiter) > 0:
-        return
+    try:
+        if flight.leave(waiter) > 0:
+            return
+        task, _ = _loaders.get(flight.id, (None, 0))
+        if task is None or task.done():
+            return
+        if task.get_loop() is not loop:
+            _cancel_from_anywhere(flight)
+            return
+        task.cancel()
+        await asyncio.wait((task,))
+        # A loader that turned its cancellation into an error raises that, as if called directly.
+        outcome = flight.outcome()
+        if outcome is not None and not outcome[0]:
+            del outcome
+            _result(flight)
+    finally:
+        del flight  # see _result
+
+
+def _cancel_from_anywhere(flight: Flight) -> None:
     task, _ = _loaders.get(flight.id, (None, 0))
     if task is None or task.done():
         return
-    owner = task.get_loop()
-    if owner is not loop:
-        # A closed loop has no loader left to cancel.
-        with contextlib.suppress(RuntimeError):
-            owner.call_soon_threadsafe(_cancel_unless_wanted, flight, task)
-        return
-    task.cancel()
-    await asyncio.wait((task,))
-    # A loader that turned its cancellation into an error raises that, as if called directly.
-    outcome = flight.outcome()
-    if outcome is not None and not outcome[0]:
-        _result(flight)
+    try:
+        task.get_loop().call_soon_threadsafe(_cancel_unless_wanted, flight, task)
+    except RuntimeError:
+        _forget_if_orphaned(flight)
 
 
 def _cancel_unless_wanted(flight: Flight, task: asyncio.Task[None]) -> None:
@@ -274,3 +460,4 @@ def _cancel_unless_wanted(flight: Flight, task: asyncio.Task[None]) -> None:
 def _after_fork_in_child() -> None:
     # The loaders stayed in the parent.
     _loaders.clear()
+    _waits.clear()

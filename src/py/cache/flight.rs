@@ -118,6 +118,8 @@ impl Drop for Flight {
             return;
         }
         Python::attach(|py| {
+            // It may go while an error passes, and that must stay the current one.
+            let passing = PyErr::take(py);
             let wake = |py: Python<'_>| -> PyResult<()> {
                 let waiters = self.land(py, Landing::Abandoned)?;
                 py.import("ferrogate._flight")?.call_method1("_wake", (waiters,))?;
@@ -125,6 +127,9 @@ impl Drop for Flight {
             };
             if let Err(error) = wake(py) {
                 error.write_unraisable(py, None);
+            }
+            if let Some(passing) = passing {
+                passing.restore(py);
             }
         });
     }
@@ -203,20 +208,25 @@ impl Flight {
         })
     }
 
-    /// Blocks this thread until the landing; signals are handled meanwhile.
-    fn wait(&self, py: Python<'_>) -> PyResult<()> {
+    /// Blocks this thread until the landing, or for about ``timeout`` seconds; signals are
+    /// handled meanwhile. True if it has landed.
+    fn wait(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
         edge("Flight.wait", || {
             let gate = Arc::new(Gate::default());
             let Ok(waiter) = self.inner.enroll(Waiter::Thread(Arc::clone(&gate))) else {
-                return Ok(());
+                return Ok(true);
             };
+            let mut slices = (timeout / SLICE.as_secs_f64()).ceil() as u64;
             while !py.detach(|| gate.wait()) {
-                if let Err(signal) = py.check_signals() {
-                    drop(self.inner.leave(waiter));
-                    return Err(signal);
+                slices = slices.saturating_sub(1);
+                let signal = py.check_signals();
+                if signal.is_err() || slices == 0 {
+                    // Not in line any more: it has landed in the meantime.
+                    let landed = self.inner.leave(waiter).0.is_none();
+                    return signal.map(|()| landed);
                 }
             }
-            Ok(())
+            Ok(true)
         })
     }
 
