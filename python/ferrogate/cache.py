@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import itertools
 import sys
+import weakref
 from collections.abc import (
     Awaitable,
     Callable,
@@ -17,6 +20,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass
 from datetime import timedelta
+from types import ModuleType
 from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypedDict, TypeVar, cast, overload
 
 from ferrogate import _core, _flight, _janitor
@@ -33,6 +37,23 @@ __all__ = [
     "cached",
 ]
 
+
+class _Doc:
+    """The class's docstring on the class, the function's on an instance.
+
+    ``help()`` asks ``object.__getattribute__`` for it, which finds the class's.
+    """
+
+    def __init__(self, own: str | None) -> None:
+        self.own = own
+
+    def __get__(self, instance: Any, owner: Any = None) -> str | None:
+        return self.own if instance is None else instance._doc
+
+
+for _class in (CachedFunction, _core.CachedMethod):
+    _class.__doc__ = _Doc(_class.__doc__)  # type: ignore[assignment]
+
 K = TypeVar("K")
 V = TypeVar("V")
 D = TypeVar("D")
@@ -40,6 +61,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Seconds = float | timedelta
+
+
+#: The arguments of a Cache that is given none.
+_DEFAULTS: tuple[object, ...] = (1000, None, None, "lru", *(None,) * 6, True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +177,8 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
         enabled: bool = True,
     ) -> Cache[K, V]:
         _check_policy(policy)
+        given: tuple[object, ...] = (max_size, ttl, tti, policy, max_bytes, weigher, on_evict)
+        given = (*given, cleanup_interval, name, clock, enabled)
         if isinstance(max_size, CacheConfig):
             config = max_size
             max_size = config.max_size
@@ -178,13 +205,37 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
                 enabled=enabled,
             ),
         )
+        self._given = given
         if cleanup_interval is not None:
             _janitor.sweep_regularly(self, cleanup_interval)
         return self
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        # Everything was done in __new__; object.__init__ takes no arguments.
-        pass
+    def __init__(
+        self,
+        max_size: int | CacheConfig = 1000,
+        *,
+        ttl: Seconds | None = None,
+        tti: Seconds | None = None,
+        policy: Literal["lru"] = "lru",
+        max_bytes: int | None = None,
+        weigher: Callable[[Any, Any], int] | None = None,
+        on_evict: Callable[[Any, Any, str], object] | None = None,
+        cleanup_interval: Seconds | None = None,
+        name: str | None = None,
+        clock: ManualClock | None = None,
+        enabled: bool = True,
+    ) -> None:
+        # Everything was done in __new__. A subclass that only gives other arguments to
+        # super().__init__() would silently get a cache of the default size.
+        given: tuple[object, ...] = (max_size, ttl, tti, policy, max_bytes, weigher, on_evict)
+        given = (*given, cleanup_interval, name, clock, enabled)
+        if given not in (self._given, _DEFAULTS):
+            raise TypeError(
+                f"{type(self).__name__}: a cache takes its arguments in __new__; a subclass that "
+                "changes them overrides __new__(cls, ...) and calls super().__new__(cls, ...)"
+            )
+
+    _given: tuple[object, ...]
 
     def get_or_set(
         self,
@@ -240,9 +291,27 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mapping):
             return NotImplemented
-        return dict(self.items()) == dict(other.items())
+        mine = self._snapshot()
+        if len(mine) != len(other):
+            return False
+        missing = object()
+        for key, value in mine:
+            try:
+                theirs = other[key]
+            except (KeyError, TypeError):
+                # TypeError: this cache has keys that a dict cannot have.
+                theirs = missing
+            if theirs is not value and theirs != value:
+                return False
+        return True
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{type(self).__name__}: a cache belongs to its process and is neither pickled nor "
+            "copied; make a new one, or copy its items with dict(cache)"
+        )
 
     def __repr__(self) -> str:
         stats = self.get_stats()
@@ -266,12 +335,22 @@ class _Items(ItemsView[K, V]):
     def __iter__(self) -> Iterator[tuple[K, V]]:
         return iter(self._mapping._snapshot())
 
+    def __contains__(self, item: object) -> bool:
+        if not isinstance(item, tuple) or len(item) != 2:
+            return False
+        key, value = item
+        found = self._mapping._peek(key)
+        return found is not None and (found[0] is value or found[0] == value)
+
 
 class _Values(ValuesView[V]):
     _mapping: Cache[Any, V]
 
     def __iter__(self) -> Iterator[V]:
         return (value for _, value in self._mapping._snapshot())
+
+    def __contains__(self, value: object) -> bool:
+        return any(mine is value or mine == value for mine in self)
 
 
 def _check_policy(policy: object) -> None:
@@ -294,7 +373,7 @@ def deep_size(key: object, value: object) -> int:
     size = 0
     while stack and len(seen) < _DEEP_SIZE_LIMIT:
         item = stack.pop()
-        if id(item) in seen or isinstance(item, type):
+        if id(item) in seen or isinstance(item, type | ModuleType):
             continue
         seen.add(id(item))
         size += sys.getsizeof(item, 64)
@@ -412,7 +491,9 @@ def cached(
     elif not isinstance(cache, _core.Cache):
         raise TypeError(f"cache: expected a ferrogate.Cache or None, got {type(cache).__name__}")
     else:
-        shared_as = full_name
+        # Its keys and entries in there. Lambdas, and functions that one factory makes, all
+        # have one name, so the name alone would give each the others' results.
+        shared_as = f"{full_name}#{_number(function)}"
         max_size = cache.max_size
     is_async = inspect.iscoroutinefunction(function)
     load: Callable[..., Any]
@@ -461,6 +542,30 @@ def _check_function(function: object, key: object) -> None:
         )
     if key is not None and not callable(key):
         raise TypeError(f"key: expected a callable or None, got {type(key).__name__}")
+
+
+#: Functions that share a cache, by identity: their numbers, and how to tell a younger
+#: function at the same address.
+_numbered: dict[int, tuple[int, weakref.ref[Any]]] = {}
+_next_number = itertools.count(1)
+
+
+def _number(function: object) -> int:
+    """A number of this very object; decorated again, it finds its results again."""
+    address = id(function)
+    known = _numbered.get(address)
+    if known is not None and known[1]() is function:
+        return known[0]
+    number = next(_next_number)
+
+    def forget(gone: weakref.ref[Any]) -> None:
+        known = _numbered.get(address)
+        if known is not None and known[1] is gone:
+            del _numbered[address]
+
+    with contextlib.suppress(TypeError):
+        _numbered[address] = (number, weakref.ref(function, forget))
+    return number
 
 
 def _qualname(function: object) -> str:

@@ -185,6 +185,14 @@ impl Cache {
         })
     }
 
+    /// ``(value,)`` under ``key``, or ``None``; counts nothing.
+    fn _peek<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Option<(Bound<'py, PyAny>,)>> {
+        edge("Cache._peek", || {
+            let encoded = self.store.key(key)?;
+            Ok(self.store.peek(key.py(), &encoded.key).map(|value| (value,)))
+        })
+    }
+
     /// Removes ``key`` and returns its value, as one step; or ``default``.
     #[pyo3(signature = (key, /, *default))]
     fn pop<'py>(
@@ -262,7 +270,9 @@ impl Cache {
             let table = self.store.lock();
             let now = self.store.clock.now();
             let found = table.explain(&encoded.key, now).map(|entry| {
-                let tags: Vec<String> = entry.tags.iter().map(ToString::to_string).collect();
+                // Not the marks by which a cached function finds its own entries.
+                let chosen = entry.tags.iter().filter(|tag| !tag.starts_with('\0'));
+                let tags: Vec<String> = chosen.map(ToString::to_string).collect();
                 (now.saturating_sub(entry.written), entry.expires, entry.weight, tags)
             });
             drop(table);

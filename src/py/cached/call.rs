@@ -13,6 +13,7 @@ use crate::core::key::encode::tag;
 use crate::core::key::{Key, hex_digest};
 use crate::py::awaitable::{ready, ready_raw};
 use crate::py::cache::Lookup;
+use crate::py::convert::type_name;
 use crate::py::edge::edge;
 use crate::py::key::{Encoded, Failure, Opaque, Walker, short_text, with_encoder};
 
@@ -41,7 +42,7 @@ pub(crate) unsafe extern "C" fn vectorcall(
     // SAFETY: a plain mask.
     let positional = unsafe { ffi::PyVectorcall_NARGS(nargsf) } as usize;
     let result = edge("CachedFunction.__call__", || {
-        if positional == 1 && kwnames.is_null() && this.get().short_way.load(Ordering::Relaxed) {
+        if positional == 1 && kwnames.is_null() && this.get().short_way {
             // SAFETY: one argument was passed.
             let argument = unsafe { Borrowed::<PyAny>::from_ptr(py, *args) };
             if let Some(key) = short_text(&argument) {
@@ -75,7 +76,7 @@ pub(crate) unsafe extern "C" fn vectorcall(
                 all.push(unsafe { Bound::from_borrowed_ptr(py, *args.add(index)) });
             }
             let (positional, values) = all.split_at(positional);
-            call(&this, &Arguments { positional, names: names.as_ref(), values })
+            call(&this, &Arguments { positional, names: names.as_ref(), values }, false)
                 .map(Bound::into_ptr)
         })
     });
@@ -120,10 +121,11 @@ fn packed<'py>(
     Ok((args, Some(kwargs)))
 }
 
-/// One call.
+/// One call; `bound` if the first argument is the instance that it was looked up on.
 pub(crate) fn call<'py>(
     slf: &Bound<'py, CachedFunction>,
     arguments: &Arguments<'_, 'py>,
+    bound: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = slf.py();
     let this = slf.get();
@@ -132,7 +134,7 @@ pub(crate) fn call<'py>(
         store.count_miss();
         return straight(slf, arguments);
     }
-    let Some(key) = key(slf, arguments)? else { return straight(slf, arguments) };
+    let Some(key) = key(slf, arguments, bound)? else { return straight(slf, arguments) };
     if let Some(value) = store.get(py, &key.encoded.key) {
         if this.options.shared_as.is_some() {
             this.hits.fetch_add(1, Ordering::Relaxed);
@@ -143,6 +145,17 @@ pub(crate) fn call<'py>(
         this.misses.fetch_add(1, Ordering::Relaxed);
     }
     load(slf, arguments, key)
+}
+
+/// Removes the result of a call; true if there was one.
+pub(crate) fn invalidate<'py>(
+    slf: &Bound<'py, CachedFunction>,
+    arguments: &Arguments<'_, 'py>,
+    bound: bool,
+) -> PyResult<bool> {
+    let key = key(slf, arguments, bound)?.ok_or_else(|| misfit(slf))?;
+    let store = &slf.get().cache.get().store;
+    Ok(store.with(slf.py(), |table, now, grave| table.remove(&key.encoded.key, now, grave)))
 }
 
 /// Past the cache: disabled, or arguments that do not fit, which the function itself explains best.
@@ -203,16 +216,20 @@ fn tags<'py>(
 }
 
 /// The key of a call; `None` if the arguments do not fit the function.
-pub(crate) fn key(
+fn key(
     slf: &Bound<'_, CachedFunction>,
     arguments: &Arguments<'_, '_>,
+    bound: bool,
 ) -> PyResult<Option<CallKey>> {
     let this = slf.get();
-    let token = instance_token(slf, arguments)?;
+    let token = instance_token(slf, arguments, bound)?;
     let first = token.as_ref().map(super::instances::Token::encoding);
     let interner = &this.cache.get().store.interner;
     with_encoder(this.options.typed, |encoder| {
         let mut walker = Walker::new(encoder, Opaque::Intern(interner));
+        if let Some(name) = &this.options.shared_as {
+            walker.encoder().str(name);
+        }
         if !write(slf, arguments, first.as_ref().map(<[u8; 9]>::as_slice), &mut walker)? {
             return Ok(None);
         }
@@ -228,7 +245,7 @@ pub(crate) fn public_key(
     arguments: &Arguments<'_, '_>,
 ) -> PyResult<String> {
     let module = slf.getattr("__module__")?;
-    let name = slf.getattr("__qualname__")?;
+    let name = name_of(slf)?;
     let digest = with_encoder(slf.get().options.typed, |encoder| {
         let mut walker = Walker::new(encoder, Opaque::Refuse);
         if write(slf, arguments, None, &mut walker)? {
@@ -240,8 +257,16 @@ pub(crate) fn public_key(
     Ok(format!("{module}.{name}:{digest}"))
 }
 
-pub(crate) fn misfit(slf: &Bound<'_, CachedFunction>) -> PyErr {
-    let name = slf.getattr("__qualname__").map_or_else(|_| "?".into(), |name| name.to_string());
+/// The function's qualified name; that of its class if it has none (partials and the like).
+pub(crate) fn name_of(slf: &Bound<'_, CachedFunction>) -> PyResult<String> {
+    match slf.get().function.bind(slf.py()).getattr("__qualname__") {
+        Ok(_) => Ok(slf.getattr("__qualname__")?.to_string()),
+        Err(_) => Ok(type_name(slf.get().function.bind(slf.py()))),
+    }
+}
+
+fn misfit(slf: &Bound<'_, CachedFunction>) -> PyErr {
+    let name = name_of(slf).unwrap_or_else(|_| "?".into());
     PyTypeError::new_err(format!("these arguments do not fit {name}()"))
 }
 
@@ -254,9 +279,6 @@ fn write<'py>(
 ) -> PyResult<bool> {
     let py = slf.py();
     let this = slf.get();
-    if let Some(name) = &this.options.shared_as {
-        walker.encoder().str(name);
-    }
     if let Some(make_key) = &this.options.key {
         let (args, kwargs) = packed(py, arguments)?;
         let key = make_key.bind(py).call(args, kwargs.as_ref())?;
@@ -284,15 +306,16 @@ fn write<'py>(
 fn instance_token(
     slf: &Bound<'_, CachedFunction>,
     arguments: &Arguments<'_, '_>,
+    bound: bool,
 ) -> PyResult<Option<super::instances::Token>> {
     let this = slf.get();
-    let by_instance = this.method.load(Ordering::Relaxed)
+    let Some(instance) = arguments.positional.first() else { return Ok(None) };
+    let by_instance = (bound || this.is_method || this.owners.have(instance))
         && this.options.key.is_none()
         && this.params.as_ref().is_some_and(|params| !params.ignores_first());
     if !by_instance {
         return Ok(None);
     }
-    let Some(instance) = arguments.positional.first() else { return Ok(None) };
     if instance.is_instance_of::<PyType>() || instance.get_type().hasattr("__cache_key__")? {
         return Ok(None);
     }

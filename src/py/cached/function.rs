@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 use super::call::{self, vectorcall};
-use super::instances::Instances;
+use super::instances::{Instances, Owners};
 use super::method::CachedMethod;
 use super::params::{Arguments, Params};
 use crate::py::cache::{Cache, lifetime};
@@ -23,15 +23,18 @@ use crate::py::edge::edge;
 pub(crate) struct CachedFunction {
     /// Read by the interpreter through the type's vectorcall offset.
     pub(crate) vectorcall: ffi::vectorcallfunc,
-    /// One text argument, no method, no options that change the key: the short way applies.
-    pub(crate) short_way: AtomicBool,
+    /// One argument and no options that change the key: the short way applies to text.
+    pub(crate) short_way: bool,
     pub(crate) is_async: bool,
     pub(crate) cache: Py<Cache>,
     pub(crate) function: Py<PyAny>,
     pub(crate) options: Options,
     pub(crate) params: Option<Params>,
-    /// Whether the first argument is an instance (known once a class takes the function in).
-    pub(crate) method: AtomicBool,
+    /// Written as a method, so that the first argument is an instance even where nobody
+    /// binds it: a property calls it so, and so does another decorator.
+    pub(crate) is_method: bool,
+    /// The classes that have it as an attribute.
+    pub(crate) owners: Owners,
     pub(crate) instances: Instances,
     /// Only for a shared cache, whose own counters are everybody's.
     pub(crate) hits: AtomicU64,
@@ -85,6 +88,14 @@ fn install_vectorcall(function: &Bound<'_, CachedFunction>) {
     }
 }
 
+/// Whether a function stands in the body of a class.
+fn is_written_in_a_class(function: &Bound<'_, PyAny>) -> bool {
+    let name = function.getattr("__qualname__").and_then(|name| name.extract::<String>());
+    name.is_ok_and(|name| {
+        name.rsplit_once('.').is_some_and(|(parent, _)| !parent.ends_with("<locals>"))
+    })
+}
+
 #[pymethods]
 impl CachedFunction {
     #[new]
@@ -123,12 +134,14 @@ impl CachedFunction {
             }
             let enabled = cache.get().store.enabled;
             let single = params.as_ref().is_some_and(|params| params.single);
+            let is_method = params.as_ref().is_some_and(|params| params.starts_with_self(py))
+                && is_written_in_a_class(&function);
             let short_way = enabled && single && key.is_none() && shared_as.is_none();
             let this = Bound::new(
                 py,
                 Self {
                     vectorcall,
-                    short_way: AtomicBool::new(short_way),
+                    short_way,
                     is_async,
                     cache,
                     function: function.unbind(),
@@ -143,7 +156,8 @@ impl CachedFunction {
                         parameters,
                     },
                     params,
-                    method: AtomicBool::new(false),
+                    is_method,
+                    owners: Owners::default(),
                     instances: Instances::default(),
                     hits: AtomicU64::new(0),
                     misses: AtomicU64::new(0),
@@ -171,17 +185,23 @@ impl CachedFunction {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         edge("CachedFunction.__call__", || {
-            call::with_arguments(args, kwargs, |arguments| call::call(slf, arguments))
+            call::with_arguments(args, kwargs, |arguments| call::call(slf, arguments, false))
         })
     }
 
     fn __get__<'py>(
         slf: &Bound<'py, Self>,
         instance: Option<Bound<'py, PyAny>>,
-        _owner: Option<Bound<'py, PyAny>>,
+        owner: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         edge("CachedFunction.__get__", || match instance {
-            None => Ok(slf.clone().into_any()),
+            None => {
+                // ``Class.method(instance)`` comes this way.
+                if let Some(Ok(owner)) = owner.as_ref().map(|owner| owner.cast::<PyType>()) {
+                    slf.get().owners.add(owner)?;
+                }
+                Ok(slf.clone().into_any())
+            }
             Some(instance) => {
                 let method = CachedMethod::new(slf.clone().unbind(), instance.unbind());
                 Ok(Bound::new(slf.py(), method)?.into_any())
@@ -189,9 +209,8 @@ impl CachedFunction {
         })
     }
 
-    fn __set_name__(&self, _owner: &Bound<'_, PyAny>, _name: &str) {
-        self.method.store(true, Ordering::Relaxed);
-        self.short_way.store(false, Ordering::Relaxed);
+    fn __set_name__(&self, owner: &Bound<'_, PyType>, _name: &str) -> PyResult<()> {
+        edge("CachedFunction.__set_name__", || self.owners.add(owner))
     }
 
     /// Hits, misses, maxsize and currsize, as ``functools.lru_cache`` gives them.
@@ -237,12 +256,7 @@ impl CachedFunction {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<bool> {
         edge("CachedFunction.cache_invalidate", || {
-            call::with_arguments(args, kwargs, |arguments| {
-                let key = call::key(slf, arguments)?.ok_or_else(|| call::misfit(slf))?;
-                let store = &slf.get().cache.get().store;
-                Ok(store
-                    .with(slf.py(), |table, now, grave| table.remove(&key.encoded.key, now, grave)))
-            })
+            call::with_arguments(args, kwargs, |arguments| call::invalidate(slf, arguments, false))
         })
     }
 
@@ -273,6 +287,18 @@ impl CachedFunction {
     #[getter]
     fn cache(&self, py: Python<'_>) -> Py<Cache> {
         self.cache.clone_ref(py)
+    }
+
+    /// The function's docstring, for those who ask past `__getattribute__`.
+    #[getter]
+    fn _doc<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        edge("CachedFunction.__doc__", || {
+            let name = PyString::intern(slf.py(), "__doc__");
+            match slf.get().attribute(&name)? {
+                Some(doc) => Ok(doc),
+                None => slf.get().function.bind(slf.py()).getattr(name),
+            }
+        })
     }
 
     #[getter(__dict__)]
@@ -327,7 +353,7 @@ impl CachedFunction {
             let kind = if slf.get().is_async { "async " } else { "" };
             Ok(format!(
                 "<cached {kind}function {} ({size} of {} entries, {} hits, {} misses)>",
-                slf.getattr("__qualname__")?,
+                call::name_of(slf)?,
                 bounds.max_size,
                 stats.hits,
                 stats.misses
@@ -345,6 +371,7 @@ impl CachedFunction {
         visit.call(&self.options.load)?;
         visit.call(&self.options.info)?;
         visit.call(&self.options.parameters)?;
+        self.owners.traverse(&visit)?;
         self.instances.traverse(&visit)
     }
 

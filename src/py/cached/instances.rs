@@ -9,14 +9,56 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyCFunction, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyCFunction, PyType, PyWeakrefMethods, PyWeakrefReference};
 
 use crate::core::key::encode::tag;
 use crate::core::sync::Mutex;
 use crate::py::cache::Cache;
 use crate::py::convert::type_name;
+
+/// The classes that have a cached function as an attribute, not kept alive by it.
+#[derive(Default)]
+pub(crate) struct Owners(Mutex<Vec<Py<PyWeakrefReference>>>);
+
+impl Owners {
+    /// How many classes are remembered: a function is an attribute of one, a shared helper of a few.
+    const MAX: usize = 16;
+
+    fn live<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyAny>> {
+        let known: Vec<_> = self.0.lock().iter().map(|weak| weak.clone_ref(py)).collect();
+        known.iter().filter_map(|weak| weak.bind(py).upgrade()).collect()
+    }
+
+    pub(crate) fn add(&self, class: &Bound<'_, PyType>) -> PyResult<()> {
+        let py = class.py();
+        let live = self.live(py);
+        if live.len() >= Self::MAX || live.iter().any(|owner| owner.is(class)) {
+            return Ok(());
+        }
+        let mut owners = Vec::with_capacity(live.len() + 1);
+        for owner in live.iter().chain(std::iter::once(class.as_any())) {
+            owners.push(PyWeakrefReference::new(owner)?.unbind());
+        }
+        let replaced = std::mem::replace(&mut *self.0.lock(), owners);
+        drop(replaced);
+        Ok(())
+    }
+
+    /// Whether `object` is an instance of one of them.
+    pub(crate) fn have(&self, object: &Bound<'_, PyAny>) -> bool {
+        // SAFETY: attached; two live types. Unlike isinstance() this calls nobody.
+        self.live(object.py()).iter().any(|owner| unsafe {
+            ffi::PyType_IsSubtype(ffi::Py_TYPE(object.as_ptr()), owner.as_ptr().cast()) != 0
+        })
+    }
+
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.0.lock().iter().try_for_each(|weak| visit.call(weak))
+    }
+}
 
 type Known = HashMap<usize, (u64, Py<PyWeakrefReference>)>;
 

@@ -39,7 +39,7 @@ impl CachedMethod {
         edge("CachedMethod.__call__", || {
             let args = self.with_self(args)?;
             let function = self.function.bind(args.py());
-            call::with_arguments(&args, kwargs, |arguments| call::call(function, arguments))
+            call::with_arguments(&args, kwargs, |arguments| call::call(function, arguments, true))
         })
     }
 
@@ -51,8 +51,11 @@ impl CachedMethod {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<bool> {
         edge("CachedMethod.cache_invalidate", || {
+            let args = self.with_self(args)?;
             let function = self.function.bind(args.py());
-            function.call_method("cache_invalidate", self.with_self(args)?, kwargs)?.extract()
+            call::with_arguments(&args, kwargs, |arguments| {
+                call::invalidate(function, arguments, true)
+            })
         })
     }
 
@@ -82,6 +85,12 @@ impl CachedMethod {
     /// The options that the decorator was given.
     fn cache_parameters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         edge("CachedMethod.cache_parameters", || self.function.get().cache_parameters(py))
+    }
+
+    /// The function's docstring, for those who ask past `__getattribute__`.
+    #[getter]
+    fn _doc<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        edge("CachedMethod.__doc__", || self.function.bind(py).getattr("__doc__"))
     }
 
     /// The instance.

@@ -36,6 +36,11 @@ pub(crate) struct Arguments<'a, 'py> {
 /// The arguments do not fit the parameters; calling the function says why.
 pub(crate) struct Misfit;
 
+/// Whether calling it passes an instance that the caller does not see.
+fn is_bound(function: &Bound<'_, PyAny>) -> bool {
+    function.getattr("__self__").is_ok_and(|instance| !instance.is_none())
+}
+
 impl Params {
     /// Reads them from the function's code object; `None` if it has none.
     pub(crate) fn of(function: &Bound<'_, PyAny>, ignore: &[String]) -> PyResult<Option<Self>> {
@@ -48,17 +53,24 @@ impl Params {
             let ignored = ignore.iter().any(|other| name.to_str().is_ok_and(|name| name == other));
             Ok(Param { name: name.clone().unbind(), ignored })
         };
+        // A bound method brings its first argument along.
+        let given = usize::from(count > 0 && is_bound(function));
         let total = count + keyword_only;
-        let named = names[..total].iter().map(param).collect::<PyResult<Vec<_>>>()?;
+        let named = names[given..total].iter().map(param).collect::<PyResult<Vec<_>>>()?;
         let mut rest = names[total..].iter();
         let mut var = |flag: u32| -> PyResult<Option<Param>> {
             if flags & flag == 0 { Ok(None) } else { rest.next().map(param).transpose() }
         };
         let varargs = var(VARARGS)?;
         let varkw = var(VARKEYWORDS)?;
-        let single =
-            total == 1 && count == 1 && varargs.is_none() && varkw.is_none() && !named[0].ignored;
-        let positional_only = code.getattr("co_posonlyargcount")?.extract()?;
+        let count = count - given;
+        let single = named.len() == 1
+            && count == 1
+            && varargs.is_none()
+            && varkw.is_none()
+            && !named[0].ignored;
+        let positional_only: usize = code.getattr("co_posonlyargcount")?.extract()?;
+        let positional_only = positional_only.saturating_sub(given);
         Ok(Some(Self { named, positional_only, positional: count, varargs, varkw, single }))
     }
 
@@ -75,6 +87,11 @@ impl Params {
     /// Whether the first parameter (`self`) is left out of the key, or there is none.
     pub(crate) fn ignores_first(&self) -> bool {
         self.positional == 0 || self.named[0].ignored
+    }
+
+    /// Whether the first parameter is called `self`.
+    pub(crate) fn starts_with_self(&self, py: Python<'_>) -> bool {
+        self.positional > 0 && self.named[0].name.bind(py).to_str().is_ok_and(|name| name == "self")
     }
 
     fn index_of(&self, name: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
