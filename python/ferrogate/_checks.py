@@ -2,7 +2,8 @@
 
 A check that hangs cannot be killed, only left alone. It keeps its one thread
 (or task) until it comes back; meanwhile it is reported as timed out and not
-started again, so hanging checks never pile up.
+started again, and a check that replaces it waits its turn: hanging checks
+never pile up.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ class Outcome:
     timed_out: bool = False
 
 
+NOT_RUN = Outcome(HealthStatus.UNKNOWN, "replaced or removed before its turn came")
+
+
 class Run:
     """One run of a check; its future always gets an :class:`Outcome`."""
 
@@ -73,6 +77,9 @@ class Check:
         self.timeout = timeout
         self.interval = interval
         self.run: Run | None = None
+        # The run of the check that this one replaced; as long as it lasts, ours waits.
+        self.before: Run | None = None
+        self.withdrawn = False
         self.last_started: float | None = None
         self.last_finished: float | None = None
         self.outcome: Outcome | None = None
@@ -80,8 +87,15 @@ class Check:
         call = inspect.getattr_static(type(function), "__call__", None)
         self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
+    def under_way(self) -> Run | None:
+        """The run that this check's name has a thread or a task for, if any."""
+        for run in (self.before, self.run):
+            if run is not None and not run.future.done():
+                return run
+        return None
+
     def begin(self, lock: threading.RLock, loop: asyncio.AbstractEventLoop | None) -> Run:
-        """Starts a run, or joins the one that is under way.
+        """Starts a run, or joins the one that is under way or waits its turn.
 
         An async check runs on ``loop`` when there is one, else on a loop of
         its own in the thread.
@@ -89,7 +103,29 @@ class Check:
         with lock:
             if self.run is not None and not self.run.future.done():
                 return self.run
-            run = self.run = Run()
+            previous, run = self.run, Run()
+            self.run = run
+            before = self.before
+            withdrawn = self.withdrawn
+        del previous  # may hold user objects: outside of the lock
+        if withdrawn:
+            run.finish(NOT_RUN)
+        elif before is None or before.future.done():
+            self.before = None
+            self._launch(run, loop)
+        else:
+            reference = loop_reference(loop)
+            before.future.add_done_callback(lambda _: self._take_turn(run, reference()))
+        return run
+
+    def _take_turn(self, run: Run, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.before = None
+        if self.withdrawn:
+            run.finish(NOT_RUN)
+        else:
+            self._launch(run, loop if loop is not None and loop.is_running() else None)
+
+    def _launch(self, run: Run, loop: asyncio.AbstractEventLoop | None) -> None:
         if self.is_async and loop is not None:
             self._begin_on(run, loop)
         else:
@@ -103,7 +139,6 @@ class Check:
                 thread.start()
             except RuntimeError as error:  # no more threads, or the interpreter is going down
                 run.finish(_failure(error, run.started))
-        return run
 
     def _begin_on(self, run: Run, loop: asyncio.AbstractEventLoop) -> None:
         def create() -> None:
@@ -125,7 +160,11 @@ class Check:
         """The outcome of a run that did not come back in time."""
         since = time.monotonic() - run.started
         message = f"timed out after {self.timeout:g} s"
-        if since > self.timeout + 1.0:
+        before = self.before
+        if before is not None and not before.future.done():
+            waited = time.monotonic() - before.started
+            message += f", waiting for the check it replaced, still running after {waited:.0f} s"
+        elif since > self.timeout + 1.0:
             message += f", still running after {since:.0f} s"
         return Outcome(HealthStatus.UNHEALTHY, message, duration=since, timed_out=True)
 

@@ -7,13 +7,16 @@ import threading
 from collections.abc import Callable
 
 from ferrogate._background import Stop
-from ferrogate._checks import Check, Outcome, Run, loop_reference, usable
+from ferrogate._checks import NOT_RUN, Check, Outcome, Run, loop_reference, usable
 from ferrogate._core import HealthCore
 from ferrogate._health_types import HealthStatus
 
 
 class Checks:
-    """At most ``most`` checks, each the only one of its name."""
+    """Checks by name, each name with one thread or task at the most.
+
+    At most ``most`` names, those of removed checks that still run included.
+    """
 
     def __init__(self, core: HealthCore, most: int) -> None:
         self._core = core
@@ -21,6 +24,8 @@ class Checks:
         # Reentrant: a finaliser that runs while it is held may ask the monitor.
         self._lock = threading.RLock()
         self._by_name: dict[str, Check] = {}
+        # What removed checks have left running.
+        self._left: dict[str, Run] = {}
         self._loop: Callable[[], asyncio.AbstractEventLoop | None] = loop_reference(None)
         self._runs = self._failures = self._timeouts = 0
 
@@ -28,18 +33,32 @@ class Checks:
         return len(self._by_name)
 
     def add(self, check: Check) -> None:
-        """Adds ``check`` or replaces the one of its name."""
+        """Adds ``check`` or replaces the one of its name, whose run it waits for."""
+        name = check.name
         with self._lock:
-            if check.name not in self._by_name and len(self._by_name) >= self._most:
-                raise ValueError(f"max_checks: {self._most} checks are registered already")
-            replaced = self._by_name.get(check.name)
-            self._by_name[check.name] = check
-        del replaced  # its function may have a finaliser: outside of the lock
+            over = [left for left, run in self._left.items() if run.future.done()]
+            ended = [self._left.pop(left) for left in over]
+            known = name in self._by_name or name in self._left
+            if not known and len(self._by_name) + len(self._left) >= self._most:
+                raise ValueError(
+                    f"max_checks: {self._most} checks are registered already, "
+                    f"{len(self._left)} removed ones that still run included"
+                )
+            replaced = self._by_name.get(name)
+            check.before = self._left.pop(name, None)
+            if replaced is not None:
+                check.before = _withdraw(replaced)
+            self._by_name[name] = check
+        # Outcomes and functions may have finalisers: outside of the lock.
+        del ended, replaced
 
     def remove(self, name: str) -> bool:
         """Removes a check and ends its alert; whether there was one."""
         with self._lock:
             removed = self._by_name.pop(name, None)
+            run = None if removed is None else _withdraw(removed)
+            if run is not None:
+                self._left[name] = run
         if removed is None:
             return False
         self._core.resolve(f"check:{name}")
@@ -80,6 +99,8 @@ class Checks:
         return [(check, check.begin(self._lock, loop)) for check in checks]
 
     def _finish(self, check: Check, outcome: Outcome) -> None:
+        if outcome is NOT_RUN:
+            return
         with self._lock:
             self._runs += 1
             self._timeouts += outcome.timed_out
@@ -99,4 +120,12 @@ class Checks:
         self._lock = threading.RLock()
         self._loop = loop_reference(None)
         for check in self._by_name.values():
-            check.run = None
+            check.run = check.before = None
+        self._left = {}
+
+
+def _withdraw(check: Check) -> Run | None:
+    """Keeps ``check`` from starting; what runs under its name even so."""
+    # In this order: a run that still waits its turn now sees this when the turn comes.
+    check.withdrawn = True
+    return check.under_way()

@@ -80,7 +80,7 @@ class HealthMonitor(Startable):
         cache: a cache whose hit rate is judged.
         limiter: a limiter that shall appear among the components.
         disk_path: a path on the file system that is watched.
-        max_checks: checks that can be registered.
+        max_checks: checks that can be registered, and names that can have a thread.
         max_alerts: alerts active at once; more are counted as dropped.
         history_size: resolved alerts remembered.
         enabled: ``False`` (or ``FERROGATE_DISABLED=1``) runs no check and raises no alert.
@@ -154,6 +154,9 @@ class HealthMonitor(Startable):
     ) -> None:
         """Adds a check, or replaces the one of that name.
 
+        A check replaced or removed in the middle of a run keeps its thread until
+        it comes back, and what is registered under its name waits for that.
+
         It may be a plain function (run in a thread of its own) or an async
         one (run on the loop that awaits :meth:`check` or called :meth:`start`,
         else on a loop of its own). It returns a bool, a status (``"healthy"``,
@@ -171,7 +174,8 @@ class HealthMonitor(Startable):
 
         Raises:
             TypeError, ValueError: an argument that cannot be used, a reserved
-                name, or more checks than ``max_checks``.
+                name, or more checks than ``max_checks``, removed ones that
+                still run included.
         """
         if not isinstance(name, str) or not name:
             raise TypeError("name: expected a non-empty str")
