@@ -25,7 +25,7 @@ fn filled(keys: &[Key]) -> Mutex<Table<u64>> {
     let mut table = Table::new(bounds);
     let mut grave = Graveyard::new();
     for (value, key) in (0..).zip(keys) {
-        let _ = table.insert(*key, value, Insert::default(), 0, &mut grave);
+        let _ = table.insert(key, value, Insert::default(), 0, &mut grave);
     }
     Mutex::new(table)
 }
@@ -41,7 +41,7 @@ fn cache(c: &mut Criterion) {
         b.iter(|| {
             let key = turn.next()?;
             let mut grave = Graveyard::new();
-            let value = hits.lock().get(key, clock.now(), &mut grave).copied();
+            let value = hits.lock().get(key, &clock, &mut grave).copied();
             drop(black_box(grave));
             value
         });
@@ -55,7 +55,7 @@ fn cache(c: &mut Criterion) {
             let Some(key) = turn.next() else { return };
             let mut grave = Graveyard::new();
             let now = clock.now();
-            let _ = full.lock().insert(*key, 1, Insert::default(), now, &mut grave);
+            let _ = full.lock().insert(key, 1, Insert::default(), now, &mut grave);
             drop(black_box(grave));
         });
     });

@@ -33,12 +33,6 @@ impl Deadlines {
         Self { usual: List::EMPTY, own: BTreeSet::new() }
     }
 
-    /// Whether no entry has a deadline.
-    #[inline]
-    pub(super) fn is_empty(&self) -> bool {
-        self.usual.oldest().is_none() && self.own.is_empty()
-    }
-
     #[inline]
     pub(super) fn add(&mut self, slots: &mut impl Slots, slot: u32, deadline: Nanos, queue: Queue) {
         match queue {
@@ -65,6 +59,12 @@ impl Deadlines {
                 self.own.remove(&(deadline, slot));
             }
         }
+    }
+
+    /// A slot of [`Queue::Usual`] got a new deadline by the cache's own TTL.
+    #[inline]
+    pub(super) fn make_newest(&mut self, slots: &mut impl Slots, slot: u32) {
+        self.usual.make_newest(slots, slot);
     }
 
     /// A slot whose deadline has come, by `now`.

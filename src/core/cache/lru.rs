@@ -35,11 +35,6 @@ impl List {
     }
 
     #[inline]
-    pub(super) fn newest(self) -> u32 {
-        self.newest
-    }
-
-    #[inline]
     pub(super) fn push_newest(&mut self, slots: &mut impl Slots, slot: u32) {
         *slots.links(slot) = Links { older: self.newest, newer: NIL };
         if self.newest == NIL {
@@ -64,6 +59,15 @@ impl List {
             slots.links(newer).older = older;
         }
         *slots.links(slot) = Links::UNLINKED;
+    }
+
+    /// Moves a slot that is in the list to its newest end.
+    #[inline]
+    pub(super) fn make_newest(&mut self, slots: &mut impl Slots, slot: u32) {
+        if self.newest != slot {
+            self.remove(slots, slot);
+            self.push_newest(slots, slot);
+        }
     }
 
     /// The slot that is one step newer.

@@ -6,14 +6,19 @@
 //! run arbitrary code.
 
 mod deadlines;
+mod entry;
+mod graveyard;
 mod lru;
 mod stats;
 mod table;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
+pub use entry::{Bounds, Entry, Insert, Lifetime, Tag};
+pub use graveyard::Graveyard;
 pub use stats::Stats;
-pub use table::{Bounds, Entry, Insert, Lifetime, Table, Tag};
+pub use table::Table;
 
 /// Why an entry left the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,27 +49,5 @@ impl Cause {
             Self::Invalidated => "invalidated",
             Self::Cleared => "cleared",
         }
-    }
-}
-
-/// What an operation removed; drop it only after the lock is released.
-#[derive(Debug)]
-#[must_use = "removed values must be dropped after the lock is released"]
-pub struct Graveyard<V>(pub Vec<(Cause, V)>);
-
-impl<V> Graveyard<V> {
-    /// An empty one; does not allocate.
-    pub fn new() -> Self {
-        Self(Vec::new())
-    }
-
-    fn bury(&mut self, cause: Cause, value: V) {
-        self.0.push((cause, value));
-    }
-}
-
-impl<V> Default for Graveyard<V> {
-    fn default() -> Self {
-        Self::new()
     }
 }

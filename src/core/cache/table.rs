@@ -6,82 +6,29 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 use super::deadlines::{Deadlines, Queue};
+use super::entry::{Bounds, Insert, Lifetime, Tag};
 use super::lru::{Links, List, NIL, Slots};
 use super::{Cause, Graveyard, Stats};
-use crate::core::clock::{NEVER, Nanos};
+use crate::core::clock::{Clock, NEVER, Nanos, Seen};
 use crate::core::key::Key;
 
-/// A label under which entries are invalidated together.
-pub type Tag = Arc<str>;
-
-/// What a table may hold, and for how long.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// Entries; at least 1.
-    pub max_size: usize,
-    /// Sum of the entries' weights.
-    pub max_weight: Option<u64>,
-    /// Time to live after writing.
-    pub ttl: Option<Nanos>,
-    /// Time to idle after the last read or write.
-    pub tti: Option<Nanos>,
-}
-
-/// How long one value lives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Lifetime {
-    /// As the table's TTL says.
-    #[default]
-    Usual,
-    /// This long after writing.
-    For(Nanos),
-    /// Until it is evicted.
-    Unlimited,
-}
-
-/// What to write along with a value.
-#[derive(Clone, Debug, Default)]
-pub struct Insert {
-    /// How long it lives.
-    pub lifetime: Lifetime,
-    /// Its share of `max_weight`.
-    pub weight: u64,
-    /// Under which tags it can be invalidated.
-    pub tags: Vec<Tag>,
-}
-
-/// One entry as [`Table::explain`] shows it.
 #[derive(Debug)]
-pub struct Entry<'a, V> {
-    /// The value.
-    pub value: &'a V,
-    /// When it was written.
-    pub written: Nanos,
-    /// When it expires, or [`NEVER`].
-    pub expires: Nanos,
-    /// Its weight.
-    pub weight: u64,
-    /// Its tags.
-    pub tags: &'a [Tag],
-}
-
-#[derive(Debug)]
-struct Slot<V> {
+pub(super) struct Slot<V> {
     key: Key,
     /// `None` while the slot is free.
-    value: Option<V>,
+    pub(super) value: Option<V>,
     recency: Links,
     expiry: Links,
-    written: Nanos,
+    pub(super) written: Nanos,
     deadline: Nanos,
     /// Last read or write; kept only when the table has a time to idle.
     touched: Nanos,
-    weight: u64,
+    pub(super) weight: u64,
     queue: Queue,
-    tags: Option<Box<[Tag]>>,
+    pub(super) tags: Option<Box<[Tag]>>,
 }
 
-struct ByRecency<'a, V>(&'a mut [Slot<V>]);
+pub(super) struct ByRecency<'a, V>(pub(super) &'a mut [Slot<V>]);
 struct ByExpiry<'a, V>(&'a mut [Slot<V>]);
 
 impl<V> Slots for ByRecency<'_, V> {
@@ -102,14 +49,16 @@ impl<V> Slots for ByExpiry<'_, V> {
 #[derive(Debug)]
 pub struct Table<V> {
     bounds: Bounds,
-    index: HashTable<u32>,
-    slots: Vec<Slot<V>>,
-    free: Vec<u32>,
-    recency: List,
-    deadlines: Deadlines,
-    tags: HashMap<Tag, HashSet<u32>>,
-    weight: u64,
-    stats: Stats,
+    pub(super) index: HashTable<u32>,
+    pub(super) slots: Vec<Slot<V>>,
+    pub(super) free: Vec<u32>,
+    pub(super) recency: List,
+    pub(super) deadlines: Deadlines,
+    pub(super) tags: HashMap<Tag, HashSet<u32>>,
+    pub(super) weight: u64,
+    pub(super) stats: Stats,
+    /// For lookups, which ask the time far more often than an entry expires.
+    seen: Seen,
 }
 
 impl<V> Table<V> {
@@ -127,6 +76,7 @@ impl<V> Table<V> {
             tags: HashMap::new(),
             weight: 0,
             stats: Stats::default(),
+            seen: Seen::default(),
         }
     }
 
@@ -165,35 +115,34 @@ impl<V> Table<V> {
         self.stats = Stats::default();
     }
 
-    /// Whether reading it needs the time.
-    #[inline]
-    #[must_use]
-    pub fn is_timeless(&self) -> bool {
-        self.bounds.tti.is_none() && self.bounds.ttl.is_none() && self.deadlines.is_empty()
-    }
-
     /// The live value under `key`, which becomes the most recently used one.
     #[inline]
-    pub fn get(&mut self, key: &Key, now: Nanos, grave: &mut Graveyard<V>) -> Option<&V> {
+    pub fn get(&mut self, key: &Key, clock: &Clock, grave: &mut Graveyard<V>) -> Option<&V> {
         let Some(slot) = self.find(key) else {
             self.stats.misses += 1;
             return None;
         };
-        if self.is_expired(slot, now) {
+        if clock.has_come(self.expires(slot), &mut self.seen) {
             self.bury(slot, Cause::Expired, grave);
             self.stats.misses += 1;
             return None;
         }
         self.stats.hits += 1;
-        self.touch(slot, now);
+        if self.bounds.tti.is_some() {
+            self.slots[slot as usize].touched = clock.now();
+        }
+        self.make_newest(slot);
         self.slots[slot as usize].value.as_ref()
     }
 
     /// The live value under `key`; neither counts nor changes the order.
-    #[must_use]
-    pub fn peek(&self, key: &Key, now: Nanos) -> Option<&V> {
+    #[inline]
+    pub fn peek(&mut self, key: &Key, clock: &Clock) -> Option<&V> {
         let slot = self.find(key)?;
-        if self.is_expired(slot, now) { None } else { self.slots[slot as usize].value.as_ref() }
+        if clock.has_come(self.expires(slot), &mut self.seen) {
+            return None;
+        }
+        self.slots[slot as usize].value.as_ref()
     }
 
     /// Counts a lookup that was answered elsewhere as a miss.
@@ -209,16 +158,19 @@ impl<V> Table<V> {
     /// value under the key is removed then, for it is no longer true.
     pub fn insert(
         &mut self,
-        key: Key,
+        key: &Key,
         value: V,
         insert: Insert,
         now: Nanos,
         grave: &mut Graveyard<V>,
     ) -> Result<(), V> {
         let too_heavy = self.bounds.max_weight.is_some_and(|max| insert.weight > max);
-        let old = self.find(&key);
-        if let Some(slot) = old {
+        if let Some(slot) = self.find(key) {
             let live = !self.is_expired(slot, now);
+            if live && self.fits_in_place(slot, &insert) {
+                self.replace(slot, value, &insert, now, grave);
+                return Ok(());
+            }
             self.bury(slot, if live { Cause::Replaced } else { Cause::Expired }, grave);
             if live && !too_heavy {
                 self.stats.updates += 1;
@@ -230,37 +182,62 @@ impl<V> Table<V> {
         }
         self.stats.insertions += 1;
         self.make_room(insert.weight, now, grave);
-        let (deadline, queue) = match insert.lifetime {
-            Lifetime::Usual => match self.bounds.ttl {
-                Some(ttl) => (now.saturating_add(ttl), Queue::Usual),
-                None => (NEVER, Queue::None),
-            },
-            Lifetime::For(ttl) => (now.saturating_add(ttl), Queue::Own),
-            Lifetime::Unlimited => (NEVER, Queue::None),
-        };
-        let slot = self.occupy(Slot {
-            key,
-            value: Some(value),
-            recency: Links::UNLINKED,
-            expiry: Links::UNLINKED,
-            written: now,
-            deadline,
-            touched: now,
-            weight: insert.weight,
-            queue,
-            tags: (!insert.tags.is_empty()).then(|| insert.tags.into_boxed_slice()),
-        });
-        self.weight += self.slots[slot as usize].weight;
+        let (deadline, queue) = self.deadline(insert.lifetime, now);
+        self.weight += insert.weight;
+        let slot = self.occupy(key, value, &insert, now, deadline, queue);
         self.recency.push_newest(&mut ByRecency(&mut self.slots), slot);
         self.deadlines.add(&mut ByExpiry(&mut self.slots), slot, deadline, queue);
-        if let Some(tags) = &self.slots[slot as usize].tags {
-            for tag in tags {
-                self.tags.entry(Arc::clone(tag)).or_default().insert(slot);
-            }
+        if !insert.tags.is_empty() {
+            self.tag(slot, insert.tags);
         }
         let slots = &self.slots;
         self.index.insert_unique(key.hash(), slot, |other| slots[*other as usize].key.hash());
         Ok(())
+    }
+
+    /// Whether a new value may take the old one's place: no tag changes, and no
+    /// other entry has to go for it.
+    #[inline]
+    fn fits_in_place(&self, slot: u32, insert: &Insert) -> bool {
+        let entry = &self.slots[slot as usize];
+        let heavier = insert.weight.saturating_sub(entry.weight);
+        insert.tags.is_empty()
+            && entry.tags.is_none()
+            && self.bounds.max_weight.is_none_or(|max| self.weight.saturating_add(heavier) <= max)
+    }
+
+    /// Writes over the live value in `slot`, as removing and inserting it would.
+    #[inline]
+    fn replace(
+        &mut self,
+        slot: u32,
+        value: V,
+        insert: &Insert,
+        now: Nanos,
+        grave: &mut Graveyard<V>,
+    ) {
+        let (deadline, queue) = self.deadline(insert.lifetime, now);
+        let entry = &mut self.slots[slot as usize];
+        let (old_deadline, old_queue) = (entry.deadline, entry.queue);
+        if let Some(old) = entry.value.replace(value) {
+            grave.bury(Cause::Replaced, old);
+        }
+        self.weight = self.weight - entry.weight + insert.weight;
+        entry.weight = insert.weight;
+        entry.written = now;
+        entry.touched = now;
+        entry.deadline = deadline;
+        entry.queue = queue;
+        if queue != Queue::Usual || old_queue != Queue::Usual {
+            let mut slots = ByExpiry(&mut self.slots);
+            self.deadlines.remove(&mut slots, slot, old_deadline, old_queue);
+            self.deadlines.add(&mut slots, slot, deadline, queue);
+        } else {
+            self.deadlines.make_newest(&mut ByExpiry(&mut self.slots), slot);
+        }
+        self.make_newest(slot);
+        self.stats.insertions += 1;
+        self.stats.updates += 1;
     }
 
     /// Removes the entry under `key`; true if it was live.
@@ -283,112 +260,14 @@ impl<V> Table<V> {
         false
     }
 
-    /// Removes what was tagged with `tag`, up to `limit` entries; returns how many were live.
-    pub fn invalidate_tag(
-        &mut self,
-        tag: &str,
-        limit: usize,
-        now: Nanos,
-        grave: &mut Graveyard<V>,
-    ) -> usize {
-        let Some(slots) = self.tags.get(tag) else { return 0 };
-        let slots: Vec<u32> = slots.iter().copied().take(limit).collect();
-        let mut live = 0;
-        for slot in slots {
-            if self.is_expired(slot, now) {
-                self.bury(slot, Cause::Expired, grave);
-            } else {
-                self.bury(slot, Cause::Invalidated, grave);
-                self.stats.invalidations += 1;
-                live += 1;
-            }
-        }
-        live
-    }
-
-    /// How many entries have this tag.
-    #[must_use]
-    pub fn tagged(&self, tag: &str) -> usize {
-        self.tags.get(tag).map_or(0, HashSet::len)
-    }
-
-    /// Whether any entry has this tag.
-    #[must_use]
-    pub fn has_tag(&self, tag: &str) -> bool {
-        self.tags.contains_key(tag)
-    }
-
-    /// Removes up to `limit` entries whose time is over; returns how many. Call
-    /// it again, with the lock released in between, until it returns less.
-    pub fn sweep(&mut self, limit: usize, now: Nanos, grave: &mut Graveyard<V>) -> usize {
-        let mut swept = 0;
-        while swept < limit {
-            let Some(slot) = self.due(now) else { break };
-            self.bury(slot, Cause::Expired, grave);
-            swept += 1;
-        }
-        swept
-    }
-
-    /// Removes everything.
-    pub fn clear(&mut self, grave: &mut Graveyard<V>) {
-        grave.0.reserve(self.index.len());
-        let slots = std::mem::take(&mut self.slots);
-        for value in slots.into_iter().filter_map(|slot| slot.value) {
-            grave.bury(Cause::Cleared, value);
-        }
-        self.index = HashTable::new();
-        self.free = Vec::new();
-        self.recency = List::EMPTY;
-        self.deadlines = Deadlines::new();
-        self.tags = HashMap::new();
-        self.weight = 0;
-    }
-
-    /// The live entry under `key` with all that is known about it.
-    #[must_use]
-    pub fn explain(&self, key: &Key, now: Nanos) -> Option<Entry<'_, V>> {
-        let slot = self.find(key)?;
-        if self.is_expired(slot, now) {
-            return None;
-        }
-        let expires = self.expires(slot);
-        let slot = &self.slots[slot as usize];
-        Some(Entry {
-            value: slot.value.as_ref()?,
-            written: slot.written,
-            expires,
-            weight: slot.weight,
-            tags: slot.tags.as_deref().unwrap_or_default(),
-        })
-    }
-
-    /// Live values from the least to the most recently used one.
-    pub fn by_recency(&mut self, now: Nanos, mut visit: impl FnMut(&V)) {
-        let mut next = self.recency.oldest();
-        while let Some(slot) = next {
-            if !self.is_expired(slot, now)
-                && let Some(value) = &self.slots[slot as usize].value
-            {
-                visit(value);
-            }
-            next = List::newer(&mut ByRecency(&mut self.slots), slot);
-        }
-    }
-
-    /// All values, live or not, in no order; for the collector.
-    pub fn values(&self) -> impl Iterator<Item = &V> {
-        self.slots.iter().filter_map(|slot| slot.value.as_ref())
-    }
-
     #[inline]
-    fn find(&self, key: &Key) -> Option<u32> {
+    pub(super) fn find(&self, key: &Key) -> Option<u32> {
         let slots = &self.slots;
         self.index.find(key.hash(), |slot| slots[*slot as usize].key == *key).copied()
     }
 
     #[inline]
-    fn expires(&self, slot: u32) -> Nanos {
+    pub(super) fn expires(&self, slot: u32) -> Nanos {
         let slot = &self.slots[slot as usize];
         match self.bounds.tti {
             Some(tti) => slot.deadline.min(slot.touched.saturating_add(tti)),
@@ -397,24 +276,30 @@ impl<V> Table<V> {
     }
 
     #[inline]
-    fn is_expired(&self, slot: u32, now: Nanos) -> bool {
+    pub(super) fn is_expired(&self, slot: u32, now: Nanos) -> bool {
         let expires = self.expires(slot);
         expires <= now && expires != NEVER
     }
 
     #[inline]
-    fn touch(&mut self, slot: u32, now: Nanos) {
-        if self.bounds.tti.is_some() {
-            self.slots[slot as usize].touched = now;
-        }
-        if self.recency.newest() != slot {
-            let mut slots = ByRecency(&mut self.slots);
-            self.recency.remove(&mut slots, slot);
-            self.recency.push_newest(&mut slots, slot);
+    fn make_newest(&mut self, slot: u32) {
+        self.recency.make_newest(&mut ByRecency(&mut self.slots), slot);
+    }
+
+    /// When a value written now expires, and who watches that.
+    #[inline]
+    fn deadline(&self, lifetime: Lifetime, now: Nanos) -> (Nanos, Queue) {
+        match lifetime {
+            Lifetime::Usual => match self.bounds.ttl {
+                Some(ttl) => (now.saturating_add(ttl), Queue::Usual),
+                None => (NEVER, Queue::None),
+            },
+            Lifetime::For(ttl) => (now.saturating_add(ttl), Queue::Own),
+            Lifetime::Unlimited => (NEVER, Queue::None),
         }
     }
 
-    fn due(&self, now: Nanos) -> Option<u32> {
+    pub(super) fn due(&self, now: Nanos) -> Option<u32> {
         let by_deadline = self.deadlines.due(now, |slot| self.slots[slot as usize].deadline);
         by_deadline.or_else(|| self.recency.oldest().filter(|slot| self.is_expired(*slot, now)))
     }
@@ -435,16 +320,52 @@ impl<V> Table<V> {
         }
     }
 
-    fn occupy(&mut self, slot: Slot<V>) -> u32 {
-        if let Some(free) = self.free.pop() {
-            self.slots[free as usize] = slot;
-            return free;
-        }
-        self.slots.push(slot);
-        (self.slots.len() - 1) as u32
+    /// Puts a value without tags into a free slot; its links are still loose.
+    #[inline]
+    fn occupy(
+        &mut self,
+        key: &Key,
+        value: V,
+        insert: &Insert,
+        now: Nanos,
+        deadline: Nanos,
+        queue: Queue,
+    ) -> u32 {
+        let Some(free) = self.free.pop() else {
+            self.slots.push(Slot {
+                key: *key,
+                value: Some(value),
+                recency: Links::UNLINKED,
+                expiry: Links::UNLINKED,
+                written: now,
+                deadline,
+                touched: now,
+                weight: insert.weight,
+                queue,
+                tags: None,
+            });
+            return (self.slots.len() - 1) as u32;
+        };
+        // Field by field: a whole slot would be built elsewhere and moved here.
+        let slot = &mut self.slots[free as usize];
+        slot.key = *key;
+        slot.value = Some(value);
+        slot.written = now;
+        slot.deadline = deadline;
+        slot.touched = now;
+        slot.weight = insert.weight;
+        slot.queue = queue;
+        free
     }
 
-    fn bury(&mut self, slot: u32, cause: Cause, grave: &mut Graveyard<V>) {
+    fn tag(&mut self, slot: u32, tags: Vec<Tag>) {
+        for tag in &tags {
+            self.tags.entry(Arc::clone(tag)).or_default().insert(slot);
+        }
+        self.slots[slot as usize].tags = Some(tags.into_boxed_slice());
+    }
+
+    pub(super) fn bury(&mut self, slot: u32, cause: Cause, grave: &mut Graveyard<V>) {
         let (hash, deadline, queue) = {
             let entry = &self.slots[slot as usize];
             (entry.key.hash(), entry.deadline, entry.queue)
@@ -460,19 +381,26 @@ impl<V> Table<V> {
         if let Some(value) = entry.value.take() {
             grave.bury(cause, value);
         }
-        for tag in tags.iter().flatten() {
-            if let Some(slots) = self.tags.get_mut(tag) {
-                slots.remove(&slot);
-                if slots.is_empty() {
-                    self.tags.remove(tag);
-                }
-            }
+        if let Some(tags) = tags {
+            self.untag(slot, &tags);
         }
         self.free.push(slot);
         match cause {
             Cause::Expired => self.stats.expirations += 1,
             Cause::Evicted => self.stats.evictions += 1,
             _ => {}
+        }
+    }
+
+    #[cold]
+    fn untag(&mut self, slot: u32, tags: &[Tag]) {
+        for tag in tags {
+            if let Some(slots) = self.tags.get_mut(tag) {
+                slots.remove(&slot);
+                if slots.is_empty() {
+                    self.tags.remove(tag);
+                }
+            }
         }
     }
 }

@@ -93,18 +93,12 @@ impl Cache {
         key: &Bound<'py, PyAny>,
         default: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        edge("Cache.get", || {
-            let encoded = self.store.key(key)?;
-            Ok(self.store.get(key.py(), &encoded.key).or(default))
-        })
+        edge("Cache.get", || Ok(self.store.find(key)?.or(default)))
     }
 
     fn __getitem__<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         edge("Cache.__getitem__", || {
-            let encoded = self.store.key(key)?;
-            self.store
-                .get(key.py(), &encoded.key)
-                .ok_or_else(|| PyKeyError::new_err((key.clone().unbind(),)))
+            self.store.find(key)?.ok_or_else(|| PyKeyError::new_err((key.clone().unbind(),)))
         })
     }
 
@@ -120,16 +114,12 @@ impl Cache {
         edge("Cache.set", || {
             let lifetime = lifetime(ttl)?;
             let tags = self::tags(tags)?;
-            let encoded = self.store.key(key)?;
-            self.store.set(key.py(), encoded, Some(key.clone()), value, lifetime, tags)
+            self.store.set_item(key, value, lifetime, tags)
         })
     }
 
     fn __setitem__(&self, key: &Bound<'_, PyAny>, value: Bound<'_, PyAny>) -> PyResult<()> {
-        edge("Cache.__setitem__", || {
-            let encoded = self.store.key(key)?;
-            self.store.set(key.py(), encoded, Some(key.clone()), value, Lifetime::Usual, Vec::new())
-        })
+        edge("Cache.__setitem__", || self.store.set_item(key, value, Lifetime::Usual, Vec::new()))
     }
 
     /// Removes ``key``; true if it was there.
@@ -150,10 +140,7 @@ impl Cache {
     /// Whether ``key`` is there; neither counted nor made recent.
     #[pyo3(signature = (key, /))]
     fn exists(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
-        edge("Cache.exists", || {
-            let encoded = self.store.key(key)?;
-            Ok(self.store.peek(key.py(), &encoded.key).is_some())
-        })
+        edge("Cache.exists", || self.store.contains(key))
     }
 
     fn __contains__(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -210,9 +197,8 @@ impl Cache {
             let py = key.py();
             let encoded = self.store.key(key)?;
             let value = self.store.with(py, |table, now, grave| {
-                let value = table.peek(&encoded.key, now).map(|entry| entry.value.bind(py).clone());
-                table.remove(&encoded.key, now, grave);
-                value
+                let was_there = table.remove(&encoded.key, now, grave);
+                grave.last().filter(|_| was_there).map(|(_, entry)| entry.value.bind(py).clone())
             });
             match value {
                 Some(value) => Ok(value),
@@ -228,7 +214,7 @@ impl Cache {
             let pair = self.store.with(py, |table, now, grave| {
                 let mut pair = None;
                 if table.remove_oldest(now, grave) {
-                    pair = grave.0.last().map(|(_, entry)| {
+                    pair = grave.last().map(|(_, entry)| {
                         (
                             entry.key.as_ref().map(|key| key.bind(py).clone()),
                             entry.value.bind(py).clone(),

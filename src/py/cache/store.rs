@@ -17,7 +17,7 @@ use crate::core::sync::{Mutex, MutexGuard};
 use crate::py::convert::{duration, type_name};
 use crate::py::edge::edge;
 use crate::py::intern::{Held, Interner};
-use crate::py::key::{Encoded, key_of};
+use crate::py::key::{Encoded, key_of, short_text};
 use crate::runtime;
 
 /// How many expired entries leave per lock.
@@ -30,7 +30,7 @@ pub(crate) struct PyEntry {
     pub(crate) value: Py<PyAny>,
     /// Keeps the interned parts of the key for as long as the entry lives.
     #[allow(dead_code, reason = "held for its Drop")]
-    pub(crate) held: Vec<Held>,
+    pub(crate) held: Box<[Held]>,
 }
 
 /// User code that the cache calls, never under its lock.
@@ -93,27 +93,80 @@ impl Store {
     pub(crate) fn get<'py>(&self, py: Python<'py>, key: &Key) -> Option<Bound<'py, PyAny>> {
         let mut grave = Graveyard::new();
         let mut table = self.table.lock();
-        let now = if table.is_timeless() { 0 } else { self.clock.now() };
         // Taking a reference runs no code; the entry itself stays.
-        let value = table.get(key, now, &mut grave).map(|entry| entry.value.bind(py).clone());
+        let value =
+            table.get(key, &self.clock, &mut grave).map(|entry| entry.value.bind(py).clone());
         drop(table);
-        if !grave.0.is_empty() {
+        if !grave.is_empty() {
             self.bury(py, grave);
         }
         value
     }
 
-    /// The live value under `key`; neither counted nor made recent.
-    pub(crate) fn peek<'py>(&self, py: Python<'py>, key: &Key) -> Option<Bound<'py, PyAny>> {
-        let now = self.clock.now();
-        self.table.lock().peek(key, now).map(|entry| entry.value.bind(py).clone())
+    /// [`get`](Self::get) by the object that is the key.
+    #[inline]
+    pub(crate) fn find<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match short_text(key) {
+            Some(short) => Ok(self.get(key.py(), &short)),
+            None => Ok(self.get(key.py(), &self.key(key)?.key)),
+        }
     }
 
-    /// Writes a value; the weigher runs before the lock, the listener after it.
+    /// The live value under `key`; neither counted nor made recent.
+    pub(crate) fn peek<'py>(&self, py: Python<'py>, key: &Key) -> Option<Bound<'py, PyAny>> {
+        self.table.lock().peek(key, &self.clock).map(|entry| entry.value.bind(py).clone())
+    }
+
+    /// Whether there is a live value under the key `key`.
+    #[inline]
+    pub(crate) fn contains(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let there = |key: &Key| self.table.lock().peek(key, &self.clock).is_some();
+        match short_text(key) {
+            Some(short) => Ok(there(&short)),
+            None => Ok(there(&self.key(key)?.key)),
+        }
+    }
+
+    /// Writes a value under the object that is its key; no weigher has to be asked for a
+    /// short text without one.
+    #[inline]
+    pub(crate) fn set_item(
+        &self,
+        key: &Bound<'_, PyAny>,
+        value: Bound<'_, PyAny>,
+        lifetime: Lifetime,
+        tags: Vec<Tag>,
+    ) -> PyResult<()> {
+        let original = Some(key.clone());
+        match short_text(key) {
+            Some(short) => {
+                self.write(key.py(), &short, Vec::new(), original, value, lifetime, tags)
+            }
+            None => self.set(key.py(), self.key(key)?, original, value, lifetime, tags),
+        }
+    }
+
+    /// Writes a value under the key that was made for it.
     pub(crate) fn set(
         &self,
         py: Python<'_>,
         encoded: Encoded,
+        original: Option<Bound<'_, PyAny>>,
+        value: Bound<'_, PyAny>,
+        lifetime: Lifetime,
+        tags: Vec<Tag>,
+    ) -> PyResult<()> {
+        self.write(py, &encoded.key, encoded.held, original, value, lifetime, tags)
+    }
+
+    /// The weigher runs before the lock, the listener after it.
+    #[inline]
+    #[allow(clippy::too_many_arguments, reason = "bundled, they were moved about for 8 ns")]
+    fn write(
+        &self,
+        py: Python<'_>,
+        key: &Key,
+        held: Vec<Held>,
         original: Option<Bound<'_, PyAny>>,
         value: Bound<'_, PyAny>,
         lifetime: Lifetime,
@@ -127,18 +180,19 @@ impl Store {
         } else {
             0
         };
-        let entry =
-            PyEntry { key: original.map(Bound::unbind), value: value.unbind(), held: encoded.held };
+        let held = held.into_boxed_slice();
+        let entry = PyEntry { key: original.map(Bound::unbind), value: value.unbind(), held };
         let insert = Insert { lifetime, weight, tags };
         let mut grave = Graveyard::new();
         let mut table = self.table.lock();
         let now = self.clock.now();
-        let refused = table.insert(encoded.key, entry, insert, now, &mut grave);
+        let refused = table.insert(key, entry, insert, now, &mut grave);
         drop(table);
         // A value that alone exceeds the bound was not stored; drop it here, unlocked.
         drop(refused);
-        if !grave.0.is_empty() {
-            self.bury(py, grave);
+        if !grave.is_empty() {
+            // Writers are called as methods, so `PyO3` knows that they are attached.
+            self.bury_attached(py, grave);
         }
         Ok(())
     }
@@ -173,7 +227,7 @@ impl Store {
         }
         let listener =
             self.hooks.lock().on_evict.as_ref().map(|listener| listener.bind(py).clone());
-        for (cause, entry) in grave.0 {
+        for (cause, entry) in grave {
             let Some(listener) = &listener else { continue };
             let key = entry.key.as_ref().map(|key| key.bind(py));
             // A listener that fails must not fail the operation that happened
@@ -195,7 +249,7 @@ impl Store {
         let now = self.clock.now();
         let result = body(&mut table, now, &mut grave);
         drop(table);
-        if !grave.0.is_empty() {
+        if !grave.is_empty() {
             self.bury(py, grave);
         }
         result

@@ -1,0 +1,59 @@
+//! What a table is told and what it tells.
+
+use std::sync::Arc;
+
+use crate::core::clock::Nanos;
+
+/// A label under which entries are invalidated together.
+pub type Tag = Arc<str>;
+
+/// What a table may hold, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Entries; at least 1.
+    pub max_size: usize,
+    /// Sum of the entries' weights.
+    pub max_weight: Option<u64>,
+    /// Time to live after writing.
+    pub ttl: Option<Nanos>,
+    /// Time to idle after the last read or write.
+    pub tti: Option<Nanos>,
+}
+
+/// How long one value lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lifetime {
+    /// As the table's TTL says.
+    #[default]
+    Usual,
+    /// This long after writing.
+    For(Nanos),
+    /// Until it is evicted.
+    Unlimited,
+}
+
+/// What to write along with a value.
+#[derive(Clone, Debug, Default)]
+pub struct Insert {
+    /// How long it lives.
+    pub lifetime: Lifetime,
+    /// Its share of `max_weight`.
+    pub weight: u64,
+    /// Under which tags it can be invalidated.
+    pub tags: Vec<Tag>,
+}
+
+/// One entry as [`Table::explain`] shows it.
+#[derive(Debug)]
+pub struct Entry<'a, V> {
+    /// The value.
+    pub value: &'a V,
+    /// When it was written.
+    pub written: Nanos,
+    /// When it expires, or [`NEVER`].
+    pub expires: Nanos,
+    /// Its weight.
+    pub weight: u64,
+    /// Its tags.
+    pub tags: &'a [Tag],
+}
