@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import time
 from datetime import timedelta
@@ -11,7 +12,7 @@ import pytest
 from child import FORKS, run_well
 from waiting import eventually
 
-from ferrogate import Cache, CacheConfig
+from ferrogate import Cache, CacheConfig, InternalError
 from ferrogate.testing import ManualClock
 
 THREAD = "ferrogate-cleanup"
@@ -121,6 +122,33 @@ def test_the_interval_is_real_time_and_the_deadline_the_clocks() -> None:
     clock.advance(60)
     eventually(lambda: removed == ["k"])
     del cache
+
+
+@pytest.mark.usefixtures("no_leaked_threads")
+def test_a_cache_that_cannot_be_swept_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    told: list[str] = []
+
+    class Failing(Cache[str, int]):
+        def cleanup(self) -> int:
+            calls.append(1)
+            raise InternalError("told")
+
+    # No handler: a record that is kept keeps the traceback, and with it the cache.
+    monkeypatch.setattr(
+        logging.getLogger("ferrogate"), "handle", lambda record: told.append(record.getMessage())
+    )
+    removed: list[str] = []
+    failing = Failing(10, cleanup_interval=0.001, name="failing")
+    good = removals("good", removed)
+    for n in range(1, 4):
+        good["k"] = 1
+        eventually(lambda n=n: len(removed) == n)
+    eventually(lambda: len(calls) > 3)
+    assert len(told) == 1
+    assert told[0].startswith("the sweep of Failing('failing'")
+    del failing, good
+    eventually(lambda: sweepers() == [])
 
 
 @pytest.mark.parametrize("bad", [0, -1, float("nan"), timedelta(0), timedelta(seconds=-1)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import time
 import weakref
 from dataclasses import dataclass
@@ -17,12 +18,15 @@ from ferrogate import _core
 from ferrogate._arguments import seconds_or_never
 from ferrogate._background import Rounds, Stop
 
+_logger = logging.getLogger("ferrogate")
+
 
 @dataclass(slots=True)
 class _Schedule:
     cache: weakref.ref[_core.Cache]
     interval: float
     due: float
+    failed: bool = False
 
 
 class _Janitor:
@@ -62,8 +66,14 @@ class _Janitor:
                 break
             schedule.due = now + schedule.interval
             cache = schedule.cache()
-            if cache is not None:
-                cache.cleanup()
+            try:
+                if cache is not None:
+                    cache.cleanup()
+            except Exception:
+                # One cache's trouble must not keep the others from being swept.
+                if not schedule.failed:
+                    schedule.failed = True
+                    _logger.exception("the sweep of %r failed; told once", cache)
             del cache
         left = [schedule.due for schedule in list(self._schedules.values())]
         return min(left) - time.monotonic() if left else None
