@@ -60,30 +60,34 @@ class Progress:
 
     def _bar_ticks(self, label: str, total: int) -> Callable[[Run], None]:
         task = self._bar.add_task(label, total=total, note="")
-        drawn = time.monotonic()
 
-        def tick(run: Run) -> None:
-            nonlocal drawn
-            now = time.monotonic()
-            done = _done(run)
-            if now - drawn >= _REFRESH or done == total:
-                drawn = now
-                self._bar.update(task, completed=done, note=_note(run), refresh=True)
+        def draw(done: int, run: Run) -> None:
+            self._bar.update(task, completed=done, note=_note(run), refresh=True)
 
-        return tick
+        return _now_and_then(_REFRESH, total, draw)
 
     def _lines(self, label: str, total: int) -> Callable[[Run], None]:
-        written = time.monotonic()
+        def write(done: int, run: Run) -> None:
+            print(f"{label}: {done:,} of {total:,} done, {_note(run)}", file=sys.stderr)
 
-        def tick(run: Run) -> None:
-            nonlocal written
-            now = time.monotonic()
-            done = _done(run)
-            if now - written >= _LINE_EVERY or done == total:
-                written = now
-                print(f"{label}: {done:,} of {total:,} done, {_note(run)}", file=sys.stderr)
+        return _now_and_then(_LINE_EVERY, total, write)
 
-        return tick
+
+def _now_and_then(
+    pause: float, total: int, show: Callable[[int, Run], None]
+) -> Callable[[Run], None]:
+    """Shows a run at most every ``pause`` seconds, and at its end."""
+    shown = time.monotonic()
+
+    def tick(run: Run) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        done = _done(run)
+        if now - shown >= pause or done == total:
+            shown = now
+            show(done, run)
+
+    return tick
 
 
 def _done(run: Run) -> int:
