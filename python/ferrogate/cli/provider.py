@@ -20,15 +20,9 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
-from ferrogate.cli.provider_core import Answer, ProviderConfig, ProviderCore, Refusal
-from ferrogate.cli.wire import (
-    ARRIVAL_HEADER,
-    BadRequest,
-    ChatRequest,
-    completion,
-    refusal,
-    stream_chunks,
-)
+from ferrogate.cli.admission import Refused, receive
+from ferrogate.cli.provider_core import Answer, ProviderConfig, ProviderCore
+from ferrogate.cli.wire import ChatRequest, completion, stream_chunks
 
 __all__ = ["application", "main"]
 
@@ -44,30 +38,24 @@ class _Handlers:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         arrived = time.monotonic()
         body = await request.read()
-        try:
-            chat = ChatRequest.parse(body)
-        except BadRequest as error:
-            text, _ = refusal(Refusal(400, "invalid_request_error", str(error)))
-            return web.Response(status=400, body=text, content_type="application/json")
-        verdict = self._core.admit(chat.prompt, chat.input_tokens, chat.output_tokens)
-        headers = self._core.headers() | {ARRIVAL_HEADER: f"{arrived:.6f}"}
-        if isinstance(verdict, Refusal):
-            text, extra = refusal(verdict)
+        received = receive(self._core, body, arrived)
+        if isinstance(received, Refused):
             return web.Response(
-                status=verdict.status,
-                body=text,
-                headers=headers | extra,
+                status=received.status,
+                body=received.body,
+                headers=received.headers,
                 content_type="application/json",
             )
+        chat, answer, headers = received.chat, received.answer, received.headers
         self._number += 1
-        if verdict.lost:
+        if answer.lost:
             await asyncio.sleep(_FOREVER)
         if chat.stream:
-            return await self._stream(request, chat, verdict, headers)
-        with self._slot(verdict):
-            await asyncio.sleep(verdict.total)
+            return await self._stream(request, chat, answer, headers)
+        with self._slot(answer):
+            await asyncio.sleep(answer.total)
         return web.Response(
-            body=completion(chat, verdict, self._number),
+            body=completion(chat, answer, self._number),
             headers=headers,
             content_type="application/json",
         )

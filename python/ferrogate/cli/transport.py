@@ -13,15 +13,9 @@ import random
 
 import httpx2
 
-from ferrogate.cli.provider_core import ProviderCore, Refusal
-from ferrogate.cli.wire import (
-    ARRIVAL_HEADER,
-    BadRequest,
-    ChatRequest,
-    completion,
-    refusal,
-    stream_chunks,
-)
+from ferrogate.cli.admission import Refused, receive
+from ferrogate.cli.provider_core import ProviderCore
+from ferrogate.cli.wire import completion, stream_chunks
 
 __all__ = ["InProcessProvider"]
 
@@ -46,16 +40,12 @@ class InProcessProvider(httpx2.AsyncBaseTransport):
         extra = self._transit.expovariate(1 / _MEAN_EXTRA_TRANSIT)
         await asyncio.sleep(min(_LEAST_TRANSIT + extra, _MOST_TRANSIT))
         arrived = asyncio.get_running_loop().time()
-        try:
-            chat = ChatRequest.parse(await request.aread())
-        except BadRequest as error:
-            body, _ = refusal(Refusal(400, "invalid_request_error", str(error)))
-            return httpx2.Response(400, headers=_JSON, content=body)
-        answer = self._core.admit(chat.prompt, chat.input_tokens, chat.output_tokens)
-        headers = self._core.headers() | {ARRIVAL_HEADER: f"{arrived:.6f}"}
-        if isinstance(answer, Refusal):
-            body, more = refusal(answer)
-            return httpx2.Response(answer.status, headers=_JSON | headers | more, content=body)
+        received = receive(self._core, await request.aread(), arrived)
+        if isinstance(received, Refused):
+            return httpx2.Response(
+                received.status, headers=_JSON | received.headers, content=received.body
+            )
+        chat, answer, headers = received.chat, received.answer, received.headers
         self._number += 1
         patience = float(request.extensions["timeout"]["read"])
         if answer.lost:
