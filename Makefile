@@ -50,7 +50,7 @@ help: ## Show this list
 lock: ## Resolve requirements/*.in again into pinned, hashed lock files (UPGRADE=1 for newer versions)
 	$(PYTHON) tools/lock.py $(if $(UPGRADE),--upgrade)
 
-soak: ## Run the tests with HOSTILE's full counts (FERROGATE_SOAK=times, default 100)
+soak: ## Run the tests with their full counts (FERROGATE_SOAK=times, default 100)
 	FERROGATE_SOAK=$${FERROGATE_SOAK:-100} $(PYTHON) tools/suite.py python
 
 system: ## Install the system packages that only some tests need (valgrind), or say what is missing

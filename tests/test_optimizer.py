@@ -1,4 +1,4 @@
-"""System S1 on ferrogate: the facade, its dictionaries and its environment."""
+"""The production optimizer: the facade, its dictionaries and its environment."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_an_import_is_quick() -> None:
 
 
 def test_a_second_interpreter_gets_a_clear_error() -> None:
-    """HOSTILE 10: state of the first would be shared with the second, so it may not load."""
+    """State of the first would be shared with the second, so it may not load."""
     said = child(
         """
 import sys

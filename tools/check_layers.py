@@ -1,4 +1,4 @@
-"""Checks that imports point one way only (DESIGN: core → runtime → py → package).
+"""Checks that imports point one way only (ARCHITECTURE: core → runtime → py → package).
 
 `check_layers.py [ROOT]` prints every breach as `file:line: what` and exits with 1.
 Comments and string literals do not count.

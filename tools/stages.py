@@ -123,9 +123,10 @@ class Stages:
         return not counts.failed
 
     def absent(self, name: str, reason: str) -> None:
-        """Notes a stage that has nothing to run."""
+        """Notes a stage that cannot run; under FERROGATE_NO_SKIP=1 (CI) that is a failure."""
         print(f"\n── {self.title}: {name}: {reason}", flush=True)
-        self.done.append(Stage(name, 0.0, Counts(), reason))
+        strict = os.environ.get("FERROGATE_NO_SKIP") == "1"
+        self.done.append(Stage(name, 0.0, Counts(failed=int(strict)), reason))
 
     def close(self) -> int:
         """Prints the table and the closing line; the exit code."""

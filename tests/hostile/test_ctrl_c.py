@@ -1,4 +1,4 @@
-"""HOSTILE 12: Ctrl-C during every blocking call, and the object works afterwards."""
+"""Ctrl-C during every blocking call, and the object works afterwards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="not on Windows"),
 ]
 
-# Blocking waits look for signals every 50 ms; the issue promises 100. The rest is a
+# Blocking waits look for signals every 50 ms; GUARANTEES promises 100. The rest is a
 # scheduler's, on a machine with two cores that builds something else meanwhile.
 PROMISE = 0.1
 SLACK = 0.25 if not os.environ.get("FERROGATE_MEMCHECK") else 5

@@ -1,4 +1,4 @@
-"""HOSTILE 7: the interpreter exits with its own exit code and says nothing.
+"""The interpreter exits with its own exit code and says nothing.
 
 Every row runs in child processes, each several times; `make soak` runs 200.
 """

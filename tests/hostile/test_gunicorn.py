@@ -1,4 +1,4 @@
-"""HOSTILE 9: ``gunicorn --preload`` with four workers of each kind, over loopback."""
+"""``gunicorn --preload`` with four workers of each kind, over loopback."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-# (trace, entries, hit ratio of exact LRU): DESIGN §5, README quotes it.
+# (trace, entries, hit ratio of exact LRU): tests/test_traces.py holds us to it.
 LRU_RATIOS = [
     ("mooncake", 10_000, 0.2112),
     ("mooncake", 50_000, 0.3546),

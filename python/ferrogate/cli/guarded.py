@@ -140,9 +140,9 @@ class _Gate:
             # The lock keeps everybody else out: room that is there now stays.
             while (wait := self._wait(self._tokens, cost)) > 0:  # noqa: ASYNC110
                 await asyncio.sleep(wait)
-            self._tokens.try_acquire(cost)
-            if self.requests is not None:
-                self.requests.try_acquire()
+            for limiter, permits in ((self._tokens, cost), (self.requests, 1)):
+                if limiter is not None and not (decision := limiter.try_acquire(permits)):
+                    raise RuntimeError(f"somebody took the room in spite of the lock: {decision}")
 
     def _wait(self, tokens: RateLimiter, cost: int) -> float:
         requests = self.requests.eta() if self.requests is not None else 0.0

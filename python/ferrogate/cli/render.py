@@ -51,10 +51,11 @@ def _heading(trace: dict[str, Any], settings: dict[str, Any]) -> str:
     repeats = ""
     if trace["synthetic_repeats"]:
         repeats = f"\n{trace['synthetic_repeats']:,} repeats are SYNTHETIC (--repeat-rate)"
+    about = f"\n{trace['about']}" if trace["about"] else ""
     return (
         f"[bold]{trace['name']}[/bold]: {trace['requests']:,} requests in "
-        f"{_duration(trace['seconds'])}, {trace['distinct_prompts']:,} distinct prompts, {how}\n"
-        f"provider limits: {', '.join(limits) or 'none'}{automatic}{repeats}"
+        f"{_duration(trace['seconds'])}, {trace['distinct_prompts']:,} distinct prompts, {how}"
+        f"{about}\nprovider limits: {', '.join(limits) or 'none'}{automatic}{repeats}"
     )
 
 

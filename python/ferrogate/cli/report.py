@@ -51,6 +51,7 @@ def _trace(trace: Trace, settings: Settings) -> dict[str, Any]:
     return {
         "name": trace.name,
         "format": trace.format,
+        "about": trace.about,
         "requests": len(trace.rows),
         "seconds": round(trace.seconds, 3),
         "distinct_prompts": len({row.prompt for row in trace.rows}),

@@ -59,6 +59,8 @@ class Trace:
     name: str
     format: str
     rows: tuple[Row, ...]
+    #: Where it comes from, for the report.
+    about: str = ""
 
     @property
     def seconds(self) -> float:
