@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import doctest
 import functools
-import gc
 import inspect
 import io
 import multiprocessing
@@ -25,7 +24,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from children import child_output
+from children import child_output, is_collected
 
 from ferrogate import Cache, CacheInfo, cached
 from ferrogate.testing import ManualClock
@@ -552,8 +551,7 @@ def test_an_instance_is_not_kept_and_its_entries_leave_with_it() -> None:
     assert prop.cache_info().currsize == 1
     gone = weakref.ref(client)
     del client
-    gc.collect()
-    assert gone() is None
+    assert is_collected(gone)
     for function in (Client.ask, Client.aask, prop):
         assert function.cache_info().currsize == 0
     # A younger instance at the same address starts with nothing.
@@ -589,8 +587,7 @@ def test_a_decorator_between_the_class_and_the_cache() -> None:
     assert service.ask(1) is not other.ask(1)
     gone = weakref.ref(service)
     del service
-    gc.collect()
-    assert gone() is None
+    assert is_collected(gone)
 
 
 def test_a_method_put_into_the_class_later() -> None:
@@ -605,8 +602,7 @@ def test_a_method_put_into_the_class_later() -> None:
     assert plain.ask(1) is plain.ask(1) is Plain.ask(plain, 1)  # type: ignore[attr-defined]
     gone = weakref.ref(plain)
     del plain
-    gc.collect()
-    assert gone() is None
+    assert is_collected(gone)
 
 
 def test_a_function_that_a_class_merely_refers_to() -> None:

@@ -201,10 +201,11 @@ def _follow_sync(flight: Flight) -> tuple[bool, Any]:
     try:
         mine = _enter_line(flight)
         try:
+            if _forget_if_orphaned(flight):
+                return False, None
             _refuse_own_thread(flight)
             while not flight.wait(_LOOK):
-                if _forget_if_orphaned(flight):
-                    return False, None
+                _forget_if_orphaned(flight)
         finally:
             _leave_line(flight, mine)
         return _result(flight)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Callable
 
 #: Multiplies the counts of long tests: `make test` runs a seeded sample, `make soak` much more.
 SOAK = int(os.environ.get("FERROGATE_SOAK", "1"))
@@ -35,3 +38,16 @@ def child_output(
     done = child(code, timeout=timeout, options=options, **environment)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return done.stdout
+
+
+def is_collected(*references: Callable[[], object]) -> bool:
+    """Whether the collector finds nothing that keeps these weak references' objects alive.
+
+    A single `gc.collect()` does nothing while another thread is collecting.
+    """
+    for _ in range(20):
+        gc.collect()
+        if all(reference() is None for reference in references):
+            return True
+        time.sleep(0.01)
+    return False
