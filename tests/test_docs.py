@@ -36,5 +36,13 @@ def test_example_runs(code: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "GUARANTEES.md"])
+def test_every_file_that_is_named_exists(document: str) -> None:
+    named = set(re.findall(r"`([\w/.-]+(?:\.(?:py|rs|md|toml)|/))`", (ROOT / document).read_text()))
+    roots = (ROOT, ROOT / "src", ROOT / "tests", ROOT / "python/ferrogate", ROOT / "benches")
+    missing = [name for name in named if not any((root / name).exists() for root in roots)]
+    assert missing == []
+
+
 def test_there_are_examples() -> None:
     assert len(examples()) >= 3
