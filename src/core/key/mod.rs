@@ -9,7 +9,7 @@ pub mod encode;
 pub mod intern;
 
 use std::fmt;
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::LazyLock;
 
 pub use encode::Encoder;
@@ -21,6 +21,16 @@ pub struct Key {
     /// Length of the encoding, or [`DIGEST`].
     len: u8,
     bytes: [u8; Key::INLINE],
+}
+
+/// Hashes an encoding in two parts, so that a text needs no copy behind its two bytes of
+/// tag and length: reading such a copy right after it was written stalls the processor.
+#[inline]
+fn hash_of(head: u16, rest: &[u8]) -> u64 {
+    let mut hasher = HASHER.build_hasher();
+    hasher.write_u16(head);
+    hasher.write(rest);
+    hasher.finish()
 }
 
 /// Marks a key whose bytes are the digest of its encoding.
@@ -41,26 +51,12 @@ impl Key {
         let mut bytes = [0; Self::INLINE];
         if encoding.len() <= Self::INLINE {
             bytes[..encoding.len()].copy_from_slice(encoding);
-            Self { hash: HASHER.hash_one(encoding), len: encoding.len() as u8, bytes }
+            let (head, rest) = encoding.split_at(encoding.len().min(2));
+            let head = u16::from_le_bytes([0, 1].map(|at| head.get(at).copied().unwrap_or(0)));
+            Self { hash: hash_of(head, rest), len: encoding.len() as u8, bytes }
         } else {
             Self::digest(encoding)
         }
-    }
-
-    /// The key of a short text, exactly as [`Encoder::str`] would give it, or
-    /// `None` if it is too long to be kept inline.
-    #[inline]
-    #[must_use]
-    pub fn short_text(text: &[u8]) -> Option<Self> {
-        let len = text.len() + 2;
-        if len > Self::INLINE {
-            return None;
-        }
-        let mut bytes = [0; Self::INLINE];
-        bytes[0] = encode::tag::STR;
-        bytes[1] = text.len() as u8;
-        bytes[2..len].copy_from_slice(text);
-        Some(Self { hash: HASHER.hash_one(&bytes[..len]), len: len as u8, bytes })
     }
 
     #[inline(never)]
@@ -68,7 +64,7 @@ impl Key {
         let mut bytes = [0; Self::INLINE];
         let digest = blake3::hash(encoding);
         bytes[..blake3::OUT_LEN].copy_from_slice(digest.as_bytes());
-        Self { hash: HASHER.hash_one(digest.as_bytes()), len: DIGEST, bytes }
+        Self { hash: hash_of(u16::from(DIGEST), digest.as_bytes()), len: DIGEST, bytes }
     }
 
     /// The hash that the tables use; differs between processes.
@@ -84,6 +80,81 @@ impl Key {
         } else {
             &self.bytes[..usize::from(self.len)]
         }
+    }
+}
+
+/// What a table can look for: a key, or what would become one.
+pub trait Probe {
+    /// The hash of the key.
+    fn hash(&self) -> u64;
+    /// Whether `key` is the one.
+    fn is(&self, key: &Key) -> bool;
+    /// The key itself.
+    fn to_key(&self) -> Key;
+}
+
+impl Probe for Key {
+    #[inline]
+    fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    #[inline]
+    fn is(&self, key: &Key) -> bool {
+        self == key
+    }
+
+    #[inline]
+    fn to_key(&self) -> Key {
+        *self
+    }
+}
+
+/// The key of a short text, exactly as [`Encoder::str`] would give it, without making it
+/// (a third of the time that finding a value by such a key takes).
+#[derive(Clone, Copy, Debug)]
+pub struct ShortText<'a> {
+    hash: u64,
+    text: &'a [u8],
+}
+
+impl<'a> ShortText<'a> {
+    /// `None` if the text is too long to be kept inline.
+    #[inline]
+    #[must_use]
+    pub fn new(text: &'a [u8]) -> Option<Self> {
+        if text.len() > Key::INLINE - 2 {
+            return None;
+        }
+        let head = u16::from_le_bytes([encode::tag::STR, text.len() as u8]);
+        Some(Self { hash: hash_of(head, text), text })
+    }
+}
+
+impl Probe for ShortText<'_> {
+    #[inline]
+    fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    #[inline]
+    fn is(&self, key: &Key) -> bool {
+        let len = self.text.len() + 2;
+        self.hash == key.hash
+            && len == usize::from(key.len)
+            && key.bytes[0] == encode::tag::STR
+            && key.bytes[1] == self.text.len() as u8
+            && key.bytes[2..len] == *self.text
+    }
+
+    #[inline]
+    fn to_key(&self) -> Key {
+        let mut bytes = [0; Key::INLINE];
+        let len = self.text.len() + 2;
+        bytes[0] = encode::tag::STR;
+        bytes[1] = self.text.len() as u8;
+        bytes[2..len].copy_from_slice(self.text);
+        Key { hash: self.hash, len: len as u8, bytes }
     }
 }
 
@@ -157,10 +228,27 @@ mod tests {
             let text = "x".repeat(len);
             let mut encoder = Encoder::new(false);
             encoder.str(&text);
-            match Key::short_text(text.as_bytes()) {
-                Some(key) => assert_eq!(key, Key::new(encoder.as_bytes())),
+            let key = Key::new(encoder.as_bytes());
+            match ShortText::new(text.as_bytes()) {
+                Some(probe) => {
+                    assert_eq!(probe.to_key(), key);
+                    assert_eq!(Probe::hash(&probe), key.hash());
+                    assert!(probe.is(&key));
+                }
                 None => assert!(len > 62),
             }
+        }
+    }
+
+    #[test]
+    fn a_short_text_is_no_other_key() {
+        let probe = ShortText::new(b"ab").unwrap();
+        let mut key = Key::new(b"s\x02ab");
+        assert!(probe.is(&key));
+        for other in [&b"y\x02ab"[..], b"s\x03ab", b"s\x02ac", b"s\x02ab\0", b"s\x02a", b"s"] {
+            // Even where the hash is the same.
+            key = Key { hash: key.hash, ..Key::new(other) };
+            assert!(!probe.is(&key), "{other:?}");
         }
     }
 

@@ -10,12 +10,12 @@ use pyo3::types::{PyDict, PyTuple, PyTupleMethods, PyType};
 use super::CachedFunction;
 use super::params::Arguments;
 use crate::core::key::encode::tag;
-use crate::core::key::{Key, hex_digest};
+use crate::core::key::{Key, Probe, hex_digest};
 use crate::py::awaitable::{ready, ready_raw};
 use crate::py::cache::Lookup;
 use crate::py::convert::type_name;
 use crate::py::edge::edge;
-use crate::py::key::{Encoded, Failure, Opaque, Walker, short_text, with_encoder};
+use crate::py::key::{Encoded, Failure, Opaque, Walker, text_probe, with_encoder};
 
 /// The key of a call, and the tag of its instance.
 pub(crate) struct CallKey {
@@ -45,15 +45,15 @@ pub(crate) unsafe extern "C" fn vectorcall(
         if positional == 1 && kwnames.is_null() && this.get().short_way {
             // SAFETY: one argument was passed.
             let argument = unsafe { Borrowed::<PyAny>::from_ptr(py, *args) };
-            if let Some(key) = short_text(&argument) {
+            if let Some(text) = text_probe(&argument) {
                 let function = this.get();
-                if let Some(value) = function.cache.get().store.get(py, &key) {
+                if let Some(value) = function.cache.get().store.get(py, &text) {
                     // SAFETY: the value is owned and given up.
                     return Ok(unsafe { answer_raw(function, value.into_ptr()) });
                 }
                 // The miss is counted; go on to the load without counting it again.
                 return Python::attach(|_| {
-                    let encoded = Encoded { key, held: Vec::new() };
+                    let encoded = Encoded { key: text.to_key(), held: Vec::new() };
                     let argument = [argument.to_owned()];
                     let arguments = Arguments { positional: &argument, names: None, values: &[] };
                     load(&this, &arguments, CallKey { encoded, instance_tag: None })

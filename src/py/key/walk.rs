@@ -284,7 +284,8 @@ impl<'py> FewItems<'py> {
 }
 
 /// The bytes of an exact ASCII `str` of less than 128 characters.
-#[inline]
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "its calls were 5 of the 50 ns of a hit")]
 pub(super) fn short_ascii<'a>(value: &'a Bound<'_, PyAny>) -> Option<&'a [u8]> {
     let value = value.as_ptr();
     // SAFETY: attached; a compact ASCII string's data lives and stays as long as the object.
