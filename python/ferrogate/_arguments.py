@@ -40,6 +40,20 @@ def whole(argument: str, value: int, *, least: int) -> int:
     return value
 
 
+def flag(argument: str, value: bool) -> bool:
+    """True or False, and nothing that is merely like it."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument}: expected True or False, got {type(value).__name__}")
+    return value
+
+
+def text_or_none(argument: str, value: str | None) -> str | None:
+    """A str, or None where none was given."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{argument}: expected a str or None, got {type(value).__name__}")
+    return value
+
+
 def globally_disabled() -> bool:
     """Whether ``FERROGATE_DISABLED`` switches every component off (read at construction)."""
     return os.environ.get("FERROGATE_DISABLED", "").strip() not in {"", "0", "false", "no", "off"}

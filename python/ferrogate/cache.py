@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypedDict, TypeVar, cast, overload
 
 from ferrogate import _core, _flight, _janitor
+from ferrogate._arguments import flag, seconds_or_never, text_or_none
 from ferrogate._core import CachedFunction, ManualClock, cache_key
 
 __all__ = [
@@ -94,6 +95,7 @@ class CacheConfig:
                 raise TypeError(f"{name}: expected seconds above 0, got {seconds!r}")
             if not seconds > 0:
                 raise ValueError(f"{name}: expected seconds above 0, got {seconds!r}")
+        flag("enabled", self.enabled)
 
 
 class CacheInfo(NamedTuple):
@@ -177,6 +179,7 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
         enabled: bool = True,
     ) -> Cache[K, V]:
         _check_policy(policy)
+        flag("enabled", enabled)
         given: tuple[object, ...] = (max_size, ttl, tti, policy, max_bytes, weigher, on_evict)
         given = (*given, cleanup_interval, name, clock, enabled)
         if isinstance(max_size, CacheConfig):
@@ -200,7 +203,7 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
                 max_bytes=max_bytes,
                 weigher=weigher,
                 on_evict=on_evict,
-                name=name,
+                name=text_or_none("name", name),
                 clock=clock,
                 enabled=enabled,
             ),
@@ -255,6 +258,7 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
         """
         answer = self._ready_or_lookup(key)
         if isinstance(answer, _core.Lookup):
+            tags = _check_load(factory, ttl, tags)
             return _flight.load_async(self, answer, factory, (), None, ttl, tags)
         return answer
 
@@ -269,6 +273,7 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
         """The blocking twin of :meth:`get_or_set`; waiting threads do not hold the GIL."""
         lookup = self._ready_or_lookup(key)
         if isinstance(lookup, _core.Lookup):
+            tags = _check_load(factory, ttl, tags)
             return _flight.load_sync(self, lookup, factory, (), None, ttl, tags)
         try:
             lookup.send(None)
@@ -297,9 +302,13 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
         missing = object()
         for key, value in mine:
             try:
-                theirs = other[key]
-            except (KeyError, TypeError):
-                # TypeError: this cache has keys that a dict cannot have.
+                # Not other[key]: a cache would count a hit, a defaultdict make an entry.
+                if isinstance(other, _core.Cache):
+                    theirs = (other._peek(key) or (missing,))[0]
+                else:
+                    theirs = other.get(key, missing)
+            except TypeError:
+                # This cache has keys that a dict cannot have.
                 theirs = missing
             if theirs is not value and theirs != value:
                 return False
@@ -351,6 +360,19 @@ class _Values(ValuesView[V]):
 
     def __contains__(self, value: object) -> bool:
         return any(mine is value or mine == value for mine in self)
+
+
+def _check_load(
+    factory: object, ttl: Seconds | None, tags: Iterable[str] | None
+) -> Iterable[str] | None:
+    """Refuses before a load that may be dear what could not be stored after it."""
+    if not callable(factory):
+        raise TypeError(
+            f"factory: expected a callable without arguments, got {type(factory).__name__}"
+        )
+    if ttl is not None:
+        seconds_or_never("ttl", ttl)
+    return None if tags is None else _core._check_tags(tags)
 
 
 def _check_policy(policy: object) -> None:

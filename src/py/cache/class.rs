@@ -3,7 +3,7 @@
 use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use super::flight::{Flight, Lookup};
 use super::store::{Hooks, Store, lifetime, tags};
@@ -239,8 +239,14 @@ impl Cache {
 
     /// Removes all entries with this tag; returns how many.
     #[pyo3(signature = (tag, /))]
-    fn invalidate_tag(&self, py: Python<'_>, tag: &str) -> PyResult<usize> {
-        edge("Cache.invalidate_tag", || Ok(self.store.invalidate_tag(py, tag)))
+    fn invalidate_tag(&self, tag: &Bound<'_, PyAny>) -> PyResult<usize> {
+        edge("Cache.invalidate_tag", || {
+            let Ok(text) = tag.cast::<PyString>() else {
+                let got = type_name(tag);
+                return Err(PyTypeError::new_err(format!("tag: expected a str, got {got}")));
+            };
+            Ok(self.store.invalidate_tag(tag.py(), text.to_str()?))
+        })
     }
 
     /// Removes what has expired; returns how many entries that were.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyInt, PyString};
 
 use super::flight::{Outcome, Waiter};
 use crate::core::cache::{Bounds, Graveyard, Insert, Lifetime, Stats, Table, Tag};
@@ -204,9 +204,15 @@ impl Store {
         let weigher = self.hooks.lock().weigher.as_ref().map(|weigher| weigher.bind(py).clone());
         let Some(weigher) = weigher else { return Ok(0) };
         let weight = weigher.call1((key, value))?;
-        weight.extract::<u64>().map_err(|_| {
+        weight.extract::<u64>().or_else(|_| {
+            let is_int = weight.is_instance_of::<PyInt>();
+            if is_int && weight.gt(0)? {
+                // More than 64 bits: heavier than any bound.
+                return Ok(u64::MAX);
+            }
             let shown = weight.repr().map_or_else(|_| "?".into(), |repr| repr.to_string());
-            PyValueError::new_err(format!("weigher: expected an int of at least 0, got {shown}"))
+            let wrong = format!("weigher: expected an int of at least 0, got {shown}");
+            Err(if is_int { PyValueError::new_err(wrong) } else { PyTypeError::new_err(wrong) })
         })
     }
 
