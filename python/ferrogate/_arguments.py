@@ -54,6 +54,12 @@ def text_or_none(argument: str, value: str | None) -> str | None:
     return value
 
 
+def known_policy(policy: object) -> None:
+    """Refuses what is not the name of an eviction policy."""
+    if policy != "lru":
+        raise ValueError(f"policy: expected 'lru', got {policy!r}")
+
+
 def globally_disabled() -> bool:
     """Whether ``FERROGATE_DISABLED`` switches every component off (read at construction)."""
     return os.environ.get("FERROGATE_DISABLED", "").strip() not in {"", "0", "false", "no", "off"}

@@ -1,0 +1,219 @@
+"""The decorator ``@cached``: its arguments, checked, and the native function they make."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import itertools
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, ParamSpec, TypeVar, overload
+
+from ferrogate import _core, _flight
+from ferrogate._arguments import known_policy
+from ferrogate._core import CachedFunction, ManualClock
+from ferrogate.cache import Cache, CacheInfo, Seconds
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Doc:
+    """The class's docstring on the class, the function's on an instance.
+
+    ``help()`` asks ``object.__getattribute__`` for it, which finds the class's.
+    """
+
+    def __init__(self, own: str | None) -> None:
+        self.own = own
+
+    def __get__(self, instance: Any, owner: Any = None) -> str | None:
+        return self.own if instance is None else instance._doc
+
+
+for _class in (CachedFunction, _core.CachedMethod):
+    _class.__doc__ = _Doc(_class.__doc__)  # type: ignore[assignment]
+
+
+@overload
+def cached(function: Callable[P, R], /) -> CachedFunction[P, R]: ...
+
+
+@overload
+def cached(
+    *,
+    max_size: int = ...,
+    ttl: Seconds | None = ...,
+    key: Callable[..., object] | None = ...,
+    typed: bool = ...,
+    ignore: Iterable[str] = ...,
+    tags: Iterable[str] | Callable[..., Iterable[str]] | None = ...,
+    policy: Literal["lru"] = ...,
+    cache: _core.Cache | None = ...,
+    single_flight: bool = ...,
+    clock: ManualClock | None = ...,
+    name: str | None = ...,
+    enabled: bool = ...,
+) -> Callable[[Callable[P, R]], CachedFunction[P, R]]: ...
+
+
+def cached(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    max_size: int = 1000,
+    ttl: Seconds | None = None,
+    key: Callable[..., object] | None = None,
+    typed: bool = False,
+    ignore: Iterable[str] = (),
+    tags: Iterable[str] | Callable[..., Iterable[str]] | None = None,
+    policy: Literal["lru"] = "lru",
+    cache: _core.Cache | None = None,
+    single_flight: bool = True,
+    clock: ManualClock | None = None,
+    name: str | None = None,
+    enabled: bool = True,
+) -> Any:
+    """Caches the results of a function, a coroutine function or a method.
+
+    ``f(1, 2)``, ``f(1, y=2)`` and ``f(y=2, x=1)`` are one key, with defaults
+    filled in. A method's results belong to its instance and leave with it.
+    Exceptions are not cached. The result has ``cache_info()``,
+    ``cache_clear()``, ``cache_invalidate(*args, **kwargs)``,
+    ``cache_key(*args, **kwargs)``, ``cache_parameters()`` and ``__wrapped__``.
+
+    Args:
+        max_size: results at most; the least recently used one makes room.
+        ttl: seconds (or a timedelta) that a result lives.
+        key: called with the arguments, returns what is to be the key.
+        typed: keep ``1``, ``1.0`` and ``True`` apart.
+        ignore: names of parameters that do not count for the key.
+        tags: for ``cache.invalidate_tag``; a callable gets the arguments.
+        policy: ``"lru"``.
+        cache: a :class:`Cache` to share with others instead of one of its own.
+        single_flight: concurrent calls with one key run the function once.
+        clock: a :class:`ferrogate.testing.ManualClock` in tests.
+        name: the name of its own cache; the function's by default.
+        enabled: ``False`` calls straight through and still counts.
+
+    Raises:
+        TypeError: the function is a generator, or an argument is of a wrong type.
+        ValueError: an argument is out of range; the message names it.
+    """
+    if function is None:
+        return functools.partial(
+            cached,
+            max_size=max_size,
+            ttl=ttl,
+            key=key,
+            typed=typed,
+            ignore=ignore,
+            tags=tags,
+            policy=policy,
+            cache=cache,
+            single_flight=single_flight,
+            clock=clock,
+            name=name,
+            enabled=enabled,
+        )
+    known_policy(policy)
+    _check_function(function, key)
+    if isinstance(ignore, str):
+        raise TypeError(f"ignore: expected names of parameters such as ({ignore!r},), got a str")
+    if tags is not None and not callable(tags):
+        tags = tuple(_core._check_tags(tags))
+    full_name = f"{getattr(function, '__module__', '?')}.{_qualname(function)}"
+    shared_as = None
+    if cache is None:
+        cache = Cache(
+            max_size,
+            ttl=ttl,
+            policy=policy,
+            name=name or full_name,
+            clock=clock,
+            enabled=enabled,
+        )
+        ttl = None
+    elif not isinstance(cache, _core.Cache):
+        raise TypeError(f"cache: expected a ferrogate.Cache or None, got {type(cache).__name__}")
+    else:
+        # Its keys and entries in there. Lambdas, and functions that one factory makes, all
+        # have one name, so the name alone would give each the others' results.
+        shared_as = f"{full_name}#{_number(function)}"
+        max_size = cache.max_size
+    is_async = inspect.iscoroutinefunction(function)
+    load: Callable[..., Any]
+    if is_async:
+        load = _flight.load_async if single_flight else _flight.load_async_alone
+    else:
+        load = _flight.load_sync if single_flight else _flight.load_sync_alone
+    wrapper = CachedFunction(
+        function,
+        cache,
+        is_async=is_async,
+        load=load,
+        info=CacheInfo,
+        parameters={
+            "max_size": max_size,
+            "ttl": cache.ttl if ttl is None else ttl,
+            "typed": typed,
+            "ignore": tuple(ignore),
+            "policy": policy,
+            "single_flight": single_flight,
+            "enabled": cache.enabled,
+        },
+        key=key,
+        typed=typed,
+        ignore=list(ignore),
+        ttl=ttl,
+        tags=tags,
+        shared_as=shared_as,
+    )
+    return functools.update_wrapper(wrapper, function)
+
+
+def _check_function(function: object, key: object) -> None:
+    if isinstance(function, int):
+        raise TypeError(
+            f"cached takes its options by keyword: write @cached(max_size={function!r})"
+        )
+    if isinstance(function, classmethod | staticmethod):
+        raise TypeError(f"put @{type(function).__name__} above @cached, not below it")
+    if not callable(function):
+        raise TypeError(f"cached: expected a function, got {type(function).__name__}")
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise TypeError(
+            f"cached: {_qualname(function)} is a generator function; its generator could be read "
+            "only once, so there is no result to keep. Return a list, or cache what it reads"
+        )
+    if key is not None and not callable(key):
+        raise TypeError(f"key: expected a callable or None, got {type(key).__name__}")
+
+
+#: Functions that share a cache, by identity: their numbers, and how to tell a younger
+#: function at the same address.
+_numbered: dict[int, tuple[int, weakref.ref[Any]]] = {}
+_next_number = itertools.count(1)
+
+
+def _number(function: object) -> int:
+    """A number of this very object; decorated again, it finds its results again."""
+    address = id(function)
+    known = _numbered.get(address)
+    if known is not None and known[1]() is function:
+        return known[0]
+    number = next(_next_number)
+
+    def forget(gone: weakref.ref[Any]) -> None:
+        known = _numbered.get(address)
+        if known is not None and known[1] is gone:
+            del _numbered[address]
+
+    with contextlib.suppress(TypeError):
+        _numbered[address] = (number, weakref.ref(function, forget))
+    return number
+
+
+def _qualname(function: object) -> str:
+    return getattr(function, "__qualname__", type(function).__qualname__)
