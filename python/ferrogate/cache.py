@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, cast
 
 from ferrogate import _core, _flight, _janitor
-from ferrogate._arguments import flag, known_policy, seconds_or_never, text_or_none
+from ferrogate._arguments import flag, known_policy, seconds_or_never, text_or_none, whole
 from ferrogate._core import CachedFunction, ManualClock, cache_key
 from ferrogate._weigher import deep_size
 
@@ -60,16 +60,9 @@ class CacheConfig:
     enabled: bool = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.max_size, bool) or not isinstance(self.max_size, int):
-            raise TypeError(f"max_size: expected an int of at least 1, got {self.max_size!r}")
-        if self.max_size < 1:
-            raise ValueError(f"max_size: expected an int of at least 1, got {self.max_size!r}")
-        for name in ("ttl_seconds", "cleanup_interval"):
-            seconds = getattr(self, name)
-            if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-                raise TypeError(f"{name}: expected seconds above 0, got {seconds!r}")
-            if not seconds > 0:
-                raise ValueError(f"{name}: expected seconds above 0, got {seconds!r}")
+        whole("max_size", self.max_size, least=1)
+        seconds_or_never("ttl_seconds", self.ttl_seconds)
+        seconds_or_never("cleanup_interval", self.cleanup_interval)
         flag("enabled", self.enabled)
 
 
