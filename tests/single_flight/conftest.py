@@ -1,0 +1,41 @@
+"""Every test on either kind of loop, and nothing is left over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ferrogate import _flight
+
+try:
+    import uvloop
+except ImportError:  # pragma: no cover
+    uvloop = None  # type: ignore[assignment]
+
+Loops = Callable[[], asyncio.AbstractEventLoop]
+
+LOOPS = [pytest.param(asyncio.new_event_loop, id="asyncio")]
+if uvloop is not None:
+    LOOPS.append(pytest.param(uvloop.new_event_loop, id="uvloop"))
+
+
+@pytest.fixture(params=LOOPS)
+def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[Any]], Any]:
+    """`asyncio.run` on either kind of loop, in debug mode as well."""
+
+    def run(main: Any, *, debug: bool = False) -> Any:
+        with asyncio.Runner(loop_factory=request.param, debug=debug) as runner:
+            return runner.run(main)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing() -> Iterator[None]:
+    yield
+    assert _flight._loaders == {}
+    assert _flight._waits == {}
+    assert _flight._leading.get() == frozenset()
