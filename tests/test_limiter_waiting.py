@@ -192,7 +192,8 @@ def test_a_granted_acquire_is_a_coroutine_to_asyncio() -> None:
         assert await limiter.acquire() is None
 
     asyncio.run(main())
-    assert limiter.get_stats()["acquired"] == 6
+    # The first was never awaited, so it came back.
+    assert limiter.get_stats()["acquired"] == 5
 
 
 @pytest.mark.parametrize("slot", [False, True])

@@ -201,7 +201,32 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
         slot: bool,
         out: &mut Outbox<K, W>,
     ) -> Decision {
-        self.request(key, cost, slot, &mut self.inner.lock(), out)
+        self.try_enter_at(key, cost, slot, out).0
+    }
+
+    /// [`Limiter::try_enter`] with the time of the answer, for [`Limiter::undo`].
+    #[inline]
+    pub fn try_enter_at(
+        &self,
+        key: Option<&K>,
+        cost: u32,
+        slot: bool,
+        out: &mut Outbox<K, W>,
+    ) -> (Decision, Nanos) {
+        let mut inner = self.inner.lock();
+        let decision = self.request(key, cost, slot, &mut inner, out);
+        (decision, inner.now)
+    }
+
+    /// Gives back what was granted `at` that time and never reached anybody,
+    /// as far as it still counts.
+    pub fn undo(&self, key: Option<&K>, at: Nanos, cost: u32, slot: bool, out: &mut Outbox<K, W>) {
+        let mut inner = self.inner.lock();
+        let now = inner.tick(&self.clock);
+        if let Some(state) = inner.state(key) {
+            state.undo(now, at, cost, slot, &mut out.leaving);
+        }
+        inner.acquired = inner.acquired.saturating_sub(1);
     }
 
     #[inline]

@@ -155,6 +155,22 @@ impl<W: Clone> State<W> {
         self.tidied(true)
     }
 
+    /// Gives back a grant that nobody got.
+    pub(super) fn undo(
+        &mut self,
+        now: Nanos,
+        at: Nanos,
+        cost: u32,
+        slot: bool,
+        out: &mut Leaving<W>,
+    ) {
+        self.rule.refund(now, at, cost);
+        if slot {
+            self.in_use = self.in_use.saturating_sub(1);
+        }
+        self.pump(now, out);
+    }
+
     fn tidied<T>(&mut self, answer: T) -> T {
         if self.queue.as_ref().is_some_and(|queue| queue.tickets() == 0) {
             self.queue = None;

@@ -221,7 +221,9 @@ impl Store {
     pub(crate) fn bury(&self, _: Python<'_>, grave: Graveyard<PyEntry>) {
         // The interpreter's direct calls (vectorcall) hold the GIL without `PyO3`
         // knowing; it would put off the drops until somebody attaches.
-        Python::attach(|py| self.bury_attached(py, grave));
+        // SAFETY: the token says that this thread is attached. Unchecked, because the checked way
+        // panics while the interpreter finalises.
+        unsafe { Python::attach_unchecked(|py| self.bury_attached(py, grave)) };
     }
 
     fn bury_attached(&self, py: Python<'_>, grave: Graveyard<PyEntry>) {

@@ -52,7 +52,7 @@ pub(crate) unsafe extern "C" fn vectorcall(
                     return Ok(unsafe { answer_raw(function, value.into_ptr()) });
                 }
                 // The miss is counted; go on to the load without counting it again.
-                return Python::attach(|_| {
+                return attached(|| {
                     let encoded = Encoded { key: text.to_key(), held: Vec::new() };
                     let argument = [argument.to_owned()];
                     let arguments = Arguments { positional: &argument, names: None, values: &[] };
@@ -61,8 +61,7 @@ pub(crate) unsafe extern "C" fn vectorcall(
                 });
             }
         }
-        // Counts as attached for `PyO3` too, so that references are dropped at once.
-        Python::attach(|_| {
+        attached(|| {
             let mut all: Vec<Bound<'_, PyAny>> = Vec::with_capacity(positional + 4);
             // SAFETY: `args` holds the positional arguments and one value per keyword name.
             let (names, total) = unsafe {
@@ -81,9 +80,18 @@ pub(crate) unsafe extern "C" fn vectorcall(
         })
     });
     result.unwrap_or_else(|error| {
-        error.restore(py);
+        attached(|| error.restore(py));
         std::ptr::null_mut()
     })
+}
+
+/// Runs `body` attached for `PyO3` too, so that references are dropped at once.
+/// Unchecked, for the checked way panics while the interpreter finalises, when
+/// finalisers may still call us.
+#[inline]
+fn attached<R>(body: impl FnOnce() -> R) -> R {
+    // SAFETY: the interpreter called us, so this thread is attached.
+    unsafe { Python::attach_unchecked(|_| body()) }
 }
 
 /// A hit as the caller gets it.
@@ -132,6 +140,9 @@ pub(crate) fn call<'py>(
     let store = &this.cache.get().store;
     if !store.enabled {
         store.count_miss();
+        if this.options.shared_as.is_some() {
+            this.misses.fetch_add(1, Ordering::Relaxed);
+        }
         return straight(slf, arguments);
     }
     let Some(key) = key(slf, arguments, bound)? else { return straight(slf, arguments) };

@@ -16,7 +16,7 @@ use self::wait::{PyTicket, Waker};
 use crate::core::clock::{NEVER, Nanos, secs_from_nanos};
 use crate::core::key::Key;
 use crate::core::limiter::{Algorithm, Decision, Limit, Limiter, Outbox, Reason, Settings};
-use crate::py::awaitable::ready;
+use crate::py::awaitable::{Unclaimed, ready, ready_or_back};
 use crate::py::convert::{clock, duration_or_zero, globally_disabled, type_name};
 use crate::py::edge::edge;
 use crate::py::key::{Opaque, Walker, short_text, with_encoder};
@@ -44,6 +44,7 @@ pub(crate) struct RateLimiter {
 }
 
 /// What one request asks for.
+#[derive(Clone, Copy)]
 struct Request {
     key: Option<Key>,
     cost: u32,
@@ -309,6 +310,25 @@ impl RateLimiter {
     }
 }
 
+/// What a granted, not yet awaited `acquire` has spent.
+struct Granted {
+    limiter: Py<PyAny>,
+    request: Request,
+    at: Nanos,
+}
+
+impl Unclaimed for Granted {
+    fn owner(&self) -> &Py<PyAny> {
+        &self.limiter
+    }
+
+    fn give_back(&self, py: Python<'_>) {
+        let Ok(limiter) = self.limiter.bind(py).cast::<RateLimiter>() else { return };
+        let Request { key, cost, slot } = &self.request;
+        limiter.get().calling(py, |core, out| core.undo(key.as_ref(), self.at, *cost, *slot, out));
+    }
+}
+
 impl RateLimiter {
     /// Calls the core, then wakes whom it says, with no lock held.
     #[inline]
@@ -338,9 +358,12 @@ impl RateLimiter {
         let this = slf.get();
         // A wrong timeout is an error whether or not it is needed.
         this.deadline(timeout)?;
-        let decision = this.try_enter(py, request);
+        let (decision, at) = this.calling(py, |core, out| {
+            core.try_enter_at(request.key.as_ref(), request.cost, request.slot, out)
+        });
         if decision.granted {
-            return ready(py, result);
+            let limiter = slf.clone().into_any().unbind();
+            return ready_or_back(py, result, Granted { limiter, request: *request, at });
         }
         if decision.is_never() {
             this.core.count_rejection();

@@ -13,6 +13,10 @@
 //! It has `send`, `throw` and `close`, so `collections.abc.Coroutine` and with
 //! it `asyncio.create_task`, `gather`, `wait_for` and `TaskGroup` accept it.
 
+mod pool;
+#[cfg(all(Py_3_12, not(Py_GIL_DISABLED)))]
+mod stop;
+
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -28,6 +32,18 @@ struct Ready {
     value: *mut ffi::PyObject,
     /// Whether the shared `StopIteration` may still hold our value.
     lent: bool,
+    /// What to do should nobody ever take the value.
+    unclaimed: Option<Box<dyn Unclaimed>>,
+}
+
+/// A value that stands for something spent: a permit, a slot. If the awaitable
+/// goes without having been awaited, it comes back.
+pub(crate) trait Unclaimed {
+    /// The one object that it owns a reference to, for the collector.
+    fn owner(&self) -> &Py<PyAny>;
+
+    /// Gives it back; attached, with no exception set.
+    fn give_back(&self, py: Python<'_>);
 }
 
 /// Written once at import, before any `Ready` can exist; never freed.
@@ -38,6 +54,18 @@ static TYPE: AtomicPtr<ffi::PyTypeObject> = AtomicPtr::new(ptr::null_mut());
 pub(crate) fn ready<'py>(py: Python<'py>, value: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: attached; `ready_raw` consumes the reference and returns a new one or null with an error set.
     unsafe { Bound::from_owned_ptr_or_err(py, ready_raw(value.into_ptr())) }
+}
+
+/// [`ready`] for a value that must not get lost unawaited.
+pub(crate) fn ready_or_back<'py>(
+    py: Python<'py>,
+    value: Bound<'py, PyAny>,
+    unclaimed: impl Unclaimed + 'static,
+) -> PyResult<Bound<'py, PyAny>> {
+    let ready = ready(py, value)?;
+    // SAFETY: a `Ready` that nobody else has seen yet.
+    unsafe { (*ready.as_ptr().cast::<Ready>()).unclaimed = Some(Box::new(unclaimed)) };
+    Ok(ready)
 }
 
 /// [`ready`] for callers that hold raw pointers. Steals `value`.
@@ -55,187 +83,9 @@ pub(crate) unsafe fn ready_raw(value: *mut ffi::PyObject) -> *mut ffi::PyObject 
         }
         (*object).value = value;
         (*object).lent = false;
+        (&raw mut (*object).unclaimed).write(None);
         ffi::PyObject_GC_Track(object.cast());
         object.cast()
-    }
-}
-
-mod pool {
-    //! Recycled instances: allocating and freeing a collectable object costs
-    //! more than the rest of the hit. The GIL protects the pool, so a
-    //! free-threaded build goes without.
-    use super::{Ready, ffi};
-
-    #[cfg(not(Py_GIL_DISABLED))]
-    mod free {
-        use std::cell::UnsafeCell;
-
-        pub(super) const CAPACITY: usize = 64;
-
-        pub(super) struct Pool(
-            pub(super) UnsafeCell<(usize, [*mut super::ffi::PyObject; CAPACITY])>,
-        );
-
-        // SAFETY: only touched while attached; without a free-threaded build the GIL serialises that.
-        unsafe impl Sync for Pool {}
-
-        pub(super) static POOL: Pool = Pool(UnsafeCell::new((0, [std::ptr::null_mut(); CAPACITY])));
-    }
-
-    #[cfg(not(Py_GIL_DISABLED))]
-    unsafe extern "C" {
-        // Part of every CPython's exported API (it is what `PyObject_Init` calls); resets the
-        // reference count and keeps the debug build's and tracemalloc's books.
-        fn _Py_NewReference(object: *mut ffi::PyObject);
-    }
-
-    /// An untracked instance with a reference count of one, or null with an error set.
-    ///
-    /// # Safety
-    /// Attached; `class` is the `Ready` type.
-    #[inline]
-    pub(super) unsafe fn take(class: *mut ffi::PyTypeObject) -> *mut ffi::PyObject {
-        #[cfg(not(Py_GIL_DISABLED))]
-        {
-            // SAFETY: the GIL is held, and nothing below runs Python code.
-            unsafe {
-                let (len, items) = &mut *free::POOL.0.get();
-                if *len > 0 {
-                    *len -= 1;
-                    let object = items[*len];
-                    _Py_NewReference(object);
-                    return object;
-                }
-            }
-        }
-        // SAFETY: attached, and `class` is a collectable heap type; its instances own a reference to it.
-        unsafe {
-            let object: *mut Ready = ffi::PyObject_GC_New(class);
-            if !object.is_null() {
-                (*object).value = std::ptr::null_mut();
-            }
-            object.cast()
-        }
-    }
-
-    /// Takes back an untracked instance whose fields are cleared.
-    ///
-    /// # Safety
-    /// Attached; called from `tp_dealloc` with a reference count of zero.
-    #[inline]
-    pub(super) unsafe fn give_back(object: *mut ffi::PyObject) {
-        #[cfg(not(Py_GIL_DISABLED))]
-        {
-            // SAFETY: as in `take`.
-            unsafe {
-                let (len, items) = &mut *free::POOL.0.get();
-                if *len < free::CAPACITY {
-                    items[*len] = object;
-                    *len += 1;
-                    return;
-                }
-            }
-        }
-        // SAFETY: the object was made by `PyObject_GC_New`; heap instances own a reference to their type.
-        unsafe {
-            let class = ffi::Py_TYPE(object);
-            ffi::PyObject_GC_Del(object.cast());
-            ffi::Py_DECREF(class.cast());
-        }
-    }
-}
-
-#[cfg(all(Py_3_12, not(Py_GIL_DISABLED)))]
-mod stop {
-    //! One `StopIteration` for all awaits (creating one costs 120 ns). It is only touched while its
-    //! reference count shows that nobody else holds it, and is emptied again
-    //! when the `Ready` that used it goes (right after `await` took the
-    //! value), so it keeps no value alive.
-    use std::ptr;
-    use std::sync::atomic::{AtomicPtr, Ordering};
-
-    use super::ffi;
-
-    static SHARED: AtomicPtr<ffi::PyStopIterationObject> = AtomicPtr::new(ptr::null_mut());
-
-    /// Raises with `value` (stolen); true if the shared exception carries it.
-    ///
-    /// # Safety
-    /// Attached, no exception set, `value` owned and non-null.
-    #[inline]
-    pub(super) unsafe fn raise(value: *mut ffi::PyObject) -> bool {
-        // SAFETY: the exception is exclusively ours when its count is one; no Python code runs
-        // between the last check and the hand-over.
-        unsafe {
-            let shared = usable();
-            if shared.is_null() {
-                super::raise_new(value);
-                return false;
-            }
-            let none = std::mem::replace(&mut (*shared).value, value);
-            ffi::Py_DECREF(none);
-            ffi::Py_INCREF(shared.cast());
-            ffi::PyErr_SetRaisedException(shared.cast());
-            true
-        }
-    }
-
-    /// The shared exception, empty and ours alone, or null while somebody holds it.
-    #[inline]
-    unsafe fn usable() -> *mut ffi::PyStopIterationObject {
-        // SAFETY: attached; reads the fields of a live exception.
-        unsafe {
-            let shared = SHARED.load(Ordering::Relaxed);
-            if !shared.is_null()
-                && ffi::Py_REFCNT(shared.cast()) == 1
-                && (*shared).value == ffi::Py_None()
-                && (*shared).traceback.is_null()
-                && (*shared).context.is_null()
-            {
-                return shared;
-            }
-            renew(shared)
-        }
-    }
-
-    /// First use, or somebody caught the shared exception, kept it for a while and let go.
-    #[cold]
-    unsafe fn renew(seen: *mut ffi::PyStopIterationObject) -> *mut ffi::PyStopIterationObject {
-        // SAFETY: attached; the old exception leaves the static before its drop can run anything.
-        unsafe {
-            if !seen.is_null() && ffi::Py_REFCNT(seen.cast()) > 1 {
-                return ptr::null_mut();
-            }
-            SHARED.store(ptr::null_mut(), Ordering::Relaxed);
-            ffi::Py_XDECREF(seen.cast());
-            let fresh = ffi::PyObject_CallNoArgs(ffi::PyExc_StopIteration);
-            if fresh.is_null() {
-                ffi::PyErr_Clear();
-                return ptr::null_mut();
-            }
-            // That drop or that allocation may have run code that awaited, and so renewed it too.
-            let other = SHARED.swap(fresh.cast(), Ordering::Relaxed);
-            ffi::Py_XDECREF(other.cast());
-            fresh.cast()
-        }
-    }
-
-    /// Empties the shared exception if it is ours again.
-    ///
-    /// # Safety
-    /// Attached.
-    #[inline]
-    pub(super) unsafe fn forget() {
-        // SAFETY: see `raise`.
-        unsafe {
-            let shared = SHARED.load(Ordering::Relaxed);
-            if !shared.is_null() && ffi::Py_REFCNT(shared.cast()) == 1 {
-                let none = ffi::Py_None();
-                ffi::Py_INCREF(none);
-                let old = std::mem::replace(&mut (*shared).value, none);
-                ffi::Py_XDECREF(old);
-            }
-        }
     }
 }
 
@@ -259,6 +109,8 @@ unsafe fn raise_new(value: *mut ffi::PyObject) {
 unsafe fn take_value(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: `object` is a `Ready`.
     let value = unsafe { std::mem::replace(&mut (*object.cast::<Ready>()).value, ptr::null_mut()) };
+    // SAFETY: as above.
+    drop_unclaimed(unsafe { (*object.cast::<Ready>()).unclaimed.take() });
     if value.is_null() {
         // SAFETY: attached; a static C string.
         unsafe {
@@ -342,6 +194,8 @@ unsafe extern "C" fn throw(
         // SAFETY: `args` is the interpreter's argument tuple, `object` a `Ready`.
         let args = unsafe { Bound::from_borrowed_ptr(py, args) };
         // SAFETY: as above.
+        unsafe { give_back(object) };
+        // SAFETY: as above.
         drop(unsafe { Bound::from_owned_ptr_or_opt(py, clear_value(object)) });
         let code = c"(_ for _ in ())";
         let generator = py.eval(code, None, None)?;
@@ -366,9 +220,42 @@ unsafe extern "C" fn close(
 ) -> *mut ffi::PyObject {
     // SAFETY: called by the interpreter with a `Ready`; the value is dropped after it left the object.
     unsafe {
+        give_back(object);
         ffi::Py_XDECREF(clear_value(object));
         ffi::Py_INCREF(ffi::Py_None());
         ffi::Py_None()
+    }
+}
+
+/// The value was taken: what it stands for is the taker's.
+#[inline]
+fn drop_unclaimed(unclaimed: Option<Box<dyn Unclaimed>>) {
+    if let Some(unclaimed) = unclaimed {
+        // SAFETY: called from the type's slots, so attached; `PyO3` must know, or it puts off the drop.
+        unsafe { Python::attach_unchecked(|_| drop(unclaimed)) };
+    }
+}
+
+/// Gives back what nobody will claim now. An exception that is set stays set.
+unsafe fn give_back(object: *mut ffi::PyObject) {
+    // SAFETY: `object` is a `Ready`, and the caller is attached.
+    let Some(unclaimed) = (unsafe { (*object.cast::<Ready>()).unclaimed.take() }) else { return };
+    // SAFETY: as above.
+    unsafe {
+        Python::attach_unchecked(|py| {
+            let pending = PyErr::take(py);
+            let result = crate::py::edge::edge("Ready.close", || {
+                unclaimed.give_back(py);
+                Ok(())
+            });
+            if let Err(error) = result {
+                error.write_unraisable(py, None);
+            }
+            drop(unclaimed);
+            if let Some(pending) = pending {
+                pending.restore(py);
+            }
+        });
     }
 }
 
@@ -389,6 +276,12 @@ unsafe extern "C" fn traverse(
         if answer != 0 {
             return answer;
         }
+        if let Some(unclaimed) = &(*object.cast::<Ready>()).unclaimed {
+            let answer = visit(unclaimed.owner().as_ptr(), arg);
+            if answer != 0 {
+                return answer;
+            }
+        }
         let value = (*object.cast::<Ready>()).value;
         if value.is_null() { 0 } else { visit(value, arg) }
     }
@@ -396,7 +289,10 @@ unsafe extern "C" fn traverse(
 
 unsafe extern "C" fn clear(object: *mut ffi::PyObject) -> c_int {
     // SAFETY: called by the collector with a `Ready`.
-    unsafe { ffi::Py_XDECREF(clear_value(object)) };
+    unsafe {
+        give_back(object);
+        ffi::Py_XDECREF(clear_value(object));
+    }
     0
 }
 
@@ -404,6 +300,7 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
     // SAFETY: called by the interpreter when the count reached zero.
     unsafe {
         ffi::PyObject_GC_UnTrack(object.cast());
+        give_back(object);
         let value = clear_value(object);
         #[cfg(all(Py_3_12, not(Py_GIL_DISABLED)))]
         if (*object.cast::<Ready>()).lent {
