@@ -1,0 +1,319 @@
+"""`Cache` against an ordered dict with deadlines, by a hypothesis state machine."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from child import SOAK
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from ferrogate import Cache
+from ferrogate.testing import ManualClock
+
+NS = 1_000_000_000
+FAR = 2**63
+#: The keys as Python sees them; each row is one key, the last row found by `==` alone.
+SPELLINGS: list[list[Any]] = [
+    ["a"],
+    [1, 1.0, True],
+    [(1, "b"), (1.0, "b"), (True, "b")],
+    [{"x": 1, "y": {2}}, {"y": {2.0}, "x": True}],
+    ["c" * 100],
+    [b"a"],
+    [None],
+    [frozenset({1, 2}), frozenset({2.0, 1.0})],
+]
+KEYS = st.sampled_from([(n, key) for n, row in enumerate(SPELLINGS) for key in row])
+SECONDS = st.integers(1, 12)
+
+
+class Value:
+    """A value with a weight, equal to itself only."""
+
+    def __init__(self, weight: int) -> None:
+        self.weight = weight
+
+    def __repr__(self) -> str:
+        return f"<{id(self):x}, weight {self.weight}>"
+
+
+VALUES = st.builds(Value, st.sampled_from([0, 1, 1, 2, 3, 5, 9, 10, 11, 2**70]))
+
+
+@dataclass
+class Entry:
+    value: Value
+    written: int
+    deadline: int
+    touched: int
+    tags: list[str]
+
+
+class CacheModel(RuleBasedStateMachine):
+    @initialize(
+        max_size=st.integers(1, 6),
+        ttl=st.none() | SECONDS,
+        tti=st.none() | SECONDS,
+        max_bytes=st.none() | st.integers(1, 20),
+        start=st.integers(0, 10**6),
+    )
+    def start(
+        self, max_size: int, ttl: int | None, tti: int | None, max_bytes: int | None, start: int
+    ) -> None:
+        self.max_size, self.max_bytes = max_size, max_bytes
+        self.ttl, self.tti = ttl, tti
+        self.clock = ManualClock(start)
+        self.told: list[tuple[int, Value, str]] = []
+        self.cache: Cache[Any, Value] = Cache(
+            max_size,
+            ttl=ttl,
+            tti=tti,
+            max_bytes=max_bytes,
+            weigher=None if max_bytes is None else lambda _, value: value.weight,
+            on_evict=lambda key, value, cause: self.told.append((number(key), value, cause)),
+            clock=self.clock,
+        )
+        self.entries: OrderedDict[int, Entry] = OrderedDict()
+        self.left: list[tuple[int, Value, str]] = []
+        self.counts: Counter[str] = Counter()
+
+    # ── the model
+
+    def expires(self, entry: Entry) -> int:
+        return min(entry.deadline, entry.touched + self.tti * NS if self.tti else FAR)
+
+    def expire(self) -> None:
+        """Drops the dead. The cache drops them later, which nobody may notice."""
+        now = self.clock.now_ns()
+        for key, entry in list(self.entries.items()):
+            if self.expires(entry) <= now:
+                del self.entries[key]
+
+    def leave(self, key: int, cause: str) -> Entry:
+        entry = self.entries.pop(key)
+        self.left.append((key, entry.value, cause))
+        return entry
+
+    def weight(self) -> int:
+        return sum(entry.value.weight for entry in self.entries.values()) if self.max_bytes else 0
+
+    def look_up(self, key: int) -> Value | None:
+        entry = self.entries.get(key)
+        self.counts["misses" if entry is None else "hits"] += 1
+        if entry is None:
+            return None
+        entry.touched = self.clock.now_ns()
+        self.entries.move_to_end(key)
+        return entry.value
+
+    def store(self, key: int, value: Value, ttl: int | None = None, tags: Any = ()) -> None:
+        heavy = self.max_bytes is not None and value.weight > self.max_bytes
+        if key in self.entries:
+            self.leave(key, "replaced")
+            self.counts["updates"] += not heavy
+        if heavy:
+            self.counts["rejections"] += 1
+            return
+        self.counts["insertions"] += 1
+        while len(self.entries) >= self.max_size or (
+            self.max_bytes is not None and self.weight() + value.weight > self.max_bytes
+        ):
+            self.leave(next(iter(self.entries)), "evicted")
+            self.counts["evictions"] += 1
+        now = self.clock.now_ns()
+        ttl = self.ttl if ttl is None else ttl
+        deadline = FAR if ttl is None else now + ttl * NS
+        self.entries[key] = Entry(value, now, deadline, now, list(dict.fromkeys(tags)))
+
+    # ── what is done to both
+
+    @rule(by=st.integers(0, 6 * NS) | SECONDS.map(lambda s: s * NS))
+    def advance(self, by: int) -> None:
+        self.clock._advance_ns(by)
+        self.expire()
+
+    @rule(key=KEYS, way=st.sampled_from(["get", "[]"]))
+    def get(self, key: tuple[int, Any], way: str) -> None:
+        expected = self.look_up(key[0])
+        if way == "get":
+            assert self.cache.get(key[1]) is expected
+        elif expected is not None:
+            assert self.cache[key[1]] is expected
+        else:
+            with pytest.raises(KeyError):
+                self.cache[key[1]]
+
+    @rule(key=KEYS)
+    def see(self, key: tuple[int, Any]) -> None:
+        entry = self.entries.get(key[0])
+        assert (key[1] in self.cache) == (entry is not None)
+        facts = self.cache.explain(key[1])
+        assert facts["present"] == (entry is not None)
+        if entry is not None:
+            now, expires = self.clock.now_ns(), self.expires(entry)
+            left = None if expires == FAR else (expires - now) / NS
+            assert facts["expires_in_seconds"] == (left if left is None else pytest.approx(left))
+            assert facts["age_seconds"] == pytest.approx((now - entry.written) / NS)
+            assert facts["weight"] == (entry.value.weight if self.max_bytes else 0)
+            assert facts["tags"] == entry.tags
+
+    @rule(key=KEYS, value=VALUES)
+    def put(self, key: tuple[int, Any], value: Value) -> None:
+        self.store(key[0], value)
+        self.cache[key[1]] = value
+
+    @rule(
+        key=KEYS,
+        value=VALUES,
+        ttl=st.none() | SECONDS,
+        tags=st.lists(st.sampled_from("xyz"), max_size=3),
+    )
+    def put_with(
+        self, key: tuple[int, Any], value: Value, ttl: int | None, tags: list[str]
+    ) -> None:
+        self.store(key[0], value, ttl, tags)
+        self.cache.set(key[1], value, ttl=ttl, tags=tags)
+
+    @rule(key=KEYS, value=VALUES, way=st.sampled_from(["load", "setdefault"]))
+    def load(self, key: tuple[int, Any], value: Value, way: str) -> None:
+        expected = self.look_up(key[0])
+        if expected is None:
+            expected = value
+            self.store(key[0], value)
+        if way == "load":
+            assert self.cache.get_or_set_sync(key[1], lambda: value) is expected
+        else:
+            assert self.cache.setdefault(key[1], value) is expected
+
+    @rule(key=KEYS, way=st.sampled_from(["delete", "del", "pop", "pop or"]))
+    def delete(self, key: tuple[int, Any], way: str) -> None:
+        there = key[0] in self.entries
+        value = self.leave(key[0], "deleted").value if there else None
+        ways: dict[str, Callable[[], object]] = {
+            "delete": lambda: self.cache.delete(key[1]),
+            "del": lambda: self.cache.__delitem__(key[1]),
+            "pop": lambda: self.cache.pop(key[1]),
+            "pop or": lambda: self.cache.pop(key[1], None),
+        }
+        if way in ("del", "pop") and not there:
+            with pytest.raises(KeyError):
+                ways[way]()
+            return
+        expected = {"delete": there, "del": None}.get(way, value)
+        assert ways[way]() is expected
+
+    @rule()
+    def popitem(self) -> None:
+        if not self.entries:
+            with pytest.raises(KeyError):
+                self.cache.popitem()
+            return
+        oldest = next(iter(self.entries))
+        value = self.leave(oldest, "deleted").value
+        key, popped = self.cache.popitem()
+        assert (number(key), popped) == (oldest, value)
+
+    @precondition(lambda self: len(self.entries) > 2)
+    @rule()
+    def clear(self) -> None:
+        self.check_what_left()
+        live = {(key, entry.value, "cleared") for key, entry in self.entries.items()}
+        self.entries.clear()
+        self.told.clear()
+        self.cache.cleanup()
+        assert {cause for *_, cause in self.told} <= {"expired"}
+        self.counts["expirations"] += len(self.told)
+        self.told.clear()
+        self.cache.clear()
+        assert set(self.told) == live
+        assert len(self.told) == len(live)
+        self.counts["cleared"] += len(live)
+        self.told.clear()
+
+    @rule(tag=st.sampled_from("xyz"))
+    def invalidate(self, tag: str) -> None:
+        # In no promised order among themselves.
+        self.check_what_left()
+        gone = [key for key, entry in self.entries.items() if tag in entry.tags]
+        assert self.cache.invalidate_tag(tag) == len(gone)
+        self.counts["invalidations"] += len(gone)
+        told = [one for one in self.told if one[2] != "expired"]
+        assert len(told) == len(gone)
+        assert set(told) == {(key, self.entries.pop(key).value, "invalidated") for key in gone}
+        self.counts["left"] += len(gone)
+        self.counts["expirations"] += len(self.told) - len(told)
+        self.told.clear()
+
+    @rule()
+    def cleanup(self) -> None:
+        self.check_what_left()
+        swept = self.cache.cleanup()
+        assert [cause for *_, cause in self.told] == ["expired"] * swept
+        assert self.cache.cleanup() == 0
+
+    @rule()
+    def count(self) -> None:
+        assert len(self.cache) == len(self.entries)
+
+    @rule()
+    def statistics_agree(self) -> None:
+        stats = self.cache.get_stats()
+        self.check_what_left()
+        assert stats["size"] == len(self.entries)
+        assert stats["bytes"] == self.weight()
+        for name in (
+            *("hits", "misses", "insertions", "updates"),
+            *("evictions", "expirations", "invalidations", "rejections"),
+        ):
+            assert stats[name] == self.counts[name], name  # type: ignore[literal-required]
+        # Whatever came in is there or was told to have left.
+        gone = self.counts["left"] + self.counts["expirations"] + self.counts["cleared"]
+        assert stats["insertions"] == len(self.entries) + gone
+
+    @rule()
+    def reset_statistics(self) -> None:
+        self.statistics_agree()
+        self.cache.reset_stats()
+        self.counts = Counter(insertions=0)
+        # The law above counts from the beginning; so must what is there now.
+        self.counts["left"] = -len(self.entries)
+
+    # ── what always holds
+
+    def check_what_left(self) -> None:
+        """The listener was told what the model says, in its order; besides, of the dead."""
+        dead = [one for one in self.told if one[2] == "expired"]
+        self.counts["expirations"] += len(dead)
+        self.counts["left"] += len(self.told) - len(dead)
+        told = [one for one in self.told if one[2] != "expired"]
+        expected, self.left = self.left, []
+        self.told.clear()
+        assert told == expected
+
+    @invariant()
+    def order_and_bounds(self) -> None:
+        if not hasattr(self, "cache"):
+            return
+        snapshot = list(self.cache.items())
+        assert [number(key) for key, _ in snapshot] == list(self.entries)
+        assert [value for _, value in snapshot] == [one.value for one in self.entries.values()]
+        assert len(snapshot) <= self.max_size
+        assert self.max_bytes is None or self.weight() <= self.max_bytes
+        self.check_what_left()
+
+
+def number(key: Any) -> int:
+    """Which key it is, however it was spelled."""
+    return next(n for n, row in enumerate(SPELLINGS) if key in row)
+
+
+CacheModel.TestCase.settings = settings(
+    max_examples=100 * SOAK, stateful_step_count=50, deadline=None
+)
+TestCache = CacheModel.TestCase
