@@ -78,7 +78,8 @@ def cached(
     """Caches the results of a function, a coroutine function or a method.
 
     ``f(1, 2)``, ``f(1, y=2)`` and ``f(y=2, x=1)`` are one key, with defaults
-    filled in. A method's results belong to its instance and leave with it.
+    filled in. A method's results belong to its instance and leave with it; one
+    that refers to the instance keeps it until it expires or is evicted.
     Exceptions are not cached. The result has ``cache_info()``,
     ``cache_clear()``, ``cache_invalidate(*args, **kwargs)``,
     ``cache_key(*args, **kwargs)``, ``cache_parameters()`` and ``__wrapped__``.
