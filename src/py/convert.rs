@@ -142,12 +142,17 @@ impl PyManualClock {
     }
 
     /// Moves forward by whole nanoseconds, without waking anybody.
-    fn _advance_ns(&self, by: u64) {
-        self.0.advance(by);
+    fn _advance_ns(&self, by: u64) -> PyResult<()> {
+        edge("ManualClock._advance_ns", || {
+            self.0.advance(by);
+            Ok(())
+        })
     }
 
-    fn __repr__(&self) -> String {
-        let now = self.0.now();
-        format!("ManualClock({}.{:09})", now / SECOND, now % SECOND)
+    fn __repr__(&self) -> PyResult<String> {
+        edge("ManualClock.__repr__", || {
+            let now = self.0.now();
+            Ok(format!("ManualClock({}.{:09})", now / SECOND, now % SECOND))
+        })
     }
 }

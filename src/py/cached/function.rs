@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -175,7 +175,9 @@ impl CachedFunction {
         class: &Bound<'py, PyType>,
         parameters: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        class.py().import("types")?.getattr("GenericAlias")?.call1((class, parameters))
+        edge("CachedFunction.__class_getitem__", || {
+            class.py().import("types")?.getattr("GenericAlias")?.call1((class, parameters))
+        })
     }
 
     #[pyo3(signature = (*args, **kwargs))]
@@ -324,7 +326,12 @@ impl CachedFunction {
                     ffi::PyObject_GenericGetAttr(slf.as_ptr(), name.as_ptr()),
                 )
             };
-            own.or_else(|error| slf.get().function.bind(py).getattr(name).map_err(|_| error))
+            own.or_else(|error| {
+                if !error.is_instance_of::<PyAttributeError>(py) {
+                    return Err(error);
+                }
+                slf.get().function.bind(py).getattr(name).map_err(|_| error)
+            })
         })
     }
 
@@ -337,7 +344,7 @@ impl CachedFunction {
             self.attributes
                 .bind(name.py())
                 .del_item(name)
-                .map_err(|_| pyo3::exceptions::PyAttributeError::new_err(name.clone().unbind()))
+                .map_err(|_| PyAttributeError::new_err(name.clone().unbind()))
         })
     }
 

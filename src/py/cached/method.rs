@@ -1,5 +1,6 @@
 //! A cached function bound to an instance.
 
+use pyo3::exceptions::PyAttributeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
@@ -132,7 +133,13 @@ impl CachedMethod {
                     pyo3::ffi::PyObject_GenericGetAttr(slf.as_ptr(), name.as_ptr()),
                 )
             };
-            own.or_else(|error| function.getattr(name).map_err(|_| error))
+            // Any other error is an attribute's own, and not for the function to hide.
+            own.or_else(|error| {
+                if !error.is_instance_of::<PyAttributeError>(py) {
+                    return Err(error);
+                }
+                function.getattr(name).map_err(|_| error)
+            })
         })
     }
 

@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyString, PyType};
 
 use super::seconds;
 use crate::core::limiter::{Decision, Limit};
@@ -40,16 +40,18 @@ impl PyLimit {
         seconds(self.0.period())
     }
 
-    fn __str__(&self) -> String {
-        self.0.to_string()
+    fn __str__(&self) -> PyResult<String> {
+        edge("Limit.__str__", || Ok(self.0.to_string()))
     }
 
-    fn __repr__(&self) -> String {
-        format!("Limit({}, {:?})", self.0.count(), seconds(self.0.period()))
+    fn __repr__(&self) -> PyResult<String> {
+        edge("Limit.__repr__", || {
+            Ok(format!("Limit({}, {:?})", self.0.count(), seconds(self.0.period())))
+        })
     }
 
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> (Bound<'py, pyo3::types::PyType>, (u64, f64)) {
-        (slf.get_type(), (slf.get().count(), slf.get().period()))
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyType>, (u64, f64))> {
+        edge("Limit.__reduce__", || Ok((slf.get_type(), (slf.get().count(), slf.get().period()))))
     }
 }
 
@@ -106,15 +108,18 @@ impl PyDecision {
         self.0.granted
     }
 
-    fn __repr__(&self) -> String {
-        let Decision { granted, retry_after, remaining, limit, reason, .. } = self.0;
-        let reason = reason.as_str();
-        let again = if granted {
-            String::new()
-        } else {
-            format!(", retry after {} s", seconds(retry_after))
-        };
-        let left = limit.map_or_else(String::new, |limit| format!(", {remaining} of {limit} left"));
-        format!("<Decision {reason:?}{again}{left}>")
+    fn __repr__(&self) -> PyResult<String> {
+        edge("Decision.__repr__", || {
+            let Decision { granted, retry_after, remaining, limit, reason, .. } = self.0;
+            let reason = reason.as_str();
+            let again = if granted {
+                String::new()
+            } else {
+                format!(", retry after {} s", seconds(retry_after))
+            };
+            let left =
+                limit.map_or_else(String::new, |limit| format!(", {remaining} of {limit} left"));
+            Ok(format!("<Decision {reason:?}{again}{left}>"))
+        })
     }
 }

@@ -1,0 +1,501 @@
+"""HOSTILE 13: a panic in any exported callable is an ``InternalError``, and nothing else.
+
+Needs a build with ``--features failpoints`` (`make test-failpoints`), in which a
+callable that goes through the FFI edge can be told to panic. A callable that is
+not listed here fails the first test: whoever exports one says how to call it, or
+why it cannot panic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from child import run
+
+import ferrogate
+from ferrogate import Cache, Limit, PerformanceMetrics, RateLimiter, _core, cached
+from ferrogate.health import HealthMonitor
+from ferrogate.testing import ManualClock
+
+if not hasattr(_core, "_arm_failpoint"):
+    pytest.skip(
+        "not on CPython with a release build: `make test-failpoints` builds one that can panic",
+        allow_module_level=True,
+    )
+
+pytestmark = pytest.mark.hostile
+
+arm: Callable[[str | None], None] = _core._arm_failpoint
+seen: Callable[[], list[str]] = _core._seen_failpoints
+
+#: A recipe makes a call that can be repeated; the objects stay the same.
+Recipe = Callable[[], Callable[[], object]]
+
+
+def awaited(awaitable: Any) -> object:
+    async def main() -> object:
+        return await awaitable
+
+    return asyncio.run(main())
+
+
+class Key:
+    """Has no canonical form: the cache interns it."""
+
+
+class Service:
+    def __cache_key__(self) -> str:
+        return "service"
+
+    @cached
+    def method(self, x: int) -> int:
+        return x
+
+
+@cached
+def double(x: int) -> int:
+    return 2 * x
+
+
+def filled() -> Cache[Any, Any]:
+    cache: Cache[Any, Any] = Cache(10, ttl=60, on_evict=lambda *_: None)
+    cache.set("k", 1, tags=["t"])
+    cache[Key()] = 2
+    return cache
+
+
+def of_cache(call: Callable[[Cache[Any, Any]], object]) -> Recipe:
+    def recipe() -> Callable[[], object]:
+        cache = filled()
+        return lambda: call(cache)
+
+    return recipe
+
+
+def popitem(cache: Cache[Any, Any]) -> None:
+    cache["last"] = 1
+    cache.popitem()
+
+
+def delete(cache: Cache[Any, Any]) -> None:
+    cache["k"] = 1
+    del cache["k"]
+
+
+def throw(cache: Cache[Any, Any]) -> None:
+    cache["k"] = 1
+    hit = cache._ready_or_lookup("k")
+    assert isinstance(hit, _core.Ready)
+    with pytest.raises(KeyError):
+        hit.throw(KeyError("k"))
+
+
+def missed(cache: Cache[Any, Any]) -> _core.Lookup:
+    cache.delete("absent")
+    lookup = cache._ready_or_lookup("absent")
+    assert isinstance(lookup, _core.Lookup)
+    return lookup
+
+
+def of_flight(call: Callable[[_core.Flight], object]) -> Recipe:
+    """A flight lands once, so every call has one of its own."""
+
+    def recipe() -> Callable[[], object]:
+        cache = filled()
+
+        def step() -> object:
+            flight, leads, _ = cache._join(missed(cache))
+            try:
+                return call(flight)
+            finally:
+                if leads:
+                    flight.abandon()
+
+        return step
+
+    return recipe
+
+
+def enroll(flight: _core.Flight) -> int:
+    loop = asyncio.new_event_loop()
+    try:
+        waiter = flight.enroll(loop, loop.create_future())
+    finally:
+        loop.close()
+    assert waiter is not None
+    return waiter
+
+
+def landed(flight: _core.Flight) -> _core.Flight:
+    flight.land_value(1)
+    return flight
+
+
+def of_function(call: Callable[[Any], object]) -> Recipe:
+    def recipe() -> Callable[[], object]:
+        double(1)
+        return lambda: call(double)
+
+    return recipe
+
+
+def of_method(call: Callable[[Any], object]) -> Recipe:
+    def recipe() -> Callable[[], object]:
+        service = Service()
+        method = service.method
+        method(1)
+        return lambda: call(method)
+
+    return recipe
+
+
+def set_and_delete_attribute(function: Any) -> None:
+    function.note = 1
+    del function.note
+
+
+def of_limiter(call: Callable[[RateLimiter], object]) -> Recipe:
+    def recipe() -> Callable[[], object]:
+        limiter = RateLimiter("100000/second", burst=100, clock=ManualClock())
+        return lambda: call(limiter)
+
+    return recipe
+
+
+class Waiter:
+    def wake(self) -> None: ...
+
+
+def of_ticket(call: Callable[[Any], object]) -> Recipe:
+    def recipe() -> Callable[[], object]:
+        limiter = RateLimiter("1/second", clock=ManualClock())
+        limiter.try_acquire()
+        waiters = []
+
+        def step() -> object:
+            waiters.append(Waiter())
+            return call(limiter._enqueue(waiters[-1], 1, None, False, None))
+
+        return step
+
+    return recipe
+
+
+def of_health(call: Callable[[Any], object]) -> Recipe:
+    def recipe() -> Callable[[], object]:
+        core = HealthMonitor()._core
+        return lambda: call(core)
+
+    return recipe
+
+
+def of_metrics(call: Callable[[PerformanceMetrics], object]) -> Recipe:
+    def recipe() -> Callable[[], object]:
+        metrics = PerformanceMetrics()
+        return lambda: call(metrics)
+
+    return recipe
+
+
+def of_clock(call: Callable[[ManualClock], object]) -> Recipe:
+    def recipe() -> Callable[[], object]:
+        clock = ManualClock()
+        return lambda: call(clock)
+
+    return recipe
+
+
+def new(make: Callable[[], object]) -> Recipe:
+    return lambda: make
+
+
+RECIPES: dict[str, Recipe] = {
+    "Cache": new(filled),
+    "Cache.__contains__": of_cache(lambda c: "k" in c),
+    "Cache.__delitem__": of_cache(delete),
+    "Cache.__getitem__": of_cache(lambda c: c["k"]),
+    "Cache.__iter__": of_cache(list),
+    "Cache.__len__": of_cache(len),
+    "Cache.__setitem__": of_cache(lambda c: c.__setitem__("k", 2)),
+    "Cache._join": of_cache(lambda c: c._join(missed(c))[0].abandon()),
+    "Cache._peek": of_cache(lambda c: c._peek("k")),
+    "Cache._ready_or_lookup": of_cache(lambda c: c._ready_or_lookup("k")),
+    "Cache._snapshot": of_cache(lambda c: c._snapshot()),
+    "Cache._store": of_cache(lambda c: c._store(missed(c), 1, 5, ["t"])),
+    "Cache.cleanup": of_cache(lambda c: c.cleanup()),
+    "Cache.clear": of_cache(lambda c: c.clear()),
+    "Cache.delete": of_cache(lambda c: c.delete("k")),
+    "Cache.exists": of_cache(lambda c: c.exists("k")),
+    "Cache.explain": of_cache(lambda c: c.explain("k")),
+    "Cache.get": of_cache(lambda c: c.get("k")),
+    "Cache.get_stats": of_cache(lambda c: c.get_stats()),
+    "Cache.invalidate_tag": of_cache(lambda c: c.invalidate_tag("t")),
+    "Cache.pop": of_cache(lambda c: c.pop("k", None)),
+    "Cache.popitem": of_cache(popitem),
+    "Cache.reset_stats": of_cache(lambda c: c.reset_stats()),
+    "Cache.set": of_cache(lambda c: c.set("k", 1, ttl=5, tags=["t"])),
+    "CachedFunction": new(lambda: cached(double.__wrapped__)),
+    "CachedFunction.__call__": of_function(lambda f: f(1)),
+    "CachedFunction.__class_getitem__": new(lambda: _core.CachedFunction[[int], int]),
+    "CachedFunction.__delattr__": of_function(set_and_delete_attribute),
+    "CachedFunction.__get__": new(lambda: Service.method),
+    "CachedFunction.__getattribute__": of_function(lambda f: f.__name__),
+    "CachedFunction.__reduce__": of_function(lambda f: f.__reduce__()),
+    "CachedFunction.__repr__": of_function(repr),
+    "CachedFunction.__setattr__": of_function(set_and_delete_attribute),
+    "CachedFunction._doc": of_function(lambda f: f._doc),
+    "CachedFunction.cache_clear": of_function(lambda f: f.cache_clear()),
+    "CachedFunction.cache_info": of_function(lambda f: f.cache_info()),
+    "CachedFunction.cache_invalidate": of_function(lambda f: f.cache_invalidate(1)),
+    "CachedFunction.cache_key": of_function(lambda f: f.cache_key(1)),
+    "CachedFunction.cache_parameters": of_function(lambda f: f.cache_parameters()),
+    "CachedMethod.__call__": of_method(lambda m: m(1)),
+    "CachedMethod.__getattribute__": of_method(lambda m: m.__name__),
+    "CachedMethod.__reduce__": of_method(lambda m: m.__reduce__()),
+    "CachedMethod.__repr__": of_method(repr),
+    "CachedMethod.__wrapped__": of_method(lambda m: m.__wrapped__(1)),
+    "CachedMethod._doc": of_method(lambda m: m._doc),
+    "CachedMethod.cache_clear": of_method(lambda m: m.cache_clear()),
+    "CachedMethod.cache_info": of_method(lambda m: m.cache_info()),
+    "CachedMethod.cache_invalidate": of_method(lambda m: m.cache_invalidate(1)),
+    "CachedMethod.cache_key": of_method(lambda m: m.cache_key(1)),
+    "CachedMethod.cache_parameters": of_method(lambda m: m.cache_parameters()),
+    "Decision.__repr__": of_limiter(lambda r: repr(r.try_acquire())),
+    "Flight.abandon": of_flight(lambda f: f.abandon()),
+    "Flight.enroll": of_flight(enroll),
+    "Flight.land_error": of_flight(lambda f: f.land_error((ValueError(), None))),
+    "Flight.land_value": of_flight(lambda f: f.land_value(1)),
+    "Flight.leave": of_flight(lambda f: f.leave(enroll(f))),
+    "Flight.outcome": of_flight(lambda f: landed(f).outcome()),
+    "Flight.wait": of_flight(lambda f: landed(f).wait(1.0)),
+    "Flight.waiting": of_flight(lambda f: f.waiting()),
+    "HealthCore": new(HealthMonitor),
+    "HealthCore.alert_counts": of_health(lambda h: h.alert_counts()),
+    "HealthCore.alert_history": of_health(lambda h: h.alert_history()),
+    "HealthCore.alerts": of_health(lambda h: h.alerts()),
+    "HealthCore.evaluate": of_health(lambda h: h.evaluate(memory_percent=50.0)),
+    "HealthCore.now": of_health(lambda h: h.now()),
+    "HealthCore.resolve": of_health(lambda h: h.resolve("x")),
+    "HealthCore.sample": of_health(lambda h: h.sample()),
+    "HealthCore.unix": of_health(lambda h: h.unix()),
+    "Limit": new(lambda: Limit(1, 60)),
+    "Limit.__reduce__": new(lambda: Limit(1, 60).__reduce__()),
+    "Limit.__repr__": new(lambda: repr(Limit(1, 60))),
+    "Limit.__str__": new(lambda: str(Limit(1, 60))),
+    "ManualClock": new(ManualClock),
+    "ManualClock.__repr__": of_clock(repr),
+    "ManualClock._advance": of_clock(lambda c: c.advance(1)),
+    "ManualClock._advance_ns": of_clock(lambda c: c._advance_ns(1)),
+    "PerformanceMetrics": new(PerformanceMetrics),
+    "PerformanceMetrics.__repr__": of_metrics(repr),
+    "PerformanceMetrics.get_stats": of_metrics(lambda m: m.get_stats()),
+    "PerformanceMetrics.record_generation": of_metrics(
+        lambda m: m.record_generation(True, 0.1, 5, 1, 0.1)
+    ),
+    "PerformanceMetrics.reset": of_metrics(lambda m: m.reset()),
+    "RateLimiter": new(lambda: RateLimiter("1/second")),
+    "RateLimiter.__aenter__": of_limiter(lambda r: awaited(r.__aenter__())),
+    "RateLimiter.__aexit__": of_limiter(lambda r: awaited(r.__aexit__(None, None, None))),
+    "RateLimiter.__enter__": of_limiter(lambda r: r.__enter__()),
+    "RateLimiter.__exit__": of_limiter(lambda r: r.__exit__(None, None, None)),
+    "RateLimiter._aenter": of_limiter(lambda r: awaited(r._aenter(1, None))),
+    "RateLimiter._after_fork": of_limiter(lambda r: r._after_fork()),
+    "RateLimiter._check": of_limiter(lambda r: r._check(1, None)),
+    "RateLimiter._clock_moved": of_limiter(lambda r: r._clock_moved()),
+    "RateLimiter._enqueue": of_limiter(lambda r: r._enqueue(Waiter(), 1, None, False, None)),
+    "RateLimiter._enter": of_limiter(lambda r: r._enter(1, None)),
+    "RateLimiter._release": of_limiter(lambda r: r._release()),
+    "RateLimiter._stats": of_limiter(lambda r: r.get_stats()),
+    "RateLimiter._update": of_limiter(lambda r: r.update("5/second")),
+    "RateLimiter.acquire": of_limiter(lambda r: awaited(r.acquire(1, "key", 5))),
+    "RateLimiter.acquire_sync": of_limiter(lambda r: r.acquire_sync(1, "key", 5)),
+    "RateLimiter.eta": of_limiter(lambda r: r.eta(1)),
+    "RateLimiter.limits": of_limiter(lambda r: r.limits),
+    "RateLimiter.try_acquire": of_limiter(lambda r: r.try_acquire(1, "key")),
+    "Ready.throw": of_cache(throw),
+    "_Ticket.cancel": of_ticket(lambda t: t.cancel()),
+    "_Ticket.poll": of_ticket(lambda t: (t.poll(), t.cancel())),
+    "_before_fork": new(_core._before_fork),
+    "_check_tags": new(lambda: _core._check_tags(["t"])),
+    "cache_key": new(lambda: ferrogate.cache_key(1, x=[2])),
+}
+
+#: Exported under one name, goes through the edge of another.
+THROUGH = {
+    "Cache.__contains__": "Cache.exists",
+    "Cache.__delitem__": "Cache.delete",
+    "CachedFunction._doc": "CachedFunction.__doc__",
+    "CachedMethod._doc": "CachedMethod.__doc__",
+}
+
+READS = "reads a field"
+COMPARES = "compares or hashes numbers and addresses"
+C_API = "talks to CPython's C API only; there is nothing of Rust's in it that could panic"
+
+#: Not through the edge, and why.
+EXCUSED = {
+    "Cache.enabled": READS,
+    "Cache.max_bytes": READS,
+    "Cache.max_size": READS,
+    "Cache.name": READS,
+    "Cache.tti": READS,
+    "Cache.ttl": READS,
+    "CachedFunction.__dict__": READS,
+    "CachedFunction.__set_name__": "sets two flags",
+    "CachedFunction.cache": READS,
+    "CachedMethod.__eq__": COMPARES,
+    "CachedMethod.__func__": READS,
+    "CachedMethod.__hash__": COMPARES,
+    "CachedMethod.__self__": READS,
+    "Decision.__bool__": READS,
+    "Decision.granted": READS,
+    "Decision.limit": READS,
+    "Decision.reason": READS,
+    "Decision.remaining": READS,
+    "Decision.reset_after": READS,
+    "Decision.retry_after": READS,
+    "Flight.id": READS,
+    "Limit.__eq__": COMPARES,
+    "Limit.__hash__": COMPARES,
+    "Limit.count": READS,
+    "Limit.period": READS,
+    "ManualClock.now": READS,
+    "ManualClock.now_ns": READS,
+    "PerformanceMetrics.name": READS,
+    "RateLimiter.algorithm": READS,
+    "RateLimiter.burst": READS,
+    "RateLimiter.enabled": READS,
+    "RateLimiter.max_keys": READS,
+    "RateLimiter.name": READS,
+    "Ready.__await__": C_API,
+    "Ready.__iter__": C_API,
+    "Ready.__next__": C_API,
+    "Ready.close": C_API,
+    "Ready.cr_await": C_API,
+    "Ready.cr_frame": C_API,
+    "Ready.cr_running": C_API,
+    "Ready.send": C_API,
+    "_after_fork_in_child": "adds one to a counter, in a hook whose errors nobody could catch",
+}
+
+#: What every class has: no code of ours. The other comparisons come with ``__eq__``.
+NOT_OURS = {"__doc__", "__module__", "__weakref__"}
+WITH_EQ = {"__ne__", "__lt__", "__le__", "__gt__", "__ge__"}
+ITSELF = {"_arm_failpoint", "_seen_failpoints"}
+
+
+def exported() -> set[str]:
+    names: set[str] = set()
+    for name, value in vars(_core).items():
+        if isinstance(value, type) and not issubclass(value, Exception):
+            own = vars(value).keys() - NOT_OURS - (WITH_EQ if "__eq__" in vars(value) else set())
+            names |= {
+                name if attribute == "__new__" else f"{name}.{attribute}" for attribute in own
+            }
+        elif callable(value) and not isinstance(value, type) and name not in ITSELF:
+            names.add(name)
+    return names
+
+
+def test_every_exported_callable_is_listed() -> None:
+    known = RECIPES.keys() | EXCUSED.keys()
+    assert not RECIPES.keys() & EXCUSED.keys()
+    missing, gone = exported() - known, known - exported()
+    assert not missing, f"give them a recipe, or a reason why they cannot panic: {sorted(missing)}"
+    assert not gone, f"not exported any more: {sorted(gone)}"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_panic_is_an_internal_error(name: str) -> None:
+    edge = THROUGH.get(name, name)
+    call = RECIPES[name]()
+    call()
+    assert edge in seen(), f"{name} does not go through the edge {edge!r}"
+    arm(edge)
+    try:
+        with pytest.raises(ferrogate.InternalError, match=r"injected by a failpoint") as caught:
+            call()
+    finally:
+        arm(None)
+    assert str(caught.value).startswith(f"{edge}: ")
+    assert isinstance(caught.value, Exception)
+    call()  # the same object, once more
+    call()
+
+
+#: Panics half-way through something larger, while others depend on it.
+CHAINS = {
+    "Cache._join": "",
+    "Cache._store": "",
+    "Flight.land_value": "",
+    "Flight.land_error": "fails",
+    "Flight.wait": "",
+    "Flight.enroll": "async",
+    "Flight.outcome": "",
+}
+
+
+@pytest.mark.parametrize("edge", CHAINS)
+def test_a_panic_inside_a_load_leaves_nobody_waiting(edge: str) -> None:
+    done = run(
+        f"""
+import asyncio, threading, time
+from ferrogate import Cache, InternalError, _core
+cache, kind = Cache(10), {CHAINS[edge]!r}
+calls, ends = 0, []
+class Refused(Exception): pass
+def load():
+    global calls
+    calls += 1
+    time.sleep(0.1)
+    if kind == "fails": raise Refused
+    return 5
+async def load_async():
+    global calls
+    calls += 1
+    await asyncio.sleep(0.1)
+    return 5
+def ask():
+    try:
+        if kind == "async":
+            ends.append(asyncio.run(cache.get_or_set("k", load_async)))
+        else:
+            ends.append(cache.get_or_set_sync("k", load))
+    except (InternalError, Refused) as error:
+        ends.append(type(error).__name__)
+threads = [threading.Thread(target=ask, daemon=True) for _ in range(6)]
+for t in threads[:3]: t.start()
+_core._arm_failpoint({edge!r})
+for t in threads[3:]: t.start()
+for t in threads:
+    t.join(10)
+    assert not t.is_alive(), ends
+assert len(ends) == 6 and set(ends) <= {{5, "InternalError", "Refused"}}, ends
+_core._arm_failpoint(None)
+kind = ""
+assert cache.get_or_set_sync("k", load) == 5
+assert cache.get_stats()["loading"] == 0
+print("done")
+"""
+    )
+    # Rust's own message about the panic is on stderr.
+    assert (done.code, done.stdout) == (0, "done\n"), str(done)
+
+
+def test_a_panic_does_not_end_the_clean_up_thread() -> None:
+    try:
+        cache: Cache[str, int] = Cache(10, ttl=0.01, cleanup_interval=0.005)
+        swept = threading.Event()
+        arm("Cache.cleanup")
+        listened: Cache[str, int] = Cache(
+            10, ttl=0.01, cleanup_interval=0.005, on_evict=lambda *_: swept.set()
+        )
+        threading.Event().wait(0.1)
+        listened["a"] = cache["a"] = 1
+        assert swept.wait(10)
+    finally:
+        arm(None)
