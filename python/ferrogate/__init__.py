@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 if hasattr(_os, "register_at_fork"):
+    _os.register_at_fork(before=_core._before_fork)
     # In this order: the janitor's thread may sweep as soon as it has started.
     _os.register_at_fork(after_in_child=_core._after_fork_in_child)
     _os.register_at_fork(after_in_child=_flight._after_fork_in_child)

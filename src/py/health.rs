@@ -253,6 +253,11 @@ fn to_python(py: Python<'_>, alerts: Vec<Alert>) -> PyResult<Vec<Py<PyAny>>> {
         .collect()
 }
 
+/// Makes what is made on first use.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    shape::prepare(py)
+}
+
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyHealthCore>()
 }

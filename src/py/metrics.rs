@@ -16,7 +16,7 @@ pub(crate) struct PyPerformanceMetrics {
 }
 
 /// `get_stats()`; the names are those of the system it replaces.
-#[derive(IntoPyObject)]
+#[derive(Default, IntoPyObject)]
 struct Stats {
     total_generations: u64,
     successful: u64,
@@ -57,6 +57,11 @@ impl From<PerformanceSnapshot> for Stats {
             p99_generation_time_seconds: s.p99_seconds,
         }
     }
+}
+
+/// Makes the names of the dictionary, which are interned on first use.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    Stats::default().into_pyobject(py).map(drop)
 }
 
 /// A count: an `int` (no `bool`) of at least 0.

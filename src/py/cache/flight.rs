@@ -16,7 +16,7 @@ use pyo3::types::PyList;
 use super::class::Cache;
 use crate::core::flight::{Flight as CoreFlight, Landing, WaiterId};
 use crate::core::key::Key;
-use crate::core::sync::{Condvar, Mutex, wait_for};
+use crate::core::sync::{Bell, Mutex};
 use crate::py::edge::edge;
 use crate::py::intern::Held;
 use crate::py::key::Encoded;
@@ -30,35 +30,12 @@ pub(crate) enum Outcome {
     Error(Py<PyAny>),
 }
 
-/// Holds no Python data, so it may be locked while detached.
-#[derive(Default)]
-pub(crate) struct Gate {
-    open: Mutex<bool>,
-    opened: Condvar,
-}
-
-impl Gate {
-    fn open(&self) {
-        *self.open.lock() = true;
-        self.opened.notify_all();
-    }
-
-    /// True once it is open; false after one slice.
-    fn wait(&self) -> bool {
-        let mut open = self.open.lock();
-        if !*open {
-            wait_for(&self.opened, &mut open, SLICE);
-        }
-        *open
-    }
-}
-
 /// Who wants to know that a flight has landed.
 pub(crate) enum Waiter {
     /// An asyncio future with its loop.
     Future(Py<PyAny>, Py<PyAny>),
     /// A blocked thread.
-    Thread(Arc<Gate>),
+    Thread(Arc<Bell>),
 }
 
 impl Waiter {
@@ -147,7 +124,7 @@ impl Flight {
         for waiter in waiters {
             match waiter {
                 Waiter::Future(event_loop, future) => futures.append((event_loop, future))?,
-                Waiter::Thread(gate) => gate.open(),
+                Waiter::Thread(bell) => bell.ring(),
             }
         }
         Ok(futures)
@@ -212,12 +189,12 @@ impl Flight {
     /// handled meanwhile. True if it has landed.
     fn wait(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
         edge("Flight.wait", || {
-            let gate = Arc::new(Gate::default());
-            let Ok(waiter) = self.inner.enroll(Waiter::Thread(Arc::clone(&gate))) else {
+            let bell = Arc::new(Bell::of_this_thread());
+            let Ok(waiter) = self.inner.enroll(Waiter::Thread(Arc::clone(&bell))) else {
                 return Ok(true);
             };
             let mut slices = (timeout / SLICE.as_secs_f64()).ceil() as u64;
-            while !py.detach(|| gate.wait()) {
+            while !py.detach(|| bell.wait(SLICE)) {
                 slices = slices.saturating_sub(1);
                 let signal = py.check_signals();
                 if signal.is_err() || slices == 0 {

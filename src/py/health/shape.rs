@@ -7,7 +7,7 @@ use crate::core::health::{
     Alert, Container, Disk, Effective, Host, Pressure, PressureSet, Stall, SystemSample,
 };
 
-#[derive(IntoPyObject)]
+#[derive(Default, IntoPyObject)]
 pub(super) struct AlertShape {
     name: String,
     severity: &'static str,
@@ -34,7 +34,7 @@ impl From<Alert> for AlertShape {
     }
 }
 
-#[derive(IntoPyObject)]
+#[derive(Default, IntoPyObject)]
 pub(super) struct SampleShape {
     timestamp: f64,
     interval_seconds: Option<f64>,
@@ -50,21 +50,21 @@ pub(super) struct SampleShape {
     process: Option<ProcessShape>,
 }
 
-#[derive(IntoPyObject)]
+#[derive(Default, IntoPyObject)]
 struct MemoryShape {
     source: &'static str,
     limit_bytes: u64,
     percent: Option<f64>,
 }
 
-#[derive(IntoPyObject)]
+#[derive(Default, IntoPyObject)]
 struct CpuShape {
     source: &'static str,
     cores: f64,
     percent: Option<f64>,
 }
 
-#[derive(IntoPyObject)]
+#[derive(Default, IntoPyObject)]
 struct DiskShape {
     path: String,
     total_bytes: u64,
@@ -73,7 +73,7 @@ struct DiskShape {
     percent: Option<f64>,
 }
 
-#[derive(IntoPyObject)]
+#[derive(Default, IntoPyObject)]
 struct NetworkShape {
     received_bytes: u64,
     sent_bytes: u64,
@@ -81,7 +81,7 @@ struct NetworkShape {
     sent_bytes_per_second: Option<f64>,
 }
 
-#[derive(IntoPyObject)]
+#[derive(Default, IntoPyObject)]
 struct HostShape {
     memory_total_bytes: Option<u64>,
     memory_available_bytes: Option<u64>,
@@ -94,7 +94,7 @@ struct HostShape {
     pressure: PressureSetShape,
 }
 
-#[derive(IntoPyObject)]
+#[derive(Default, IntoPyObject)]
 struct ContainerShape {
     cgroup_version: u8,
     memory_limit_bytes: Option<u64>,
@@ -115,7 +115,7 @@ struct ContainerShape {
     pressure: PressureSetShape,
 }
 
-#[derive(IntoPyObject)]
+#[derive(Default, IntoPyObject)]
 struct ProcessShape {
     pid: u32,
     memory_bytes: u64,
@@ -123,25 +123,44 @@ struct ProcessShape {
     cpu_seconds: f64,
 }
 
-#[derive(IntoPyObject)]
+#[derive(Default, IntoPyObject)]
 struct PressureSetShape {
     cpu: Option<PressureShape>,
     memory: Option<PressureShape>,
     io: Option<PressureShape>,
 }
 
-#[derive(IntoPyObject)]
+#[derive(Default, IntoPyObject)]
 struct PressureShape {
     some: Option<StallShape>,
     full: Option<StallShape>,
 }
 
-#[derive(IntoPyObject)]
+#[derive(Default, IntoPyObject)]
 struct StallShape {
     avg10: f64,
     avg60: f64,
     avg300: f64,
     total_seconds: f64,
+}
+
+/// Makes the names of all dictionaries, which are interned on first use.
+pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
+    let stall = || Some(StallShape::default());
+    let pressure = PressureShape { some: stall(), full: stall() };
+    let pressure = PressureSetShape { cpu: Some(pressure), ..PressureSetShape::default() };
+    let sample = SampleShape {
+        memory: Some(MemoryShape::default()),
+        cpu: Some(CpuShape::default()),
+        disk: Some(DiskShape::default()),
+        network: Some(NetworkShape::default()),
+        host: HostShape { pressure, ..HostShape::default() },
+        container: Some(ContainerShape::default()),
+        process: Some(ProcessShape::default()),
+        ..SampleShape::default()
+    };
+    sample.into_pyobject(py)?;
+    AlertShape::default().into_pyobject(py).map(drop)
 }
 
 impl SampleShape {

@@ -20,6 +20,7 @@ use crate::py::edge::edge;
 use crate::py::intern::{Held, Interner};
 
 pub(crate) use failure::Failure;
+pub(crate) use standard::prepare;
 pub(crate) use walk::{Opaque, Walker};
 
 /// An encoder that grew beyond this is not kept for the next call.

@@ -63,6 +63,11 @@ pub(super) fn known(py: Python<'_>) -> PyResult<&Known> {
     })
 }
 
+/// Imports what is imported on first use.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    known(py).map(drop)
+}
+
 impl Walker<'_> {
     /// Values of the standard library that have a canonical form.
     pub(super) fn standard_library(

@@ -10,6 +10,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyString;
 
 use self::types::{PyDecision, PyLimit, limit_from};
 use self::wait::{PyTicket, Waker};
@@ -25,6 +26,21 @@ use crate::py::key::{Opaque, Walker, short_text, with_encoder};
 static WAIT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 /// The function that makes a `RateLimitExceeded`, of the same module.
 static EXCEEDED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+/// Imports what is imported on first use.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    WAIT.import(py, "ferrogate._waiting", "wait_for_permit")?;
+    EXCEEDED.import(py, "ferrogate._waiting", "exceeded")?;
+    index(py);
+    wait::prepare(py);
+    // The free list of the decisions.
+    drop(Bound::new(py, PyDecision(Decision::refused(Reason::Limited, 0)))?);
+    Ok(())
+}
+
+fn index(py: Python<'_>) -> &Bound<'_, PyString> {
+    intern!(py, "__index__")
+}
 
 type Core = Limiter<Key, Waker>;
 type Out = Outbox<Key, Waker>;
@@ -285,8 +301,8 @@ impl RateLimiter {
     }
 
     #[getter]
-    fn limits(&self) -> Vec<PyLimit> {
-        self.core.limits().into_iter().map(PyLimit).collect()
+    fn limits(&self) -> PyResult<Vec<PyLimit>> {
+        edge("RateLimiter.limits", || Ok(self.core.limits().into_iter().map(PyLimit).collect()))
     }
 
     #[getter]
@@ -457,7 +473,7 @@ fn count(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
         return Ok(count);
     }
     let expected = format!("{argument}: expected an int from 1 to {}, got ", u32::MAX);
-    if value.hasattr(intern!(value.py(), "__index__"))? {
+    if value.hasattr(index(value.py()))? {
         return Err(PyValueError::new_err(format!("{expected}{}", value.repr()?)));
     }
     Err(PyTypeError::new_err(format!("{expected}{}", type_name(value))))

@@ -9,12 +9,12 @@ use pyo3::PyVisit;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
 
 use super::{RateLimiter, Request, seconds};
 use crate::core::clock::{NEVER, Nanos, SECOND};
 use crate::core::limiter::{Decision, Progress, Reason, Ticket};
-use crate::core::sync::{Condvar, Mutex, wait_for};
+use crate::core::sync::Bell;
 use crate::py::edge::edge;
 
 /// Between two looks for a pending Ctrl-C.
@@ -24,6 +24,16 @@ const SIGNAL_SLICE: Duration = Duration::from_millis(50);
 /// take theirs; doubles with every look in vain, up to the second figure. A
 /// head whose loop was closed wakes nobody, and this finds it.
 const TRUST: (Nanos, Nanos) = (SECOND / 10, 60 * SECOND);
+
+/// Makes what is made on first use.
+pub(super) fn prepare(py: Python<'_>) {
+    name(py);
+}
+
+/// The method of a coroutine's `Waiter`.
+fn name(py: Python<'_>) -> &Bound<'_, PyString> {
+    intern!(py, "wake")
+}
 
 /// Wakes one waiter; cloning and dropping it never touches a Python object's
 /// count while a lock is held (clones share one, the last leaves by the outbox).
@@ -35,7 +45,7 @@ enum Sleeper {
     /// loop alive, whose end returns the ticket.
     Task(Py<PyWeakrefReference>),
     /// A thread.
-    Thread { woken: Mutex<bool>, signal: Condvar },
+    Thread(Bell),
 }
 
 impl Waker {
@@ -45,7 +55,7 @@ impl Waker {
     }
 
     fn of_thread() -> Self {
-        Self(Arc::new(Sleeper::Thread { woken: Mutex::new(false), signal: Condvar::new() }))
+        Self(Arc::new(Sleeper::Thread(Bell::of_this_thread())))
     }
 
     /// Never fails: a wake that is lost leaves somebody asleep, and the caller has an answer to
@@ -54,9 +64,9 @@ impl Waker {
         match &*self.0 {
             Sleeper::Task(reference) => {
                 let Some(waiter) = reference.bind(py).upgrade() else { return };
-                let Err(error) = waiter.call_method0(intern!(py, "wake")) else { return };
+                let Err(error) = waiter.call_method0(name(py)) else { return };
                 // `wake` may be called again; this time nothing is pending.
-                if let Err(error) = waiter.call_method0(intern!(py, "wake")) {
+                if let Err(error) = waiter.call_method0(name(py)) {
                     error.write_unraisable(py, Some(&waiter));
                 }
                 if error.is_instance_of::<PyKeyboardInterrupt>(py) {
@@ -66,21 +76,15 @@ impl Waker {
                     error.write_unraisable(py, Some(&waiter));
                 }
             }
-            Sleeper::Thread { woken, signal } => {
-                *woken.lock() = true;
-                signal.notify_all();
-            }
+            Sleeper::Thread(bell) => bell.ring(),
         }
     }
 
     /// Sleeps until woken, at most a signal slice and at most `longest`.
     fn sleep(&self, longest: Nanos) {
-        let Sleeper::Thread { woken, signal } = &*self.0 else { return };
-        let mut woken = woken.lock();
-        if !*woken {
-            wait_for(signal, &mut woken, SIGNAL_SLICE.min(Duration::from_nanos(longest)));
+        if let Sleeper::Thread(bell) = &*self.0 {
+            bell.wait(SIGNAL_SLICE.min(Duration::from_nanos(longest)));
         }
-        *woken = false;
     }
 }
 
