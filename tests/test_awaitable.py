@@ -379,6 +379,7 @@ def test_a_long_chain_of_hits_is_dropped_without_a_deep_stack() -> None:
     assert child_output(code) == "fine\n"
 
 
+@pytest.mark.soak
 def test_in_many_threads_at_once() -> None:
     own: Cache[int, Any] = Cache(100)
     wrong: list[Any] = []

@@ -7,6 +7,7 @@ import datetime as dt
 import math
 from typing import Any
 
+import pytest
 from children import SOAK
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -124,12 +125,14 @@ def equals(draw: st.DrawFn, value: Any) -> Any:
     return value
 
 
+@pytest.mark.soak
 @settings(max_examples=250 * SOAK, deadline=None)
 @given(values, values)
 def test_a_pair_is_one_key_exactly_when_python_says_equal(a: Any, b: Any) -> None:
     assert same(a, b) == (a == b)
 
 
+@pytest.mark.soak
 @settings(max_examples=200 * SOAK, deadline=None)
 @given(st.data())
 def test_equal_values_written_differently_are_one_key(data: st.DataObject) -> None:
@@ -140,6 +143,7 @@ def test_equal_values_written_differently_are_one_key(data: st.DataObject) -> No
     assert same_digest(a, b)
 
 
+@pytest.mark.soak
 @settings(max_examples=80 * SOAK, deadline=None)
 @given(st.lists(values, max_size=6))
 def test_a_cache_and_a_dict_agree_on_hashable_keys(keys: list[Any]) -> None:

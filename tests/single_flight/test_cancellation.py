@@ -202,6 +202,7 @@ def test_cancelled_at_every_await_point(run: Any) -> None:
     run(main())
 
 
+@pytest.mark.soak
 def test_completion_and_cancel_in_the_same_tick(run: Any) -> None:
     rng = random.Random(17)
     noise: list[Any] = []

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyTupleMethods, PyType};
 
@@ -17,10 +18,10 @@ use crate::py::convert::type_name;
 use crate::py::edge::edge;
 use crate::py::key::{Encoded, Failure, Opaque, Walker, text_probe, with_encoder};
 
-/// The key of a call, and the tag of its instance.
+/// The key of a call, and whose method it was.
 pub(crate) struct CallKey {
     pub(crate) encoded: Encoded,
-    instance_tag: Option<String>,
+    instance: Option<super::instances::Token>,
 }
 
 /// The interpreter calls this for `f(...)`.
@@ -56,7 +57,7 @@ pub(crate) unsafe extern "C" fn vectorcall(
                     let encoded = Encoded { key: text.to_key(), held: Vec::new() };
                     let argument = [argument.to_owned()];
                     let arguments = Arguments { positional: &argument, names: None, values: &[] };
-                    load(&this, &arguments, CallKey { encoded, instance_tag: None })
+                    load(&this, &arguments, CallKey { encoded, instance: None })
                         .map(Bound::into_ptr)
                 });
             }
@@ -212,7 +213,7 @@ fn tags<'py>(
         tags => tags.as_ref().map(|tags| tags.bind(py).clone()),
     };
     let internal: Vec<String> =
-        key.instance_tag.iter().cloned().chain(this.function_tag()).collect();
+        key.instance.iter().map(super::instances::Token::tag).chain(this.function_tag()).collect();
     if internal.is_empty() {
         return Ok(own);
     }
@@ -246,7 +247,7 @@ fn key(
         }
         let held = walker.finish();
         let encoded = Encoded { key: Key::new(encoder.as_bytes()), held };
-        Ok(Some(CallKey { encoded, instance_tag: token.map(|token| token.tag()) }))
+        Ok(Some(CallKey { encoded, instance: token }))
     })
 }
 
@@ -327,7 +328,12 @@ fn instance_token(
     if !by_instance {
         return Ok(None);
     }
-    if instance.is_instance_of::<PyType>() || instance.get_type().hasattr("__cache_key__")? {
+    let method = intern!(slf.py(), "__cache_key__");
+    // SAFETY: attached; two live objects. `Bound::hasattr` makes and drops an AttributeError, which
+    // was two thirds of what a hit on a method took.
+    let has_key =
+        unsafe { ffi::PyObject_HasAttr(instance.get_type_ptr().cast(), method.as_ptr()) } != 0;
+    if has_key || instance.is_instance_of::<PyType>() {
         return Ok(None);
     }
     this.instances.token(instance, this.cache.bind(slf.py())).map(Some)
