@@ -158,8 +158,12 @@ impl Encoder {
     /// Length-prefixed bytes under a tag.
     #[inline]
     pub fn tagged(&mut self, tag: u8, value: &[u8]) {
-        self.tag(tag);
-        self.len(value.len());
+        if value.len() < 0x80 {
+            self.bytes.extend_from_slice(&[tag, value.len() as u8]);
+        } else {
+            self.tag(tag);
+            self.len(value.len());
+        }
         self.bytes.extend_from_slice(value);
     }
 

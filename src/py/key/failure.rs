@@ -11,7 +11,12 @@ use super::walk::MAX_DEPTH;
 const SHOWN_STEPS: usize = 8;
 
 /// Why a value has no key, and where in it.
-pub(crate) struct Failure {
+pub(crate) struct Failure(
+    /// Boxed, so that the walk's results, nearly all of them good, fit a register.
+    Box<Inner>,
+);
+
+struct Inner {
     /// From the innermost step to the outermost.
     path: Vec<String>,
     kind: Kind,
@@ -25,23 +30,24 @@ pub(super) enum Kind {
 
 impl From<PyErr> for Failure {
     fn from(error: PyErr) -> Self {
-        Self { path: Vec::new(), kind: Kind::Raised(error) }
+        Self::of(Kind::Raised(error))
     }
 }
 
 impl Failure {
     pub(super) fn of(kind: Kind) -> Self {
-        Self { path: Vec::new(), kind }
+        Self(Box::new(Inner { path: Vec::new(), kind }))
     }
 
     pub(crate) fn within(mut self, step: impl FnOnce() -> String) -> Self {
-        self.path.push(step());
+        self.0.path.push(step());
         self
     }
 }
 
 impl From<Failure> for PyErr {
     fn from(failure: Failure) -> Self {
+        let failure = *failure.0;
         let path: String = failure.path.iter().rev().map(String::as_str).collect();
         let path = path.trim_start_matches('.');
         match failure.kind {
