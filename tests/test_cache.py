@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from child import SOAK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -177,7 +178,7 @@ def apply(mapping: Any, operation: str, key: Any, value: int) -> object:
     return None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200 * SOAK, deadline=None)
 @given(OPERATIONS)
 def test_unbounded_it_is_a_dict(operations: list[tuple[str, Any, int]]) -> None:
     cache: Cache[Any, int] = Cache(1_000_000)
