@@ -43,14 +43,14 @@ pub struct Insert {
     pub tags: Vec<Tag>,
 }
 
-/// One entry as [`Table::explain`] shows it.
+/// One entry as [`Table::explain`](super::Table::explain) shows it.
 #[derive(Debug)]
 pub struct Entry<'a, V> {
     /// The value.
     pub value: &'a V,
     /// When it was written.
     pub written: Nanos,
-    /// When it expires, or [`NEVER`].
+    /// When it expires, or [`NEVER`](crate::core::clock::NEVER).
     pub expires: Nanos,
     /// Its weight.
     pub weight: u64,
