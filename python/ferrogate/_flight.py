@@ -19,7 +19,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from types import CoroutineType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ferrogate._core import Cache as _NativeCache
 from ferrogate._core import Flight, Lookup
@@ -29,8 +29,18 @@ _T = TypeVar("_T")
 #: The flights that the current code is loading for.
 _leading: ContextVar[frozenset[int]] = ContextVar("ferrogate_leading", default=frozenset())
 
-#: The loader task of each flight under way and the thread of its loop.
-_loaders: dict[int, tuple[asyncio.Task[None] | None, int]] = {}
+
+class _Loader(NamedTuple):
+    #: Absent in a thread, and until an asyncio task has begun.
+    task: asyncio.Task[None] | None
+    #: Where it runs.
+    thread: int
+    #: A handle that does not lead, for landing it when the loader no longer can.
+    flight: Flight
+
+
+#: The loader of each flight under way.
+_loaders: dict[int, _Loader] = {}
 
 #: The flights that the loader of a flight is waiting for.
 _waits: dict[int, list[int]] = {}
@@ -39,26 +49,18 @@ _waits: dict[int, list[int]] = {}
 #: a loop that is closed over a pending task tells nobody.
 _LOOK = 1.0
 
-#: When there are so many loaders, those of closed loops are thrown out.
+#: Whenever there are so many loaders more, those of closed loops are looked for.
 _SWEEP = 256
 
 
-def _wake(waiters: Iterable[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]) -> None:
-    here = asyncio._get_running_loop()
-    for loop, future in waiters:
-        if loop is here:
-            _settle(future)
-            continue
-        try:
-            loop.call_soon_threadsafe(_settle, future)
-        except RuntimeError:
-            # That loop is closed; nobody is waiting there any more.
-            continue
+def _under_way() -> frozenset[int]:
+    """The flights that the current code is loading for, without those that have landed."""
+    return frozenset(one for one in _leading.get() if one in _loaders)
 
 
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+def _landed(number: int) -> None:
+    _loaders.pop(number, None)
+    _waits.pop(number, None)
 
 
 def _result(flight: Flight) -> tuple[bool, Any]:
@@ -85,7 +87,7 @@ def _enter_line(flight: Flight) -> list[int]:
     Raises:
         RuntimeError: they would wait for themselves.
     """
-    mine = [one for one in _leading.get() if one in _loaders]
+    mine = list(_under_way())
     if not mine:
         return mine
     # Registered before the look: of two that meet, at least one sees the other.
@@ -117,7 +119,7 @@ def _leave_line(flight: Flight, mine: list[int]) -> None:
 
 def _refuse_own_thread(flight: Flight) -> None:
     loader = _loaders.get(flight.id)
-    if loader is not None and loader[1] == threading.get_ident():
+    if loader is not None and loader.thread == threading.get_ident():
         raise RuntimeError(
             "this thread's event loop is loading that key; waiting here would block it for ever"
         )
@@ -125,21 +127,26 @@ def _refuse_own_thread(flight: Flight) -> None:
 
 def _forget_if_orphaned(flight: Flight) -> bool:
     """Abandons a flight whose loop was closed over its loader; true if it was so."""
-    task, _ = _loaders.get(flight.id, (None, 0))
+    task = _task_of(flight)
     if task is None or not task.get_loop().is_closed():
         return False
-    _loaders.pop(flight.id, None)
+    _landed(flight.id)
     # It is accounted for: somebody else loads instead.
     task._log_destroy_pending = False  # type: ignore[attr-defined]
-    _wake(flight.abandon())
+    flight.abandon()
     return True
 
 
+def _task_of(flight: Flight) -> asyncio.Task[None] | None:
+    loader = _loaders.get(flight.id)
+    return None if loader is None else loader.task
+
+
 def _sweep_orphans() -> None:
-    for number, (task, _) in list(_loaders.items()):
-        if task is not None and task.get_loop().is_closed():
-            # Its coroutine goes with it, and lands the flight.
-            _loaders.pop(number, None)
+    # The collector cannot do it: the flights under way hold their waiters, and one of
+    # them is the caller whose frame holds the flight.
+    for loader in list(_loaders.values()):
+        _forget_if_orphaned(loader.flight)
 
 
 def load_sync(
@@ -156,10 +163,10 @@ def load_sync(
         flight, leads, found = cache._join(lookup)
         try:
             if found is not None:
-                _wake(flight.land_value(found[0]))
+                flight.land_value(found[0])
                 return found[0]  # type: ignore[no-any-return]
             if leads:
-                return _lead_sync(cache, lookup, flight, function, args, kwargs or {}, ttl, tags)
+                return _lead_sync(lookup, flight, function, args, kwargs or {}, ttl, tags)
             succeeded, value = _follow_sync(flight)
             if succeeded:
                 return value  # type: ignore[no-any-return]
@@ -168,7 +175,6 @@ def load_sync(
 
 
 def _lead_sync(
-    cache: _NativeCache,
     lookup: Lookup,
     flight: Flight,
     function: Callable[..., _T],
@@ -178,22 +184,23 @@ def _lead_sync(
     tags: Iterable[str] | None,
 ) -> _T:
     number = flight.id
-    token = _leading.set(_leading.get() | {number})
-    _loaders[number] = (None, threading.get_ident())
+    token = _leading.set(_under_way() | {number})
+    _loaders[number] = _Loader(None, threading.get_ident(), flight.handle())
     try:
+        if tags is not None:
+            flight.tag(tags)
         value = function(*args, **kwargs)
         _refuse_coroutine(value)
-        cache._store(lookup, value, ttl, tags)
+        flight.store(lookup, value, ttl)
     except BaseException as error:
         _land_error(flight, error)
         raise
     else:
-        _wake(flight.land_value(value))
+        flight.land_value(value)
         return value
     finally:
         _leading.reset(token)
-        _loaders.pop(number, None)
-        _waits.pop(number, None)
+        _landed(number)
         del flight  # see _result
 
 
@@ -268,10 +275,10 @@ async def load_async(
         flight, leads, found = cache._join(lookup)
         try:
             if found is not None:
-                _wake(flight.land_value(found[0]))
+                flight.land_value(found[0])
                 return found[0]  # type: ignore[no-any-return]
             if leads:
-                loader = _load(cache, lookup, flight, function, args, kwargs or {}, ttl, tags)
+                loader = _load(lookup, flight, function, args, kwargs or {}, ttl, tags)
                 task = _start(loop, flight, loader)
                 await _wait(loop, flight)
             else:
@@ -289,8 +296,9 @@ async def _follow_async(loop: asyncio.AbstractEventLoop, flight: Flight) -> None
     try:
         mine = _enter_line(flight)
         try:
-            task, _ = _loaders.get(flight.id, (None, 0))
-            if task is None or task.get_loop() is loop:
+            task = _task_of(flight)
+            # Without a task it is a thread, or a loop that has only just begun to load.
+            if task is not None and task.get_loop() is loop:
                 await _wait(loop, flight)
             else:
                 await _wait_for_foreigner(loop, flight)
@@ -352,29 +360,39 @@ def _raise_end(task: asyncio.Task[None]) -> None:
 
 def _start(loop: asyncio.AbstractEventLoop, flight: Flight, loader: Any) -> asyncio.Task[None]:
     number = flight.id
-    if len(_loaders) >= _SWEEP:
+    if len(_loaders) % _SWEEP == _SWEEP - 1:
         _sweep_orphans()
-    _loaders[number] = (None, threading.get_ident())
+    _loaders[number] = _Loader(None, threading.get_ident(), flight.handle())
+    eager = sys.version_info >= (3, 12) and loop.get_task_factory() is None
     try:
-        if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
+        if sys.version_info >= (3, 12) and eager:
             task: asyncio.Task[None] = asyncio.Task(loader, loop=loop, eager_start=True)
         else:
             # Without context=, which factories written before Python 3.11 do not take.
             task = loop.create_task(loader)
     except BaseException as error:
         loader.close()
-        _loaders.pop(number, None)
+        _landed(number)
         _land_error(flight, error)
         raise
     finally:
         del flight  # see _result
-    if not task.done():
-        _loaders[number] = (task, threading.get_ident())
+    if number in _loaders:
+        _loaders[number] = _loaders[number]._replace(task=task)
+        if not eager:
+            # Cancelled before its first instruction, it never gets to where it lands.
+            task.add_done_callback(lambda _: _land_unbegun(number))
     return task
 
 
+def _land_unbegun(number: int) -> None:
+    loader = _loaders.get(number)
+    if loader is not None:
+        _landed(number)
+        loader.flight.abandon()
+
+
 async def _load(
-    cache: _NativeCache,
     lookup: Lookup,
     flight: Flight,
     function: Callable[..., Awaitable[Any]],
@@ -384,27 +402,31 @@ async def _load(
     tags: Iterable[str] | None,
 ) -> None:
     number = flight.id
-    _leading.set(_leading.get() | {number})
+    _leading.set(_under_way() | {number})
     try:
+        if tags is not None:
+            flight.tag(tags)
         value = await function(*args, **kwargs)
-        cache._store(lookup, value, ttl, tags)
+        flight.store(lookup, value, ttl)
     except asyncio.CancelledError:
-        _wake(flight.abandon())
+        flight.abandon()
         raise
     except BaseException as error:
         _land_error(flight, error)
-        if not isinstance(error, Exception):
+        if isinstance(error, Exception):
+            return
+        # Thrown away, it may run inside any task that made the collector start.
+        if not isinstance(error, GeneratorExit):
             # The loop itself raises it to whoever runs it; the task must not be
             # told off on stderr because nobody asks it too.
             task = asyncio.current_task() if asyncio._get_running_loop() else None
             if task is not None:
                 task.add_done_callback(_heard)
-            raise
+        raise
     else:
-        _wake(flight.land_value(value))
+        flight.land_value(value)
     finally:
-        _loaders.pop(number, None)
-        _waits.pop(number, None)
+        _landed(number)
         del flight  # see _result
 
 
@@ -416,9 +438,9 @@ def _heard(task: asyncio.Task[None]) -> None:
 def _land_error(flight: Flight, error: BaseException) -> None:
     """The loader's own errors are everybody's; what ends the thread or task is not."""
     if isinstance(error, Exception):
-        _wake(flight.land_error((error, error.__traceback__)))
+        flight.land_error((error, error.__traceback__))
     else:
-        _wake(flight.abandon())
+        flight.abandon()
 
 
 async def _leave(loop: asyncio.AbstractEventLoop, flight: Flight, waiter: int) -> None:
@@ -426,7 +448,7 @@ async def _leave(loop: asyncio.AbstractEventLoop, flight: Flight, waiter: int) -
     try:
         if flight.leave(waiter) > 0:
             return
-        task, _ = _loaders.get(flight.id, (None, 0))
+        task = _task_of(flight)
         if task is None or task.done():
             return
         if task.get_loop() is not loop:
@@ -444,7 +466,7 @@ async def _leave(loop: asyncio.AbstractEventLoop, flight: Flight, waiter: int) -
 
 
 def _cancel_from_anywhere(flight: Flight) -> None:
-    task, _ = _loaders.get(flight.id, (None, 0))
+    task = _task_of(flight)
     if task is None or task.done():
         return
     try:

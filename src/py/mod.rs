@@ -55,6 +55,7 @@ fn core_module(m: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyo3(name = "_before_fork")]
 fn before_fork(py: Python<'_>) -> PyResult<()> {
     edge::edge("_before_fork", || {
+        cache::prepare(py)?;
         health::prepare(py)?;
         key::prepare(py)?;
         limiter::prepare(py)?;

@@ -267,10 +267,13 @@ RECIPES: dict[str, Recipe] = {
     "Decision.__repr__": of_limiter(lambda r: repr(r.try_acquire())),
     "Flight.abandon": of_flight(lambda f: f.abandon()),
     "Flight.enroll": of_flight(enroll),
+    "Flight.handle": of_flight(lambda f: f.handle()),
     "Flight.land_error": of_flight(lambda f: f.land_error((ValueError(), None))),
     "Flight.land_value": of_flight(lambda f: f.land_value(1)),
     "Flight.leave": of_flight(lambda f: f.leave(enroll(f))),
     "Flight.outcome": of_flight(lambda f: landed(f).outcome()),
+    "Flight.store": of_flight(lambda f: f.store(missed(filled()), 1, 5)),
+    "Flight.tag": of_flight(lambda f: f.tag(["t"])),
     "Flight.wait": of_flight(lambda f: landed(f).wait(1.0)),
     "Flight.waiting": of_flight(lambda f: f.waiting()),
     "HealthCore": new(HealthMonitor),
@@ -430,7 +433,7 @@ def test_a_panic_is_an_internal_error(name: str) -> None:
 #: Panics half-way through something larger, while others depend on it.
 CHAINS = {
     "Cache._join": "",
-    "Cache._store": "",
+    "Flight.store": "",
     "Flight.land_value": "",
     "Flight.land_error": "fails",
     "Flight.wait": "",

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::core::cache::Tag;
 use crate::core::key::Key;
 use crate::core::sync::Mutex;
 
@@ -44,6 +45,8 @@ struct State<R, W> {
     landing: Option<Landing<R>>,
     waiters: Vec<(WaiterId, W)>,
     next: WaiterId,
+    tags: Vec<Tag>,
+    outdated: bool,
 }
 
 /// One load that is under way.
@@ -58,7 +61,13 @@ impl<R, W> Flight<R, W> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            state: Mutex::new(State { landing: None, waiters: Vec::new(), next: 0 }),
+            state: Mutex::new(State {
+                landing: None,
+                waiters: Vec::new(),
+                next: 0,
+                tags: Vec::new(),
+                outdated: false,
+            }),
         }
     }
 
@@ -101,6 +110,23 @@ impl<R, W> Flight<R, W> {
     #[must_use]
     pub fn landing(&self) -> Option<Landing<R>> {
         self.state.lock().landing.clone()
+    }
+
+    /// Says what its value will be tagged with. To be called before the load
+    /// begins: an invalidation before that concerns nothing it has read.
+    pub fn tag(&self, tags: Vec<Tag>) {
+        self.state.lock().tags = tags;
+    }
+
+    /// Stores the loaded value by `store`, which gets the tags; `None` without
+    /// calling it if the flight is outdated.
+    ///
+    /// `store` runs under the flight's lock: whoever invalidates marks the flight
+    /// first and removes second, so the value is refused or removed, never kept.
+    pub fn store<T>(&self, store: impl FnOnce(Vec<Tag>) -> T) -> Option<T> {
+        let state = self.state.lock();
+        // The tags stay: until it has landed, the flight is what newcomers meet.
+        (!state.outdated).then(|| store(state.tags.clone()))
     }
 
     /// Visits the result and the waiters, for the collector.
@@ -167,6 +193,40 @@ impl<R, W> Flights<R, W> {
         flight.land(landing)
     }
 
+    /// The value under `key` is not true any more, nor will be what is being loaded:
+    /// that still goes to those who wait for it, but is not stored, and whoever
+    /// asks from now on leads anew.
+    pub fn outdate(&self, key: &Key) {
+        let flight = self.table.lock().remove(key);
+        if let Some(flight) = flight {
+            flight.state.lock().outdated = true;
+        }
+    }
+
+    /// [`outdate`](Self::outdate) for all keys.
+    pub fn outdate_all(&self) {
+        for flight in self.forget() {
+            flight.state.lock().outdated = true;
+        }
+    }
+
+    /// [`outdate`](Self::outdate) for all keys whose values will have this tag.
+    pub fn outdate_tagged(&self, tag: &str) {
+        let mut outdated = Vec::new();
+        let mut table = self.table.lock();
+        table.retain(|_, flight| {
+            let mut state = flight.state.lock();
+            state.outdated = state.tags.iter().any(|one| **one == *tag);
+            if state.outdated {
+                outdated.push(Arc::clone(flight));
+            }
+            !state.outdated
+        });
+        drop(table);
+        // Only now: the last reference to a flight may be the last to Python objects.
+        drop(outdated);
+    }
+
     /// Forgets all flights without landing them: after a fork nobody is left to do it.
     pub fn forget(&self) -> Vec<Arc<Flight<R, W>>> {
         self.table.lock().drain().map(|(_, flight)| flight).collect()
@@ -227,5 +287,27 @@ mod tests {
         assert!(flights.land(&key(), &first, Landing::Done(Arc::new(1))).is_empty());
         assert_eq!(flights.len(), 1);
         assert_eq!(first.landing(), Some(Landing::Abandoned));
+    }
+
+    #[test]
+    fn an_outdated_flight_is_left_alone_and_stores_nothing() {
+        let (tagged, named, other) = (Key::new(b"tagged"), key(), Key::new(b"other"));
+        let flights: Flights<i32, &str> = Flights::default();
+        let [first, second, third] = [tagged, named, other].map(|key| flights.join(&key).0);
+        first.tag(vec!["t".into(), "u".into()]);
+        third.tag(vec!["u".into()]);
+        flights.outdate_tagged("t");
+        flights.outdate(&named);
+        assert_eq!((first.store(|_| ()), second.store(|_| ())), (None, None));
+        assert_eq!(third.store(|tags| tags.len()), Some(1));
+        assert_eq!(flights.len(), 1);
+        // Whoever comes now leads; whoever waited gets what was loaded.
+        let (anew, leads) = flights.join(&named);
+        assert!(leads);
+        second.enroll("early").unwrap();
+        let woken = flights.land(&named, &second, Landing::Done(Arc::new(1)));
+        assert_eq!((woken, flights.len()), (vec!["early"], 2));
+        flights.outdate_all();
+        assert!(flights.is_empty() && anew.store(|_| ()).is_none());
     }
 }

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use super::flight::{Flight, Lookup};
-use super::store::{Hooks, Store, lifetime, tags};
+use super::store::{Hooks, PyEntry, Store, lifetime, tags};
 use crate::core::cache::{Bounds, Lifetime};
 use crate::core::clock::{NEVER, secs_from_nanos};
 use crate::py::awaitable::ready;
@@ -127,9 +127,7 @@ impl Cache {
     fn delete(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
         edge("Cache.delete", || {
             let encoded = self.store.key(key)?;
-            Ok(self
-                .store
-                .with(key.py(), |table, now, grave| table.remove(&encoded.key, now, grave)))
+            Ok(self.store.remove(key.py(), &encoded.key, |_| ()).is_some())
         })
     }
 
@@ -196,11 +194,8 @@ impl Cache {
             }
             let py = key.py();
             let encoded = self.store.key(key)?;
-            let value = self.store.with(py, |table, now, grave| {
-                let was_there = table.remove(&encoded.key, now, grave);
-                grave.last().filter(|_| was_there).map(|(_, entry)| entry.value.bind(py).clone())
-            });
-            match value {
+            let pick = |entry: &PyEntry| entry.value.bind(py).clone();
+            match self.store.remove(py, &encoded.key, pick) {
                 Some(value) => Ok(value),
                 None if !default.is_empty() => default.get_item(0),
                 None => Err(PyKeyError::new_err((key.clone().unbind(),))),
@@ -353,7 +348,7 @@ impl Cache {
         })
     }
 
-    /// Stores the value that was loaded for ``lookup``.
+    /// Stores the value that was loaded for ``lookup`` without a flight.
     #[pyo3(signature = (lookup, value, ttl=None, tags=None))]
     fn _store(
         &self,

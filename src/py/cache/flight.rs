@@ -11,9 +11,10 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyList;
 
 use super::class::Cache;
+use super::store::{lifetime, tags};
+use super::wake::Asyncio;
 use crate::core::flight::{Flight as CoreFlight, Landing, WaiterId};
 use crate::core::key::Key;
 use crate::core::sync::{Bell, Mutex};
@@ -97,12 +98,7 @@ impl Drop for Flight {
         Python::attach(|py| {
             // It may go while an error passes, and that must stay the current one.
             let passing = PyErr::take(py);
-            let wake = |py: Python<'_>| -> PyResult<()> {
-                let waiters = self.land(py, Landing::Abandoned)?;
-                py.import("ferrogate._flight")?.call_method1("_wake", (waiters,))?;
-                Ok(())
-            };
-            if let Err(error) = wake(py) {
+            if let Err(error) = self.land(py, Landing::Abandoned) {
                 error.write_unraisable(py, None);
             }
             if let Some(passing) = passing {
@@ -113,21 +109,24 @@ impl Drop for Flight {
 }
 
 impl Flight {
-    /// Ends the flight; wakes threads here and returns the loops and futures to wake.
-    fn land<'py>(
-        &self,
-        py: Python<'py>,
-        landing: Landing<Outcome>,
-    ) -> PyResult<Bound<'py, PyList>> {
+    /// Ends the flight and wakes all who wait, in one go: a signal that comes between
+    /// would lose them, for nobody else knows of them any more. It is raised at the end.
+    fn land(&self, py: Python<'_>, landing: Landing<Outcome>) -> PyResult<()> {
         let waiters = self.cache.get().store.flights().land(&self.key, &self.inner, landing);
-        let futures = PyList::empty(py);
+        let mut signal = Ok(());
         for waiter in waiters {
-            match waiter {
-                Waiter::Future(event_loop, future) => futures.append((event_loop, future))?,
-                Waiter::Thread(bell) => bell.ring(),
-            }
+            let (event_loop, future) = match waiter {
+                Waiter::Future(event_loop, future) => (event_loop, future),
+                Waiter::Thread(bell) => {
+                    bell.ring();
+                    continue;
+                }
+            };
+            let woken = Asyncio::get(py)
+                .and_then(|asyncio| asyncio.wake(event_loop.bind(py), future.bind(py)));
+            signal = signal.and(woken);
         }
-        Ok(futures)
+        signal
     }
 }
 
@@ -140,8 +139,46 @@ impl Flight {
     }
 
     /// Has `future` (of `loop`) woken at the landing; ``None`` if it has landed already.
-    fn enroll(&self, r#loop: Py<PyAny>, future: Py<PyAny>) -> PyResult<Option<WaiterId>> {
-        edge("Flight.enroll", || Ok(self.inner.enroll(Waiter::Future(r#loop, future)).ok()))
+    fn enroll(
+        &self,
+        py: Python<'_>,
+        r#loop: Py<PyAny>,
+        future: Py<PyAny>,
+    ) -> PyResult<Option<WaiterId>> {
+        edge("Flight.enroll", || {
+            Asyncio::get(py)?;
+            Ok(self.inner.enroll(Waiter::Future(r#loop, future)).ok())
+        })
+    }
+
+    /// The same flight for somebody who does not lead it.
+    fn handle(&self, py: Python<'_>) -> PyResult<Self> {
+        edge("Flight.handle", || {
+            let (cache, inner) = (self.cache.clone_ref(py), Arc::clone(&self.inner));
+            Ok(Self { cache, key: self.key, inner, leads: false })
+        })
+    }
+
+    /// Says, before the load begins, what the value will be tagged with.
+    fn tag(&self, tags: &Bound<'_, PyAny>) -> PyResult<()> {
+        edge("Flight.tag", || {
+            self.inner.tag(self::tags(Some(tags))?);
+            Ok(())
+        })
+    }
+
+    /// Stores the loaded value, unless it was invalidated since the load began.
+    #[pyo3(signature = (lookup, value, ttl=None))]
+    fn store(
+        &self,
+        lookup: &Bound<'_, Lookup>,
+        value: Bound<'_, PyAny>,
+        ttl: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        edge("Flight.store", || {
+            let (store, lifetime) = (&self.cache.get().store, lifetime(ttl)?);
+            store.set_loaded(lookup, value, lifetime, &self.inner)
+        })
     }
 
     /// Does not want to be woken any more; returns how many still do.
@@ -158,18 +195,18 @@ impl Flight {
         edge("Flight.waiting", || Ok(self.inner.waiting()))
     }
 
-    /// Lands with a value; returns the (loop, future) pairs to wake.
-    fn land_value<'py>(&self, py: Python<'py>, value: Py<PyAny>) -> PyResult<Bound<'py, PyList>> {
+    /// Lands with a value.
+    fn land_value(&self, py: Python<'_>, value: Py<PyAny>) -> PyResult<()> {
         edge("Flight.land_value", || self.land(py, Landing::Done(Arc::new(Outcome::Value(value)))))
     }
 
-    /// Lands with ``(exception, traceback)``; returns the (loop, future) pairs to wake.
-    fn land_error<'py>(&self, py: Python<'py>, error: Py<PyAny>) -> PyResult<Bound<'py, PyList>> {
+    /// Lands with ``(exception, traceback)``.
+    fn land_error(&self, py: Python<'_>, error: Py<PyAny>) -> PyResult<()> {
         edge("Flight.land_error", || self.land(py, Landing::Done(Arc::new(Outcome::Error(error)))))
     }
 
     /// Lands with nothing: whoever still wants the value starts again.
-    fn abandon<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+    fn abandon(&self, py: Python<'_>) -> PyResult<()> {
         edge("Flight.abandon", || self.land(py, Landing::Abandoned))
     }
 

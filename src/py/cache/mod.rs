@@ -3,7 +3,9 @@
 mod class;
 mod flight;
 mod store;
+mod wake;
 
 pub(crate) use class::Cache;
 pub(crate) use flight::{Flight, Lookup};
 pub(crate) use store::{check_tags, lifetime, tags};
+pub(crate) use wake::prepare;

@@ -8,10 +8,10 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyString};
 
-use super::flight::{Outcome, Waiter};
+use super::flight::{Lookup, Outcome, Waiter};
 use crate::core::cache::{Bounds, Graveyard, Insert, Lifetime, Stats, Table, Tag};
 use crate::core::clock::Clock;
-use crate::core::flight::Flights;
+use crate::core::flight::{Flight, Flights};
 use crate::core::key::{Key, Probe};
 use crate::core::sync::{Mutex, MutexGuard};
 use crate::py::convert::{duration, type_name};
@@ -195,6 +195,43 @@ impl Store {
         Ok(())
     }
 
+    /// Writes what a flight has loaded, unless that is outdated.
+    pub(crate) fn set_loaded(
+        &self,
+        lookup: &Bound<'_, Lookup>,
+        value: Bound<'_, PyAny>,
+        lifetime: Lifetime,
+        flight: &Flight<Outcome, Waiter>,
+    ) -> PyResult<()> {
+        if !self.enabled {
+            return Ok(());
+        }
+        let (py, lookup) = (lookup.py(), lookup.get());
+        let original = lookup.original.as_ref().map(|key| key.bind(py));
+        let weight = if self.weighed.load(Ordering::Relaxed) {
+            self.weigh(py, original, &value)?
+        } else {
+            0
+        };
+        let Encoded { key, held } = lookup.encoded();
+        let original = original.map(|key| key.clone().unbind());
+        let mut entry =
+            Some(PyEntry { key: original, value: value.unbind(), held: held.into_boxed_slice() });
+        let mut grave = Graveyard::new();
+        let stored = flight.store(|tags| {
+            let mut table = self.table.lock();
+            let now = self.clock.now();
+            let insert = Insert { lifetime, weight, tags };
+            entry.take().map(|entry| table.insert(&key, entry, insert, now, &mut grave))
+        });
+        // Unlocked: what was refused for its weight, and what is outdated.
+        drop((stored, entry));
+        if !grave.is_empty() {
+            self.bury_attached(py, grave);
+        }
+        Ok(())
+    }
+
     fn weigh(
         &self,
         py: Python<'_>,
@@ -273,8 +310,25 @@ impl Store {
         }
     }
 
-    /// Removes what is tagged, a few at a time; returns how many were live.
+    /// Removes the value under `key` and outdates the load of it; returns what `pick`
+    /// makes of the value that was there.
+    pub(crate) fn remove<R>(
+        &self,
+        py: Python<'_>,
+        key: &Key,
+        pick: impl FnOnce(&PyEntry) -> R,
+    ) -> Option<R> {
+        self.flights().outdate(key);
+        self.with(py, |table, now, grave| {
+            let was_there = table.remove(key, now, grave);
+            grave.last().filter(|_| was_there).map(|(_, entry)| pick(entry))
+        })
+    }
+
+    /// Removes what is tagged, a few at a time, and outdates the loads of what will be;
+    /// returns how many were live.
     pub(crate) fn invalidate_tag(&self, py: Python<'_>, tag: &str) -> usize {
+        self.flights().outdate_tagged(tag);
         let mut total = 0;
         loop {
             let (live, more) = self.with(py, |table, now, grave| {
@@ -287,7 +341,9 @@ impl Store {
         }
     }
 
+    /// Removes everything and outdates every load.
     pub(crate) fn clear(&self, py: Python<'_>) {
+        self.flights().outdate_all();
         self.with(py, |table, _, grave| table.clear(grave));
     }
 

@@ -167,7 +167,7 @@ pub(crate) fn invalidate<'py>(
 ) -> PyResult<bool> {
     let key = key(slf, arguments, bound)?.ok_or_else(|| misfit(slf))?;
     let store = &slf.get().cache.get().store;
-    Ok(store.with(slf.py(), |table, now, grave| table.remove(&key.encoded.key, now, grave)))
+    Ok(store.remove(slf.py(), &key.encoded.key, |_| ()).is_some())
 }
 
 /// Past the cache: disabled, or arguments that do not fit, which the function itself explains best.
