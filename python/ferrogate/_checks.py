@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import sys
 import threading
 import time
 import weakref
@@ -136,6 +137,9 @@ class Check:
                 daemon=True,
             )
             try:
+                if sys.is_finalizing():
+                    # From 3.12 on `start` says so itself; 3.11 waits for the thread for ever.
+                    raise RuntimeError("can't create new thread at interpreter shutdown")  # noqa: TRY301
                 thread.start()
             except RuntimeError as error:  # no more threads, or the interpreter is going down
                 run.finish(_failure(error, run.started))
