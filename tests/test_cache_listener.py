@@ -91,3 +91,16 @@ def test_a_listener_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(one.exc_value, one.object) for one in unraisable] == [(failure, listener)]
     cache.clear()
     assert len(unraisable) == 2
+
+
+def test_a_listener_that_writes_what_was_invalidated_again() -> None:
+    def again(key: Any, value: int, cause: str) -> None:
+        if cause == "invalidated":
+            cache.set(key, value + 1, tags=["t"])
+
+    cache: Cache[int, int] = Cache(10_000, on_evict=again)
+    for n in range(600):
+        cache.set(n, 0, tags=["t"])
+    assert cache.invalidate_tag("t") == 600
+    # All that was there is gone, and what came since stays.
+    assert dict(cache) == dict.fromkeys(range(600), 1)

@@ -325,20 +325,27 @@ impl Store {
         })
     }
 
-    /// Removes what is tagged, a few at a time, and outdates the loads of what will be;
-    /// returns how many were live.
+    /// Removes what is tagged now, a few at a time, and outdates the loads of what will be;
+    /// returns how many were live. The listener
+    /// hears of them at the end: what it writes under the same tag stays, and is not mistaken
+    /// for what was there before (it went round for ever with a listener that did).
     pub(crate) fn invalidate_tag(&self, py: Python<'_>, tag: &str) -> usize {
         self.flights().outdate_tagged(tag);
+        let mut grave = Graveyard::new();
         let mut total = 0;
-        loop {
-            let (live, more) = self.with(py, |table, now, grave| {
-                (table.invalidate_tag(tag, SWEEP, now, grave), table.has_tag(tag))
-            });
-            total += live;
-            if !more {
-                return total;
-            }
+        let mut left = self.table.lock().tagged(tag);
+        while left > 0 {
+            let batch = left.min(SWEEP);
+            let mut table = self.table.lock();
+            let now = self.clock.now();
+            total += table.invalidate_tag(tag, batch, now, &mut grave);
+            drop(table);
+            left -= batch;
         }
+        if !grave.is_empty() {
+            self.bury(py, grave);
+        }
+        total
     }
 
     /// Removes everything and outdates every load.
