@@ -96,6 +96,7 @@ async def wait_for_permit(
             finally:
                 timer.cancel()
             waiter.future = loop.create_future()
+        ticket.kept = True
     except BaseException:
         ticket.cancel()
         raise

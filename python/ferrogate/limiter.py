@@ -247,51 +247,37 @@ class _RateLimited:
         return wrapper
 
     def _plain(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        enter, release = self._limiter._enter, self._limiter._release
-        cost, timeout = self._cost, self._timeout
+        hold = self._limiter._hold(self._cost, self._timeout)
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            enter(cost, timeout)
-            try:
+            with hold:
                 return function(*args, **kwargs)
-            finally:
-                release()
 
         return wrapper
 
     def _coroutine(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        enter, release = self._limiter._aenter, self._limiter._release
-        cost, timeout = self._cost, self._timeout
+        hold = self._limiter._hold(self._cost, self._timeout)
 
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
-            await enter(cost, timeout)
-            try:
+            async with hold:
                 return await function(*args, **kwargs)
-            finally:
-                release()
 
         return wrapper
 
     def _generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        enter, release = self._limiter._enter, self._limiter._release
-        cost, timeout = self._cost, self._timeout
+        hold = self._limiter._hold(self._cost, self._timeout)
 
         def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            enter(cost, timeout)
-            try:
+            with hold:
                 return (yield from function(*args, **kwargs))
-            finally:
-                release()
 
         return wrapper
 
     def _async_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        enter, release = self._limiter._aenter, self._limiter._release
-        cost, timeout = self._cost, self._timeout
+        hold = self._limiter._hold(self._cost, self._timeout)
 
         async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            await enter(cost, timeout)
-            try:
+            async with hold:
                 source = function(*args, **kwargs)
                 try:
                     item = await anext(source)
@@ -308,8 +294,6 @@ class _RateLimited:
                     return
                 finally:
                     await source.aclose()
-            finally:
-                release()
 
         return wrapper
 

@@ -39,6 +39,7 @@ pub use self::decision::{Decision, Reason};
 pub use self::limit::Limit;
 pub use self::queue::{Progress, Ticket};
 pub use self::rule::Algorithm;
+pub use self::state::UNKNOWN;
 
 use self::keyed::KeyTable;
 use self::queue::{Leaving, Want};

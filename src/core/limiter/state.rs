@@ -7,7 +7,7 @@ use crate::core::clock::{NEVER, Nanos, SECOND};
 
 /// What is reported when only a slot is missing: nobody knows when one will be
 /// free, and zero would invite a busy loop.
-const UNKNOWN: Nanos = SECOND / 1000;
+pub const UNKNOWN: Nanos = SECOND / 1000;
 
 #[derive(Debug)]
 pub(super) struct State<W> {

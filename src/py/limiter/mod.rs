@@ -3,6 +3,7 @@
 //! A granted `acquire` is one native call that returns a [`ready`] awaitable;
 //! only a refused one reaches the coroutine in `ferrogate/_waiting.py`.
 
+mod hold;
 mod types;
 mod wait;
 
@@ -12,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyString;
 
+use self::hold::PyHold;
 use self::types::{PyDecision, PyLimit, limit_from};
 use self::wait::{PyTicket, Waker};
 use crate::core::clock::{NEVER, Nanos, secs_from_nanos};
@@ -49,6 +51,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyLimit>()?;
     m.add_class::<PyDecision>()?;
     m.add_class::<RateLimiter>()?;
+    m.add_class::<PyHold>()?;
     m.add_class::<PyTicket>()
 }
 
@@ -181,27 +184,9 @@ impl RateLimiter {
         })
     }
 
-    /// A permit and a slot, for the decorator.
-    fn _enter(
-        slf: &Bound<'_, Self>,
-        cost: &Bound<'_, PyAny>,
-        timeout: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        edge("RateLimiter._enter", || {
-            slf.get().enter_sync(slf.py(), &Request::new(Some(cost), None, true)?, timeout)
-        })
-    }
-
-    /// The same for coroutines.
-    fn _aenter<'py>(
-        slf: &Bound<'py, Self>,
-        cost: &Bound<'py, PyAny>,
-        timeout: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        edge("RateLimiter._aenter", || {
-            let request = Request::new(Some(cost), None, true)?;
-            Self::enter_async(slf, &request, None, timeout, slf.py().None().into_bound(slf.py()))
-        })
+    /// A permit and a slot around every call, for the decorator.
+    fn _hold(slf: Py<Self>, cost: Py<PyAny>, timeout: Option<Py<PyAny>>) -> PyResult<PyHold> {
+        edge("RateLimiter._hold", || Ok(PyHold { limiter: slf, cost, timeout }))
     }
 
     /// Whether calls with these arguments could ever be granted.
@@ -218,14 +203,6 @@ impl RateLimiter {
                 let never = Decision::refused(Reason::TooLarge, NEVER);
                 return Err(self.refusal(py, &request, never));
             }
-            Ok(())
-        })
-    }
-
-    /// Returns the slot.
-    fn _release(&self, py: Python<'_>) -> PyResult<()> {
-        edge("RateLimiter._release", || {
-            self.release(py);
             Ok(())
         })
     }

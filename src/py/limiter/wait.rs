@@ -1,7 +1,7 @@
 //! Waiting: tickets for coroutines, short detached sleeps for threads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use pyo3::PyTraverseError;
@@ -13,7 +13,7 @@ use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
 
 use super::{RateLimiter, Request, seconds};
 use crate::core::clock::{NEVER, Nanos, SECOND};
-use crate::core::limiter::{Decision, Progress, Reason, Ticket};
+use crate::core::limiter::{Decision, Progress, Reason, Ticket, UNKNOWN};
 use crate::core::sync::Bell;
 use crate::py::edge::edge;
 
@@ -88,7 +88,13 @@ impl Waker {
     }
 }
 
-/// A place in the line.
+/// Where a ticket stands: in the line; granted, but not yet its caller's; given up or kept.
+const WAITING: u8 = 0;
+const GRANTED: u8 = 1;
+const DONE: u8 = 2;
+
+/// A place in the line. One that goes before its caller has kept it (Ctrl-C may come after any
+/// call and before the next line) gives back its place, or its slot.
 #[pyclass(frozen, name = "_Ticket", module = "ferrogate._core")]
 pub(crate) struct PyTicket {
     limiter: Py<RateLimiter>,
@@ -97,6 +103,34 @@ pub(crate) struct PyTicket {
     deadline: Nanos,
     /// Grows from the first figure of [`TRUST`] to the second.
     trust: AtomicU64,
+    stage: AtomicU8,
+}
+
+impl PyTicket {
+    fn give_back(&self, py: Python<'_>) {
+        match self.stage.swap(DONE, Ordering::Relaxed) {
+            WAITING => self.limiter.get().leave(py, &self.request, self.ticket),
+            // The permits are spent; their windows get over it, the slot would not.
+            GRANTED if self.request.slot => self.limiter.get().release(py),
+            _ => {}
+        }
+    }
+}
+
+impl Drop for PyTicket {
+    fn drop(&mut self) {
+        if self.stage.load(Ordering::Relaxed) == DONE {
+            return;
+        }
+        Python::attach(|py| {
+            // It may go while an error passes, and that must stay the current one.
+            let passing = PyErr::take(py);
+            self.give_back(py);
+            if let Some(passing) = passing {
+                passing.restore(py);
+            }
+        });
+    }
 }
 
 #[pymethods]
@@ -108,14 +142,25 @@ impl PyTicket {
             let trust = self.trust.load(Ordering::Relaxed);
             self.trust.store((2 * trust).min(TRUST.1), Ordering::Relaxed);
             let delay = limiter.look(py, &self.request, self.ticket, self.deadline, trust)?;
+            if delay.is_none() {
+                self.stage.store(GRANTED, Ordering::Relaxed);
+            }
             Ok(delay.map(seconds))
         })
     }
 
-    /// Leaves the line, or gives back what was not picked up.
+    /// The caller has what was granted; assigned, because no signal is handled before the next line.
+    #[setter]
+    fn set_kept(&self, kept: bool) {
+        if kept {
+            self.stage.store(DONE, Ordering::Relaxed);
+        }
+    }
+
+    /// Leaves the line, or gives back what was not kept.
     fn cancel(&self, py: Python<'_>) -> PyResult<()> {
         edge("_Ticket.cancel", || {
-            self.limiter.get().leave(py, &self.request, self.ticket);
+            self.give_back(py);
             Ok(())
         })
     }
@@ -147,7 +192,8 @@ impl RateLimiter {
     ) -> PyResult<PyTicket> {
         let ticket = slf.get().take_ticket(slf.py(), &request, deadline, waker)?;
         let trust = AtomicU64::new(TRUST.0);
-        Ok(PyTicket { limiter: slf.clone().unbind(), request, ticket, deadline, trust })
+        let stage = AtomicU8::new(WAITING);
+        Ok(PyTicket { limiter: slf.clone().unbind(), request, ticket, deadline, trust, stage })
     }
 
     fn leave(&self, py: Python<'_>, request: &Request, ticket: Ticket) {
@@ -177,10 +223,12 @@ impl RateLimiter {
                     return Ok(Some(nap.min(left)));
                 }
                 self.calling(py, |core, out| core.give_up(key, ticket, out));
-                let retry_after = self.core.eta(key, request.cost);
-                let reason =
-                    if request.slot && retry_after == 0 { Reason::Busy } else { Reason::Limited };
-                Err(self.refusal(py, request, Decision::refused(reason, retry_after)))
+                let refused = match self.core.eta(key, request.cost) {
+                    // Nobody knows when a slot will be free.
+                    0 if request.slot => Decision::refused(Reason::Busy, UNKNOWN),
+                    retry_after => Decision::refused(Reason::Limited, retry_after),
+                };
+                Err(self.refusal(py, request, refused))
             }
             Progress::Never => {
                 let decision = Decision::refused(Reason::TooLarge, NEVER);
