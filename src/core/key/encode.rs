@@ -33,6 +33,10 @@ pub mod tag {
     pub const CUSTOM: u8 = b'K';
     /// The number of an interned object; never part of a key that leaves the process.
     pub const INTERNED: u8 = b'#';
+    /// The name of a function, before its arguments in a cache that others use too.
+    pub const FUNCTION: u8 = b'F';
+    /// The wall clock of a time that a change of the clocks skips.
+    pub const SKIPPED: u8 = b'S';
     /// An argument that was left out of the key.
     pub const IGNORED: u8 = b'_';
 }

@@ -16,7 +16,6 @@ pub type ObjectId = u64;
 pub struct Candidates<T> {
     /// Objects with the same hash, to be compared by the caller.
     pub objects: Vec<(ObjectId, T)>,
-    version: u64,
 }
 
 #[derive(Debug)]
@@ -31,14 +30,12 @@ struct Slot<T> {
 pub struct InternTable<T> {
     slots: HashMap<ObjectId, Slot<T>>,
     buckets: HashMap<u64, Vec<ObjectId>>,
-    /// Counts insertions: a verdict on a bucket is only good for the version it was reached on.
-    version: u64,
     next: ObjectId,
 }
 
 impl<T> Default for InternTable<T> {
     fn default() -> Self {
-        Self { slots: HashMap::new(), buckets: HashMap::new(), version: 0, next: 0 }
+        Self { slots: HashMap::new(), buckets: HashMap::new(), next: 0 }
     }
 }
 
@@ -50,7 +47,7 @@ impl<T> InternTable<T> {
             .iter()
             .filter_map(|id| self.slots.get(id).map(|slot| (*id, copy(&slot.object))))
             .collect();
-        Candidates { objects, version: self.version }
+        Candidates { objects }
     }
 
     /// One more holder of `id`; false if it is gone by now (ask for candidates again).
@@ -62,14 +59,15 @@ impl<T> InternTable<T> {
     /// Enters an object that equals none of the `seen` candidates, with one holder.
     ///
     /// # Errors
-    /// Gives the object back when another one was entered since.
+    /// Gives the object back when another one with this hash was entered since. (Those with
+    /// other hashes do not count: an `__eq__` that makes keys itself would never get through.)
     pub fn enter(&mut self, hash: u64, object: T, seen: &Candidates<T>) -> Result<ObjectId, T> {
-        if self.version != seen.version {
+        let ids = self.buckets.get(&hash).map(Vec::as_slice).unwrap_or_default();
+        if !ids.iter().all(|id| seen.objects.iter().any(|(known, _)| known == id)) {
             return Err(object);
         }
         let id = self.next;
         self.next += 1;
-        self.version += 1;
         self.slots.insert(id, Slot { object, hash, holders: 1 });
         self.buckets.entry(hash).or_default().push(id);
         Ok(id)
@@ -137,5 +135,17 @@ mod tests {
         table.enter(5, "x", &yours).unwrap();
         assert_eq!(table.enter(5, "x", &mine), Err("x"));
         assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn only_the_objects_own_bucket_counts() {
+        let mut table = InternTable::default();
+        let none = table.candidates(5, |s: &&str| s);
+        let gone = table.enter(5, "gone", &none).unwrap();
+        let mine = table.candidates(5, |s| s);
+        let other = table.candidates(6, |s| s);
+        table.enter(6, "other", &other).unwrap();
+        assert_eq!(table.release(gone), Some("gone"));
+        assert!(table.enter(5, "x", &mine).is_ok());
     }
 }

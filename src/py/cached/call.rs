@@ -240,6 +240,8 @@ fn key(
     with_encoder(this.options.typed, |encoder| {
         let mut walker = Walker::new(encoder, Opaque::Intern(interner));
         if let Some(name) = &this.options.shared_as {
+            // Without the tag a function without parameters would have a mere text as its key.
+            walker.encoder().tag(tag::FUNCTION);
             walker.encoder().str(name);
         }
         if !write(slf, arguments, first.as_ref().map(<[u8; 9]>::as_slice), &mut walker)? {

@@ -63,10 +63,11 @@ impl Walker<'_> {
         Ok(())
     }
 
-    /// A class by its qualified name; within the process also by identity if that
+    /// A class by its module and qualified name; within the process also by identity if that
     /// name does not lead to it (local and generated classes).
     pub(super) fn class(&mut self, class: &Bound<'_, PyType>) -> Walk {
-        let name = class.fully_qualified_name()?;
+        self.module(class)?;
+        let name = class.qualname()?;
         self.text(&name)?;
         if let Opaque::Intern(interner) = self.opaque
             && !is_found_by_name(class)?
@@ -76,6 +77,27 @@ impl Walker<'_> {
             self.encoder.fixed(tag::INTERNED, id.to_le_bytes());
         }
         Ok(())
+    }
+}
+
+impl Walker<'_> {
+    /// The module of a class; for one that runs as a script (`python -m`), its real name.
+    fn module(&mut self, class: &Bound<'_, PyType>) -> Walk {
+        let module = class.getattr("__module__")?;
+        let Ok(module) = module.cast_into::<PyString>() else {
+            self.encoder.tag(tag::NONE);
+            return Ok(());
+        };
+        if module.to_string_lossy() == "__main__" {
+            let main = class.py().import("sys")?.getattr("modules")?.get_item(&module);
+            let spec = main.and_then(|main| main.getattr("__spec__"));
+            if let Ok(name) = spec.and_then(|spec| spec.getattr("name"))
+                && let Ok(name) = name.cast_into::<PyString>()
+            {
+                return self.text(&name);
+            }
+        }
+        self.text(&module)
     }
 }
 
@@ -96,8 +118,9 @@ fn is_found_by_name(class: &Bound<'_, PyType>) -> PyResult<bool> {
 /// ``eq=False``, and not if the class brings its own.
 pub(super) fn has_generated_equality(class: &Bound<'_, PyType>) -> PyResult<bool> {
     let Ok(code) = class.getattr("__eq__")?.getattr("__code__") else { return Ok(false) };
-    // What `dataclasses` compiles has no file.
-    code.getattr("co_filename")?.eq("<string>")
+    // Where `dataclasses` of 3.11 to 3.13 compiles it. (Its file, "<string>", is also that of
+    // all classes of `python -c` and `exec`.)
+    code.getattr("co_qualname")?.eq("__create_fn__.<locals>.__eq__")
 }
 
 /// Whether `==` of a pydantic model is pydantic's own.

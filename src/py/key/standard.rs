@@ -1,5 +1,6 @@
 //! Values of the standard library that have a canonical form.
 
+use pyo3::exceptions::PyException;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -22,6 +23,7 @@ pub(super) struct Known {
     date: Py<PyType>,
     time: Py<PyType>,
     timedelta: Py<PyType>,
+    timezone: Py<PyType>,
     integral: Py<PyAny>,
     real: Py<PyAny>,
     pub(super) mapping_proxy: Py<PyType>,
@@ -51,6 +53,7 @@ pub(super) fn known(py: Python<'_>) -> PyResult<&Known> {
             date: class("datetime", "date")?,
             time: class("datetime", "time")?,
             timedelta: class("datetime", "timedelta")?,
+            timezone: class("datetime", "timezone")?,
             integral: py.import("numbers")?.getattr("Integral")?.unbind(),
             real: py.import("numbers")?.getattr("Real")?.unbind(),
             mapping_proxy: class("types", "MappingProxyType")?,
@@ -86,6 +89,12 @@ impl Walker<'_> {
             let offset = offset_micros(value)?;
             let tag = if offset.is_some() { tag::AWARE } else { tag::DATETIME };
             self.encoder.fixed(tag, (micros - offset.unwrap_or(0)).to_le_bytes());
+            if let Some(offset) = offset
+                && is_skipped(value, offset)?
+            {
+                // Its instant is another time's too, which it does not equal.
+                self.encoder.fixed(tag::SKIPPED, micros.to_le_bytes());
+            }
         } else if kept(&known.date)? {
             let days: i64 = value.call_method0("toordinal")?.extract()?;
             self.encoder.fixed(tag::DATE, days.to_le_bytes());
@@ -204,6 +213,33 @@ fn micros_of_day(value: &Bound<'_, PyAny>) -> PyResult<i64> {
 fn delta_micros(value: &Bound<'_, PyAny>) -> PyResult<i128> {
     let seconds = to_i64(value, "days")? * 86_400 + to_i64(value, "seconds")?;
     Ok(i128::from(seconds) * 1_000_000 + i128::from(to_i64(value, "microseconds")?))
+}
+
+/// Whether a change of the clocks leaves out this time of its zone: the way to its instant
+/// and back does not lead to it.
+fn is_skipped(value: &Bound<'_, PyAny>, offset: i64) -> PyResult<bool> {
+    let py = value.py();
+    let known = known(py)?;
+    let zone = value.getattr("tzinfo")?;
+    // Fixed offsets skip nothing.
+    if zone.get_type().is(known.timezone.bind(py)) {
+        return Ok(false);
+    }
+    let way = || -> PyResult<bool> {
+        let (bare, zoned) = (PyDict::new(py), PyDict::new(py));
+        bare.set_item("tzinfo", py.None())?;
+        zoned.set_item("tzinfo", &zone)?;
+        let wall = value.call_method("replace", (), Some(&bare))?;
+        let offset = known.timedelta.bind(py).call1((0, 0, offset))?;
+        let instant = wall.call_method1("__sub__", (offset,))?;
+        let instant = instant.call_method("replace", (), Some(&zoned))?;
+        let back = zone.call_method1("fromutc", (instant,))?;
+        back.call_method("replace", (), Some(&bare))?.ne(&wall)
+    };
+    way().or_else(|error| {
+        // No way back (a zone without `dst()`, the first or last day of time).
+        if error.is_instance_of::<PyException>(py) { Ok(false) } else { Err(error) }
+    })
 }
 
 fn offset_micros(value: &Bound<'_, PyAny>) -> PyResult<Option<i64>> {

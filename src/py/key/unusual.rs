@@ -85,7 +85,9 @@ impl Walker<'_> {
         let flags = unsafe { ffi::PyType_GetFlags(class.as_type_ptr()) };
         let is = |flag: std::ffi::c_ulong| flags & flag != 0;
         // An enum with a data type hashes by name but compares as its value does.
-        let same = |base: &Bound<'_, PyAny>| Ok::<_, PyErr>(is_enum || compares_as(class, base)?);
+        let same = |base: &Bound<'_, PyAny>| {
+            if is_enum { equals_as(class, base) } else { compares_as(class, base) }
+        };
         // Containers are found by what they hold, whether or not a subclass made them hashable.
         let equal = |base: &Bound<'_, PyAny>| equals_as(class, base);
         if is(ffi::Py_TPFLAGS_UNICODE_SUBCLASS) && same(&py.get_type::<PyString>())? {
