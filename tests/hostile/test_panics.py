@@ -319,9 +319,7 @@ RECIPES: dict[str, Recipe] = {
     "RateLimiter.try_acquire": of_limiter(lambda r: r.try_acquire(1, "key")),
     "Ready.throw": of_cache(throw),
     "_Hold.__aenter__": of_limiter(lambda r: awaited(r._hold(1, None).__aenter__())),
-    "_Hold.__aexit__": of_limiter(
-        lambda r: awaited(r._hold(1, None).__aexit__(None, None, None))
-    ),
+    "_Hold.__aexit__": of_limiter(lambda r: awaited(r._hold(1, None).__aexit__(None, None, None))),
     "_Hold.__enter__": of_limiter(lambda r: r._hold(1, None).__enter__()),
     "_Hold.__exit__": of_limiter(lambda r: r._hold(1, None).__exit__(None, None, None)),
     "_Ticket.cancel": of_ticket(lambda t: t.cancel()),
