@@ -127,7 +127,8 @@ def test_ctrl_c_ends_a_blocking_wait() -> None:
         child.send_signal(signal.SIGINT)
         ended, waiting = child.stdout.readline().split()
         assert child.wait(5) == 0
-    assert float(ended) - sent < 0.1
+    # tests/hostile/test_ctrl_c.py holds the time to 100 ms; here it only must end.
+    assert float(ended) - sent < 5
     assert waiting == "0"
 
 
