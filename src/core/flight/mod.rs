@@ -12,7 +12,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::core::cache::Tag;
 use crate::core::key::Key;
 use crate::core::sync::Mutex;
 
@@ -45,7 +44,7 @@ struct State<R, W> {
     landing: Option<Landing<R>>,
     waiters: Vec<(WaiterId, W)>,
     next: WaiterId,
-    tags: Vec<Tag>,
+    tags: Vec<Arc<str>>,
     outdated: bool,
 }
 
@@ -114,7 +113,7 @@ impl<R, W> Flight<R, W> {
 
     /// Says what its value will be tagged with. To be called before the load
     /// begins: an invalidation before that concerns nothing it has read.
-    pub fn tag(&self, tags: Vec<Tag>) {
+    pub fn tag(&self, tags: Vec<Arc<str>>) {
         self.state.lock().tags = tags;
     }
 
@@ -123,7 +122,7 @@ impl<R, W> Flight<R, W> {
     ///
     /// `store` runs under the flight's lock: whoever invalidates marks the flight
     /// first and removes second, so the value is refused or removed, never kept.
-    pub fn store<T>(&self, store: impl FnOnce(Vec<Tag>) -> T) -> Option<T> {
+    pub fn store<T>(&self, store: impl FnOnce(Vec<Arc<str>>) -> T) -> Option<T> {
         let state = self.state.lock();
         // The tags stay: until it has landed, the flight is what newcomers meet.
         (!state.outdated).then(|| store(state.tags.clone()))
