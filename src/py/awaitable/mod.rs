@@ -18,12 +18,16 @@ mod pool;
 mod stop;
 
 use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
+
+use crate::core::clock::Nanos;
+use crate::core::key::Key;
 
 #[repr(C)]
 struct Ready {
@@ -32,18 +36,25 @@ struct Ready {
     value: *mut ffi::PyObject,
     /// Whether the shared `StopIteration` may still hold our value.
     lent: bool,
-    /// What to do should nobody ever take the value.
-    unclaimed: Option<Box<dyn Unclaimed>>,
+    /// To whom to give back what the value stands for; owned, or null.
+    owner: *mut ffi::PyObject,
+    unclaimed: MaybeUninit<Unclaimed>,
 }
 
-/// A value that stands for something spent: a permit, a slot. If the awaitable
-/// goes without having been awaited, it comes back.
-pub(crate) trait Unclaimed {
-    /// The one object that it owns a reference to, for the collector.
-    fn owner(&self) -> &Py<PyAny>;
-
+/// A value that stands for something spent: permits, perhaps a slot. If the
+/// awaitable goes without having been awaited, they come back. Kept in place:
+/// a box per grant cost half of the await.
+pub(crate) struct Unclaimed {
     /// Gives it back; attached, with no exception set.
-    fn give_back(&self, py: Python<'_>);
+    pub(crate) give_back: fn(&Bound<'_, PyAny>, &Self),
+    /// When it was granted.
+    pub(crate) at: Nanos,
+    /// How many permits.
+    pub(crate) cost: u32,
+    /// Whether a slot went with them.
+    pub(crate) slot: bool,
+    /// Whose they are.
+    pub(crate) key: Option<Box<Key>>,
 }
 
 /// Written once at import, before any `Ready` can exist; never freed.
@@ -60,11 +71,16 @@ pub(crate) fn ready<'py>(py: Python<'py>, value: Bound<'py, PyAny>) -> PyResult<
 pub(crate) fn ready_or_back<'py>(
     py: Python<'py>,
     value: Bound<'py, PyAny>,
-    unclaimed: impl Unclaimed + 'static,
+    owner: Bound<'py, PyAny>,
+    unclaimed: Unclaimed,
 ) -> PyResult<Bound<'py, PyAny>> {
     let ready = ready(py, value)?;
-    // SAFETY: a `Ready` that nobody else has seen yet.
-    unsafe { (*ready.as_ptr().cast::<Ready>()).unclaimed = Some(Box::new(unclaimed)) };
+    // SAFETY: a `Ready` that nobody else has seen yet, and that has no owner.
+    unsafe {
+        let object = ready.as_ptr().cast::<Ready>();
+        (*object).unclaimed.write(unclaimed);
+        (*object).owner = owner.into_ptr();
+    }
     Ok(ready)
 }
 
@@ -83,7 +99,7 @@ pub(crate) unsafe fn ready_raw(value: *mut ffi::PyObject) -> *mut ffi::PyObject 
         }
         (*object).value = value;
         (*object).lent = false;
-        (&raw mut (*object).unclaimed).write(None);
+        (*object).owner = ptr::null_mut();
         ffi::PyObject_GC_Track(object.cast());
         object.cast()
     }
@@ -109,8 +125,13 @@ unsafe fn raise_new(value: *mut ffi::PyObject) {
 unsafe fn take_value(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: `object` is a `Ready`.
     let value = unsafe { std::mem::replace(&mut (*object.cast::<Ready>()).value, ptr::null_mut()) };
-    // SAFETY: as above.
-    drop_unclaimed(unsafe { (*object.cast::<Ready>()).unclaimed.take() });
+    // SAFETY: as above; what the value stands for is the taker's now.
+    unsafe {
+        if let Some((owner, unclaimed)) = take_unclaimed(object) {
+            drop(unclaimed);
+            ffi::Py_DECREF(owner);
+        }
+    }
     if value.is_null() {
         // SAFETY: attached; a static C string.
         unsafe {
@@ -227,31 +248,35 @@ unsafe extern "C" fn close(
     }
 }
 
-/// The value was taken: what it stands for is the taker's.
+/// The owner (an owned reference) and what to give back to it, at most once.
 #[inline]
-fn drop_unclaimed(unclaimed: Option<Box<dyn Unclaimed>>) {
-    if let Some(unclaimed) = unclaimed {
-        // SAFETY: called from the type's slots, so attached; `PyO3` must know, or it puts off the drop.
-        unsafe { Python::attach_unchecked(|_| drop(unclaimed)) };
+unsafe fn take_unclaimed(object: *mut ffi::PyObject) -> Option<(*mut ffi::PyObject, Unclaimed)> {
+    // SAFETY: `object` is a `Ready`; with an owner `unclaimed` was written, and it is read once,
+    // because the owner goes first.
+    unsafe {
+        let ready = object.cast::<Ready>();
+        let owner = std::mem::replace(&mut (*ready).owner, ptr::null_mut());
+        (!owner.is_null()).then(|| (owner, (*ready).unclaimed.assume_init_read()))
     }
 }
 
 /// Gives back what nobody will claim now. An exception that is set stays set.
 unsafe fn give_back(object: *mut ffi::PyObject) {
     // SAFETY: `object` is a `Ready`, and the caller is attached.
-    let Some(unclaimed) = (unsafe { (*object.cast::<Ready>()).unclaimed.take() }) else { return };
-    // SAFETY: as above.
+    let Some((owner, unclaimed)) = (unsafe { take_unclaimed(object) }) else { return };
+    // SAFETY: as above; the reference is owned.
     unsafe {
         Python::attach_unchecked(|py| {
+            let owner = Bound::from_owned_ptr(py, owner);
             let pending = PyErr::take(py);
             let result = crate::py::edge::edge("Ready.close", || {
-                unclaimed.give_back(py);
+                (unclaimed.give_back)(&owner, &unclaimed);
                 Ok(())
             });
             if let Err(error) = result {
                 error.write_unraisable(py, None);
             }
-            drop(unclaimed);
+            drop(owner);
             if let Some(pending) = pending {
                 pending.restore(py);
             }
@@ -276,8 +301,9 @@ unsafe extern "C" fn traverse(
         if answer != 0 {
             return answer;
         }
-        if let Some(unclaimed) = &(*object.cast::<Ready>()).unclaimed {
-            let answer = visit(unclaimed.owner().as_ptr(), arg);
+        let owner = (*object.cast::<Ready>()).owner;
+        if !owner.is_null() {
+            let answer = visit(owner, arg);
             if answer != 0 {
                 return answer;
             }

@@ -48,6 +48,7 @@ pub(super) unsafe fn take(class: *mut ffi::PyTypeObject) -> *mut ffi::PyObject {
         let object: *mut Ready = ffi::PyObject_GC_New(class);
         if !object.is_null() {
             (*object).value = std::ptr::null_mut();
+            (*object).owner = std::ptr::null_mut();
         }
         object.cast()
     }

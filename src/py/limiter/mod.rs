@@ -303,23 +303,12 @@ impl RateLimiter {
     }
 }
 
-/// What a granted, not yet awaited `acquire` has spent.
-struct Granted {
-    limiter: Py<PyAny>,
-    request: Request,
-    at: Nanos,
-}
-
-impl Unclaimed for Granted {
-    fn owner(&self) -> &Py<PyAny> {
-        &self.limiter
-    }
-
-    fn give_back(&self, py: Python<'_>) {
-        let Ok(limiter) = self.limiter.bind(py).cast::<RateLimiter>() else { return };
-        let Request { key, cost, slot } = &self.request;
-        limiter.get().calling(py, |core, out| core.undo(key.as_ref(), self.at, *cost, *slot, out));
-    }
+/// Gives back what a granted, never awaited `acquire` has spent.
+fn give_back(limiter: &Bound<'_, PyAny>, spent: &Unclaimed) {
+    let Ok(limiter) = limiter.cast::<RateLimiter>() else { return };
+    limiter.get().calling(limiter.py(), |core, out| {
+        core.undo(spent.key.as_deref(), spent.at, spent.cost, spent.slot, out);
+    });
 }
 
 impl RateLimiter {
@@ -355,8 +344,10 @@ impl RateLimiter {
             core.try_enter_at(request.key.as_ref(), request.cost, request.slot, out)
         });
         if decision.granted {
-            let limiter = slf.clone().into_any().unbind();
-            return ready_or_back(py, result, Granted { limiter, request: *request, at });
+            let Request { key, cost, slot } = *request;
+            let key = key.map(Box::new);
+            let spent = Unclaimed { give_back, at, cost, slot, key };
+            return ready_or_back(py, result, slf.clone().into_any(), spent);
         }
         if decision.is_never() {
             this.core.count_rejection();
