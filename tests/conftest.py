@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
+
+# A shell that runs the suite in the background has it ignore Ctrl-C, and every
+# child process inherits that; the tests of Ctrl-C would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
