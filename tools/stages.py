@@ -155,6 +155,9 @@ def read_junit(path: Path, excused: re.Pattern[str] | None) -> tuple[Counts, lis
         if outcome is not None and kind == "skipped":
             counts.skipped += 1
             reason = outcome.get("message", "")
+            if reason == "collection skipped":
+                # A whole module; its reason stands in the text: ('file', line, 'Skipped: …').
+                reason = (outcome.text or "").partition("Skipped: ")[2]
             expected = outcome.get("type") == "pytest.xfail"
             if excused is not None and not expected and not excused.search(reason):
                 unexcused.append(f"{case.get('classname')}.{case.get('name')}: {reason}")
