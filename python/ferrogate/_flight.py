@@ -238,11 +238,17 @@ def load_sync_alone(
     ttl: Any = None,
     tags: Iterable[str] | None = None,
 ) -> _T:
-    """Loads and stores without regard for others."""
-    value = function(*args, **(kwargs or {}))
-    _refuse_coroutine(value)
-    cache._store(lookup, value, ttl, tags)
-    return value
+    """Loads and stores without regard for other loads."""
+    flight = cache._depart_alone(lookup)
+    try:
+        if tags is not None:
+            flight.tag(tags)
+        value = function(*args, **(kwargs or {}))
+        _refuse_coroutine(value)
+        flight.store(lookup, value, ttl)
+        return value
+    finally:
+        flight.abandon()
 
 
 async def load_async_alone(
@@ -254,10 +260,16 @@ async def load_async_alone(
     ttl: Any = None,
     tags: Iterable[str] | None = None,
 ) -> _T:
-    """Loads in the caller's own coroutine and stores, without regard for others."""
-    value = await function(*args, **(kwargs or {}))
-    cache._store(lookup, value, ttl, tags)
-    return value
+    """Loads in the caller's own coroutine and stores, without regard for other loads."""
+    flight = cache._depart_alone(lookup)
+    try:
+        if tags is not None:
+            flight.tag(tags)
+        value = await function(*args, **(kwargs or {}))
+        flight.store(lookup, value, ttl)
+        return value
+    finally:
+        flight.abandon()
 
 
 async def load_async(

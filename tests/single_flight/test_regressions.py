@@ -7,14 +7,13 @@ import concurrent.futures
 import gc
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from children import child_output
 
-from ferrogate import Cache, _flight, cached
-from ferrogate._categories import CategoryCache
+from ferrogate import Cache, _flight
 
 
 @pytest.fixture(autouse=True)
@@ -203,128 +202,6 @@ def test_a_chain_of_tasks_does_not_collect_what_it_once_loaded() -> None:
     asyncio.run(main())
     assert len(sizes) == 301
     assert max(sizes) <= 2
-
-
-# Invalidation while it loads.
-
-Invalidate = Callable[[Cache[str, Any]], object]
-
-INVALIDATIONS = {
-    "delete": lambda cache: cache.delete("users:1"),
-    "pop": lambda cache: cache.pop("users:1", None),
-    "clear": lambda cache: cache.clear(),
-    "tag": lambda cache: cache.invalidate_tag("u"),
-}
-
-
-@pytest.mark.parametrize("how", INVALIDATIONS)
-def test_what_is_invalidated_while_it_loads_is_delivered_and_not_stored(how: str) -> None:
-    invalidate: Invalidate = INVALIDATIONS[how]
-    cache: Cache[str, Any] = Cache(10)
-    versions = iter(range(1, 100))
-
-    async def main() -> None:
-        gate = asyncio.Event()
-
-        async def load() -> int:
-            version = next(versions)
-            await gate.wait()
-            return version
-
-        def ask(key: str = "users:1") -> asyncio.Future[Any]:
-            return asyncio.ensure_future(cache.get_or_set(key, load, tags=["u", "v"]))  # type: ignore[arg-type]
-
-        before = [ask(), ask()]
-        await asyncio.sleep(0.001)
-        invalidate(cache)
-        after = [ask(), ask()]
-        await asyncio.sleep(0.001)
-        gate.set()
-        assert await asyncio.gather(*before) == [1, 1]
-        assert await asyncio.gather(*after) == [2, 2]
-        assert cache["users:1"] == 2
-        # Without a newcomer nothing is stored at all.
-        cache.clear()
-        gate.clear()
-        alone = ask()
-        await asyncio.sleep(0.001)
-        invalidate(cache)
-        gate.set()
-        assert await alone == 3
-        assert len(cache) == 0
-        # What has nothing to do with the load leaves it alone.
-        gate.clear()
-        alone = ask()
-        await asyncio.sleep(0.001)
-        cache.delete("another")
-        cache.invalidate_tag("another")
-        gate.set()
-        assert await alone == 4
-        assert cache["users:1"] == 4
-
-    asyncio.run(main())
-
-
-def test_cached_functions_are_invalidated_while_they_load() -> None:
-    shared: Cache[Any, Any] = Cache(10)
-    versions = iter(range(1, 100))
-    release, begun = threading.Event(), threading.Event()
-
-    @cached
-    def own(x: int) -> int:
-        version = next(versions)
-        begun.set()
-        assert release.wait(10)
-        return version
-
-    in_shared = cached(cache=shared)(own.__wrapped__)
-
-    class Holder:
-        @cached
-        def method(self) -> int:
-            return own.__wrapped__(1)  # type: ignore[no-any-return]
-
-    holder = Holder()
-    cases: list[tuple[Callable[[], int], Callable[[], object]]] = [
-        (lambda: own(1), lambda: own.cache_invalidate(1)),
-        (lambda: own(1), own.cache_clear),
-        (lambda: in_shared(1), lambda: in_shared.cache_invalidate(1)),
-        (lambda: in_shared(1), in_shared.cache_clear),
-        (holder.method, holder.method.cache_clear),
-    ]
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        for call, invalidate in cases:
-            release.clear()
-            begun.clear()
-            old = pool.submit(call)
-            assert begun.wait(10)
-            invalidate()
-            begun.clear()
-            new = pool.submit(call)
-            assert begun.wait(10)
-            release.set()
-            assert new.result(10) == old.result(10) + 1
-            assert call() == new.result(), "the outdated value was stored"
-            invalidate()
-
-
-def test_a_category_is_invalidated_while_it_loads() -> None:
-    async def main() -> None:
-        cache = CategoryCache(10)
-        gate = asyncio.Event()
-
-        async def load() -> int:
-            await gate.wait()
-            return 1
-
-        task = asyncio.ensure_future(cache.get_or_set("prompt:1", load))  # type: ignore[arg-type]
-        await asyncio.sleep(0.001)
-        cache.invalidate_category("prompt")
-        gate.set()
-        assert await task == 1
-        assert "prompt:1" not in cache
-
-    asyncio.run(main())
 
 
 # Signals.

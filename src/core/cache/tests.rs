@@ -91,6 +91,7 @@ proptest! {
             let mut grave = Graveyard::new();
             let now = time.now();
             let mut replacements = 0;
+            let mut cleared = 0;
             match op {
                 Op::Get(k) => {
                     model.drop_dead(&bounds, now);
@@ -171,14 +172,17 @@ proptest! {
                 }
                 Op::Advance(by) => time.advance(by),
                 Op::Clear => {
+                    model.drop_dead(&bounds, now);
+                    cleared = model.entries.len();
                     model.entries.clear();
-                    table.clear(&mut grave);
+                    table.clear(now, &mut grave);
                 }
             }
             buried += grave.len() as u64;
             let causes: Vec<Cause> = grave.into_iter().map(|(cause, _)| cause).collect();
             let count = |wanted: Cause| causes.iter().filter(|cause| **cause == wanted).count();
             prop_assert_eq!(count(Cause::Replaced), replacements);
+            prop_assert_eq!(count(Cause::Cleared), cleared);
             expected_stats.expirations += count(Cause::Expired) as u64;
             prop_assert_eq!(table.stats(), expected_stats);
             let now = time.now();

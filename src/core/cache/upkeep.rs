@@ -60,9 +60,12 @@ impl<V> Table<V> {
         swept
     }
 
-    /// Removes everything.
-    pub fn clear(&mut self, grave: &mut Graveyard<V>) {
+    /// Removes everything; what had expired counts as that.
+    pub fn clear(&mut self, now: Nanos, grave: &mut Graveyard<V>) {
         grave.reserve(self.index.len());
+        while let Some(slot) = self.due(now) {
+            self.bury(slot, Cause::Expired, grave);
+        }
         let slots = std::mem::take(&mut self.slots);
         for value in slots.into_iter().filter_map(|slot| slot.value) {
             grave.bury(Cause::Cleared, value);

@@ -10,7 +10,7 @@ mod loom_tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::core::key::Key;
 use crate::core::sync::Mutex;
@@ -152,15 +152,43 @@ impl<R, W> Flight<R, W> {
     }
 }
 
+#[derive(Debug)]
+struct Table<R, W> {
+    /// At most one for a key: the load that everybody joins.
+    shared: HashMap<Key, Arc<Flight<R, W>>>,
+    /// Loads that nobody joins, kept only to be outdated.
+    alone: HashMap<Key, Vec<Arc<Flight<R, W>>>>,
+}
+
+impl<R, W> Table<R, W> {
+    fn len(&self) -> usize {
+        self.shared.len() + self.alone.values().map(Vec::len).sum::<usize>()
+    }
+
+    /// Takes all flights out for which `pick` says so.
+    fn take(&mut self, pick: impl Fn(&Flight<R, W>) -> bool) -> Vec<Arc<Flight<R, W>>> {
+        let mut taken: Vec<_> =
+            self.shared.extract_if(|_, flight| pick(flight)).map(|(_, flight)| flight).collect();
+        self.alone.retain(|_, flights| {
+            taken.extend(flights.extract_if(.., |flight| pick(flight)));
+            !flights.is_empty()
+        });
+        taken
+    }
+}
+
 /// The loads that are under way, by key.
 #[derive(Debug)]
 pub struct Flights<R, W> {
-    table: Mutex<HashMap<Key, Arc<Flight<R, W>>>>,
+    table: Mutex<Table<R, W>>,
+    /// Whether there may be any, so that a writer with nothing to outdate takes no lock.
+    any: AtomicBool,
 }
 
 impl<R, W> Default for Flights<R, W> {
     fn default() -> Self {
-        Self { table: Mutex::new(HashMap::new()) }
+        let table = Table { shared: HashMap::new(), alone: HashMap::new() };
+        Self { table: Mutex::new(table), any: AtomicBool::new(false) }
     }
 }
 
@@ -169,12 +197,23 @@ impl<R, W> Flights<R, W> {
     /// [`land`](Self::land) it, whatever happens.
     pub fn join(&self, key: &Key) -> (Arc<Flight<R, W>>, bool) {
         let mut table = self.table.lock();
-        if let Some(flight) = table.get(key) {
+        if let Some(flight) = table.shared.get(key) {
             return (Arc::clone(flight), false);
         }
         let flight = Arc::new(Flight::new());
-        table.insert(*key, Arc::clone(&flight));
+        table.shared.insert(*key, Arc::clone(&flight));
+        self.any.store(true, Ordering::Release);
         (flight, true)
+    }
+
+    /// A flight for `key` that nobody joins; to be landed as every other.
+    pub fn depart_alone(&self, key: &Key) -> Arc<Flight<R, W>> {
+        let flight = Arc::new(Flight::new());
+        let mut table = self.table.lock();
+        table.alone.entry(*key).or_default().push(Arc::clone(&flight));
+        self.any.store(true, Ordering::Release);
+        drop(table);
+        flight
     }
 
     /// Ends a flight and returns whom to wake, once; a second landing is ignored.
@@ -184,10 +223,16 @@ impl<R, W> Flights<R, W> {
     #[must_use]
     pub fn land(&self, key: &Key, flight: &Arc<Flight<R, W>>, landing: Landing<R>) -> Vec<W> {
         let mut table = self.table.lock();
-        if table.get(key).is_some_and(|current| current.id == flight.id) {
-            // Our caller still holds the flight, so this cannot drop a result.
-            table.remove(key);
+        // Our caller still holds the flight, so this cannot drop a result.
+        if table.shared.get(key).is_some_and(|current| current.id == flight.id) {
+            table.shared.remove(key);
+        } else if let Some(flights) = table.alone.get_mut(key) {
+            flights.retain(|one| one.id != flight.id);
+            if flights.is_empty() {
+                table.alone.remove(key);
+            }
         }
+        self.note(&table);
         drop(table);
         flight.land(landing)
     }
@@ -196,8 +241,16 @@ impl<R, W> Flights<R, W> {
     /// that still goes to those who wait for it, but is not stored, and whoever
     /// asks from now on leads anew.
     pub fn outdate(&self, key: &Key) {
-        let flight = self.table.lock().remove(key);
-        if let Some(flight) = flight {
+        // A load that begins meanwhile begins after the value has changed.
+        if !self.any.load(Ordering::Acquire) {
+            return;
+        }
+        let mut table = self.table.lock();
+        let shared = table.shared.remove(key);
+        let alone = table.alone.remove(key);
+        self.note(&table);
+        drop(table);
+        for flight in shared.into_iter().chain(alone.into_iter().flatten()) {
             flight.state.lock().outdated = true;
         }
     }
@@ -211,16 +264,13 @@ impl<R, W> Flights<R, W> {
 
     /// [`outdate`](Self::outdate) for all keys whose values will have this tag.
     pub fn outdate_tagged(&self, tag: &str) {
-        let mut outdated = Vec::new();
         let mut table = self.table.lock();
-        table.retain(|_, flight| {
+        let outdated = table.take(|flight| {
             let mut state = flight.state.lock();
-            state.outdated = state.tags.iter().any(|one| **one == *tag);
-            if state.outdated {
-                outdated.push(Arc::clone(flight));
-            }
-            !state.outdated
+            state.outdated |= state.tags.iter().any(|one| **one == *tag);
+            state.outdated
         });
+        self.note(&table);
         drop(table);
         // Only now: the last reference to a flight may be the last to Python objects.
         drop(outdated);
@@ -228,7 +278,15 @@ impl<R, W> Flights<R, W> {
 
     /// Forgets all flights without landing them: after a fork nobody is left to do it.
     pub fn forget(&self) -> Vec<Arc<Flight<R, W>>> {
-        self.table.lock().drain().map(|(_, flight)| flight).collect()
+        let mut table = self.table.lock();
+        let all = table.take(|_| true);
+        self.note(&table);
+        all
+    }
+
+    fn note(&self, table: &Table<R, W>) {
+        let any = !(table.shared.is_empty() && table.alone.is_empty());
+        self.any.store(any, Ordering::Release);
     }
 
     /// How many are under way.
@@ -240,12 +298,12 @@ impl<R, W> Flights<R, W> {
     /// Whether none is under way.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.table.lock().is_empty()
+        !self.any.load(Ordering::Acquire)
     }
 
-    /// Visits every flight, for the collector.
+    /// Visits every flight that may have waiters, for the collector.
     pub fn visit(&self, mut flight: impl FnMut(&Flight<R, W>)) {
-        for one in self.table.lock().values() {
+        for one in self.table.lock().shared.values() {
             flight(one);
         }
     }
@@ -286,6 +344,25 @@ mod tests {
         assert!(flights.land(&key(), &first, Landing::Done(Arc::new(1))).is_empty());
         assert_eq!(flights.len(), 1);
         assert_eq!(first.landing(), Some(Landing::Abandoned));
+    }
+
+    #[test]
+    fn a_lone_flight_is_met_by_nobody_and_outdated_with_its_key() {
+        let flights: Flights<i32, ()> = Flights::default();
+        let (first, second) = (flights.depart_alone(&key()), flights.depart_alone(&key()));
+        let (shared, leads) = flights.join(&key());
+        assert!(leads && first.id() != shared.id() && flights.len() == 3);
+        assert!(flights.land(&key(), &first, Landing::Abandoned).is_empty());
+        assert_eq!(flights.len(), 2);
+        flights.outdate(&key());
+        assert_eq!((second.store(|_| ()), shared.store(|_| ())), (None, None));
+        assert_eq!((flights.is_empty(), flights.len()), (true, 0));
+        let tagged = flights.depart_alone(&key());
+        tagged.tag(vec!["t".into()]);
+        flights.outdate_tagged("u");
+        assert!(tagged.store(|_| ()).is_some());
+        flights.outdate_tagged("t");
+        assert!(tagged.store(|_| ()).is_none() && flights.is_empty());
     }
 
     #[test]

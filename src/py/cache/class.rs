@@ -348,21 +348,12 @@ impl Cache {
         })
     }
 
-    /// Stores the value that was loaded for ``lookup`` without a flight.
-    #[pyo3(signature = (lookup, value, ttl=None, tags=None))]
-    fn _store(
-        &self,
-        py: Python<'_>,
-        lookup: &Lookup,
-        value: Bound<'_, PyAny>,
-        ttl: Omitted<'_, '_>,
-        tags: Omitted<'_, '_>,
-    ) -> PyResult<()> {
-        edge("Cache._store", || {
-            let lifetime = lifetime(ttl)?;
-            let tags = self::tags(tags)?;
-            let original = lookup.original.as_ref().map(|key| key.bind(py).clone());
-            self.store.set(py, lookup.encoded(), original, value, lifetime, tags)
+    /// A flight for ``lookup`` that nobody joins, to store with and to abandon.
+    fn _depart_alone<'py>(slf: &Bound<'py, Self>, lookup: &Lookup) -> PyResult<Bound<'py, Flight>> {
+        edge("Cache._depart_alone", || {
+            let inner = slf.get().store.flights().depart_alone(&lookup.key);
+            let (cache, key) = (slf.clone().unbind(), lookup.key);
+            Bound::new(slf.py(), Flight { cache, key, inner, leads: true })
         })
     }
 

@@ -178,6 +178,9 @@ impl Store {
         } else {
             0
         };
+        if !self.flights.is_empty() {
+            self.outdate(key);
+        }
         let held = held.into_boxed_slice();
         let entry = PyEntry { key: original.map(Bound::unbind), value: value.unbind(), held };
         let insert = Insert { lifetime, weight, tags };
@@ -193,6 +196,12 @@ impl Store {
             self.bury_attached(py, grave);
         }
         Ok(())
+    }
+
+    /// What is written now is newer than what a load under way has read.
+    #[cold]
+    fn outdate(&self, key: &impl Probe) {
+        self.flights().outdate(&key.to_key());
     }
 
     /// Writes what a flight has loaded, unless that is outdated.
@@ -351,7 +360,7 @@ impl Store {
     /// Removes everything and outdates every load.
     pub(crate) fn clear(&self, py: Python<'_>) {
         self.flights().outdate_all();
-        self.with(py, |table, _, grave| table.clear(grave));
+        self.with(py, Table::clear);
     }
 
     /// The live entries, copied by `pick`, from the least to the most recently used.
@@ -403,7 +412,7 @@ impl Store {
     /// For the collector: everything goes, nobody is told.
     pub(crate) fn break_cycles(&self) {
         let mut grave = Graveyard::new();
-        self.table.lock().clear(&mut grave);
+        self.table.lock().clear(0, &mut grave);
         drop(grave);
         let hooks = std::mem::take(&mut *self.hooks.lock());
         drop(hooks);
