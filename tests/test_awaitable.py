@@ -6,7 +6,6 @@ import asyncio
 import collections.abc
 import gc
 import inspect
-import subprocess
 import sys
 import threading
 import tracemalloc
@@ -16,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, cast
 
 import pytest
-from children import SOAK, child_output, is_collected
+from child import SOAK, is_collected, run_well
 
 from ferrogate import Cache
 from ferrogate._core import Ready
@@ -376,7 +375,7 @@ def test_a_long_chain_of_hits_is_dropped_without_a_deep_stack() -> None:
     thread.join()
     print("fine")
     """
-    assert child_output(code) == "fine\n"
+    assert run_well(code) == "fine\n"
 
 
 @pytest.mark.soak
@@ -420,7 +419,4 @@ def test_with_the_debug_allocator() -> None:
     asyncio.run(main(), debug=False)
     print("fine")
     """
-    try:
-        assert child_output(code, PYTHONMALLOC="debug") == "fine\n"
-    except subprocess.TimeoutExpired:  # pragma: no cover
-        pytest.fail("the debug allocator made it endless")
+    assert run_well(code, env={"PYTHONMALLOC": "debug"}, timeout=60) == "fine\n"

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import pytest
-from children import is_collected
+from child import is_collected
 
 from ferrogate import RateLimiter, rate_limited
 

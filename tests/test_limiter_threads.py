@@ -11,10 +11,9 @@ import threading
 import time
 
 import pytest
+from child import SOAK
 
 from ferrogate import RateLimiter
-
-SOAK = int(os.environ.get("FERROGATE_SOAK", "1"))
 
 
 @pytest.mark.soak

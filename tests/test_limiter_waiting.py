@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 import random
 import time
 import weakref
@@ -13,11 +12,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from child import SOAK
 
 from ferrogate import RateLimiter, RateLimitExceeded, rate_limited
 from ferrogate.testing import ManualClock, VirtualTimeLoop
-
-SOAK = int(os.environ.get("FERROGATE_SOAK", "1"))
 
 
 def run_virtual(main: Any, clock: ManualClock) -> Any:

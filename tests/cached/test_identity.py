@@ -20,7 +20,7 @@ from typing import Any
 
 import decorated
 import pytest
-from children import child_output
+from child import run_well
 from decorated import Client, asquare, calls, square
 
 from ferrogate import cached
@@ -181,7 +181,7 @@ def test_jobs_of_process_pools(method: str, tmp_path: Any) -> None:
         import program
         program.main({method!r})
     """
-    assert child_output(code, timeout=60) == "fine\n"
+    assert run_well(code, timeout=60) == "fine\n"
 
 
 def test_pickling_what_has_no_name_fails_as_for_functions() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from children import is_collected
+from child import is_collected
 from decorated import Client, calls
 
 from ferrogate import cached

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from children import child_output
+from child import run_well
 from decorated import calls
 
 from ferrogate import Cache, cached
@@ -193,4 +193,4 @@ def test_disabled() -> None:
     print(f.cache_info())
     """
     expected = "1\n1\nCacheInfo(hits=0, misses=2, maxsize=1000, currsize=0)\n"
-    assert child_output(code, FERROGATE_DISABLED="1") == expected
+    assert run_well(code, env={"FERROGATE_DISABLED": "1"}) == expected

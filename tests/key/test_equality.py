@@ -16,7 +16,7 @@ from typing import Any
 
 import pydantic
 import pytest
-from children import is_collected
+from child import is_collected
 from keyed import (
     PARIS,
     PLUS2,

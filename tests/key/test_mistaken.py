@@ -11,7 +11,7 @@ import sys
 import zoneinfo
 from typing import Any
 
-from children import child_output
+from child import run_well
 from keyed import same
 
 from ferrogate import Cache, cached
@@ -77,7 +77,7 @@ print(Parity(3) in cache, Parity(2) in cache, Plain(1) in cache, Plain(3) in cac
 
 
 def test_a_dataclass_with_an_equality_of_its_own_that_has_no_file() -> None:
-    assert child_output(OWN_EQUALITY).split() == ["True", "False", "True", "False"]
+    assert run_well(OWN_EQUALITY).split() == ["True", "False", "True", "False"]
 
 
 def test_an_enum_with_an_equality_of_its_own_is_not_its_value() -> None:
@@ -147,7 +147,7 @@ here = cache_key(Point(1))
 Point.__module__ = "builtins"
 print(here != cache_key(Point(1)))
 """
-    assert child_output(code) == "True\n"
+    assert run_well(code) == "True\n"
 
 
 def test_no_text_is_the_key_of_a_function() -> None:

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import pytest
-from children import SOAK
+from child import SOAK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keyed import (

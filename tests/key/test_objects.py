@@ -9,7 +9,7 @@ import weakref
 from typing import Any
 
 import pytest
-from children import child_output
+from child import run_well
 from keyed import (
     Plain,
     Point,
@@ -209,7 +209,7 @@ def test_the_deepest_allowed_structure_on_a_small_stack() -> None:
     thread.start(); thread.join()
     print(len(out[0]))
     """
-    assert child_output(code) == "64\n"
+    assert run_well(code) == "64\n"
 
 
 @pytest.mark.parametrize("count", [3, 40])

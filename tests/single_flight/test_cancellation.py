@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from children import SOAK
+from child import SOAK
 from loaders import Loader
 
 from ferrogate import Cache, cached

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 import pytest
-from children import child, child_output
+from child import run_well
 from loaders import Loader, LoadError
 
 from ferrogate import Cache, _flight
@@ -199,7 +199,7 @@ def test_ctrl_c_in_the_leader_frees_the_key(kind: str) -> None:
     assert _flight._loaders == {{}}
     print("fine")
     """
-    assert child_output(code) == "fine\n"
+    assert run_well(code) == "fine\n"
 
 
 @pytest.mark.hostile
@@ -233,8 +233,7 @@ def test_ctrl_c_while_a_thread_waits_for_anothers_load() -> None:
     assert cache["k"] is True
     print("fine")
     """
-    done = child(code)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "fine\n", "")
+    assert run_well(code) == "fine\n"
 
 
 @pytest.mark.hostile
@@ -268,4 +267,4 @@ def test_a_fork_during_a_load() -> None:
     _, second = os.waitpid(pid, 0)
     print(status, second, forks(1) == pid)
     """
-    assert child_output(code) == "0 0 True\n"
+    assert run_well(code) == "0 0 True\n"

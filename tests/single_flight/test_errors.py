@@ -13,7 +13,7 @@ import weakref
 from typing import Any
 
 import pytest
-from children import child_output
+from child import run_well
 from loaders import Loader, LoadError
 
 from ferrogate import Cache, cached
@@ -264,7 +264,7 @@ def test_two_threads_that_wait_for_each_other_raise() -> None:
     for thread in threads: thread.join(20)
     print(len(errors), all("recursive load" in error for error in errors))
     """
-    assert child_output(code, timeout=40) == "2 True\n"
+    assert run_well(code, timeout=40) == "2 True\n"
 
 
 def test_blocking_the_thread_whose_loop_is_loading_raises(run: Any) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from children import child_output
+from child import run_well
 
 from ferrogate import Cache, _flight
 
@@ -250,4 +250,4 @@ def test_a_signal_while_landing_loses_no_waiter() -> None:
     thread.join()
     print(woken, time.monotonic() - started < 10, cache["k"])
     """
-    assert child_output(code) == "interrupted\n['value', 'value'] True value\n"
+    assert run_well(code) == "interrupted\n['value', 'value'] True value\n"

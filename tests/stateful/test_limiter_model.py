@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+from child import SOAK
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -11,7 +10,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from ferrogate import Limit, RateLimiter
 from ferrogate.testing import ManualClock
 
-SOAK = int(os.environ.get("FERROGATE_SOAK", "1"))
 NS = 1_000_000_000
 KEYS = st.sampled_from([None, "a", "b"])
 LIMITS = st.lists(

@@ -1,4 +1,5 @@
 """Python in a child process with a hard time limit: everything that may hang goes through here.
+With it, how often to repeat what is repeated.
 
 The child leads a process group of its own. When its time is up, the whole
 group is made to dump its stacks (``-X faulthandler`` answers SIGABRT with the
@@ -9,6 +10,7 @@ hung and leaves nothing behind.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -120,6 +122,19 @@ def run_well(
     done = run(code, *arguments, timeout=timeout, warnings=warnings, env=env)
     assert (done.code, done.stderr) == (0, ""), str(done)
     return done.stdout
+
+
+def is_collected(*references: Callable[[], object]) -> bool:
+    """Whether the collector finds nothing that keeps these weak references' objects alive.
+
+    A single `gc.collect()` does nothing while another thread is collecting.
+    """
+    for _ in range(20):
+        gc.collect()
+        if all(reference() is None for reference in references):
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def _signal_group(leader: int, number: int) -> None:
