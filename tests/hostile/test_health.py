@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import textwrap
 
 import pytest
-
-
-def run_child(code: str, timeout: float = 20) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+from child import run_well
 
 
 @pytest.mark.hostile
 @pytest.mark.parametrize("check", ["lambda: True", "__import__('time').sleep", "asleep", "hang"])
 def test_exit_with_a_running_monitor(check: str) -> None:
-    child = run_child(
+    run_well(
         f"""
         import asyncio, time, threading
         from ferrogate import HealthMonitor
@@ -37,13 +25,12 @@ def test_exit_with_a_running_monitor(check: str) -> None:
         time.sleep(0.1)
         """
     )
-    assert (child.returncode, child.stderr) == (0, "")
 
 
 @pytest.mark.hostile
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
 def test_a_forked_child_starts_its_own_thread_on_use() -> None:
-    child = run_child(
+    run_well(
         """
         import os, threading, time, warnings
         warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads: the point
@@ -75,4 +62,3 @@ def test_a_forked_child_starts_its_own_thread_on_use() -> None:
         """,
         timeout=60,
     )
-    assert (child.returncode, child.stderr) == (0, "")
