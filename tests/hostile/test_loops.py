@@ -10,7 +10,7 @@ from child import patience, run_well, times
 pytestmark = pytest.mark.hostile
 
 PRELUDE = """
-import asyncio, gc, os, sys, threading
+import asyncio, gc, os, sys, threading, time
 from ferrogate import Cache, CacheConfig, HealthMonitor, ProductionOptimizer, RateLimiter, cached
 
 cache = Cache(CacheConfig(max_size=100))
@@ -35,6 +35,11 @@ async def main(n):
     await monitor.check()
 def state():
     gc.collect()
+    # The kernel lists a thread for a moment after it was joined.
+    deadline = time.monotonic() + 10
+    while len(os.listdir("/proc/self/task")) > threading.active_count():
+        assert time.monotonic() < deadline, "a thread that Python does not know of"
+        time.sleep(0.001)
     futures = sum(isinstance(o, asyncio.Future) for o in gc.get_objects())
     loops = sum(isinstance(o, asyncio.AbstractEventLoop) for o in gc.get_objects())
     return {
