@@ -34,6 +34,10 @@ Totals = tuple[tuple[int, int, float] | None, tuple[int, int] | None, dict[str, 
 """Generations (all, failed, seconds), lookups (hits, misses), and who failed to tell."""
 
 
+Condition = tuple[str, str | None, str]
+"""As the native book judges it: name, severity if any, sentence."""
+
+
 def totals(watched: Mapping[str, HasStats | None]) -> Totals:
     """Running totals of generations and lookups, and who failed to give them."""
     generations: tuple[int, int, float] | None = None
@@ -94,8 +98,8 @@ def own_components(
     return own
 
 
-def condition(component: ComponentHealth) -> tuple[str, str | None, str]:
-    """A component as the native book judges it: name, severity if any, sentence."""
+def condition(component: ComponentHealth) -> Condition:
+    """A component as the native book judges it."""
     severity = {
         HealthStatus.UNHEALTHY: "critical",
         HealthStatus.DEGRADED: "warning",

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from ferrogate._background import Stop
 from ferrogate._checks import NOT_RUN, Check, Outcome, Run, loop_reference, usable
+from ferrogate._components import Condition, condition, of_check
 from ferrogate._core import HealthCore
-from ferrogate._health_types import HealthStatus
+from ferrogate._health_types import ComponentHealth, HealthStatus, RawAlert
 
 
 class Checks:
@@ -59,15 +60,30 @@ class Checks:
             run = None if removed is None else _withdraw(removed)
             if run is not None:
                 self._left[name] = run
-        if removed is None:
-            return False
-        self._core.resolve(f"check:{name}")
-        return True
+            if removed is not None:
+                self._core.resolve(f"check:{name}")
+        return removed is not None
 
     def all(self) -> list[Check]:
         """The checks in the order they were registered."""
         with self._lock:
             return list(self._by_name.values())
+
+    def judge(
+        self, by: Callable[[list[Condition]], None]
+    ) -> tuple[dict[str, ComponentHealth], list[RawAlert]]:
+        """Has the core judge by the last outcomes; the components, and the alerts active now.
+
+        No check comes, goes or changes in between: an alert of a check that is
+        gone would stay, since nobody speaks for it any more.
+        """
+        with self._lock:
+            components = {name: of_check(check) for name, check in self._by_name.items()}
+            by([condition(component) for component in components.values()])
+            # The lock is reentrant: a finaliser in here may have removed some.
+            for name in components.keys() - self._by_name.keys():
+                self._core.resolve(f"check:{name}")
+            return components, self._core.alerts()
 
     def run_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """Has async checks run on ``loop`` from now on, as long as it runs."""

@@ -13,10 +13,9 @@ from ferrogate._background import Rounds, Stop
 from ferrogate._checks import Check, CheckFunction, CheckResult, inside_check, running_loop
 from ferrogate._components import (
     BUILT_IN,
+    Condition,
     HasStats,
-    condition,
     group_statuses,
-    of_check,
     own_components,
     totals,
 )
@@ -230,17 +229,20 @@ class HealthMonitor(Startable):
         """
         self._rounds.revive()
         sample = self._core.sample()
-        components = {c.name: c for c in map(of_check, self._checks.all())}
         generations, lookups, broken = totals(self._watched)
-        if self.enabled:
-            self._core.evaluate(
-                generations=generations,
-                lookups=lookups,
-                memory_percent=sample["memory_percent"],
-                disk_percent=sample["disk_percent"],
-                conditions=[condition(c) for c in components.values()],
-            )
-        alerts = tuple(Alert(**raw) for raw in self._core.alerts())
+
+        def judge(conditions: list[Condition]) -> None:
+            if self.enabled:
+                self._core.evaluate(
+                    generations=generations,
+                    lookups=lookups,
+                    memory_percent=sample["memory_percent"],
+                    disk_percent=sample["disk_percent"],
+                    conditions=conditions,
+                )
+
+        components, active = self._checks.judge(judge)
+        alerts = tuple(Alert(**raw) for raw in active)
         own = own_components(self._watched, sample, alerts, broken)
         everything: dict[str, ComponentHealth] = {**own, **components}
         statuses = [c.status for c in everything.values() if not c.healthy]
