@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
+from ferrogate import RateLimiter
 from ferrogate.testing import ManualClock, VirtualTimeLoop
 
 
@@ -24,3 +27,28 @@ def test_closing_the_loop_waits_for_threads_in_real_time() -> None:
         runner.run(main())
     assert ended == [True]
     assert clock.now() == 3600
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("start", [0.0, 2.0**24, 1.8e9, 1e10])
+def test_timers_are_due_however_late_it_is(start: float) -> None:
+    """Once the clock passed half a year, the loop turned for ever before a timer a hair ahead."""
+    clock = ManualClock(start)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(asyncio.sleep(seconds / 7) for seconds in range(1, 50)))
+        assert clock.now() == pytest.approx(start + 7, abs=1e-5)
+        clock.advance(365 * 86_400)
+        begun = loop.time()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await asyncio.sleep(10)
+        assert loop.time() - begun == pytest.approx(0.1, abs=1e-5)
+        limiter = RateLimiter("1/second", clock=clock)
+        begun = loop.time()
+        await asyncio.gather(*(limiter.acquire() for _ in range(30)))
+        assert loop.time() - begun == pytest.approx(29, abs=1e-3)
+
+    with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(clock)) as runner:
+        runner.run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 import threading
 import weakref
@@ -117,6 +118,17 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """The clock's time, in seconds."""
         return self.clock.now()
+
+    # asyncio calls a timer due that is at most so far ahead. It would take the real clock's
+    # nanosecond: past 2**24 seconds (half a year) a float has none, and after a jump that
+    # rounding left short of a timer, time stood still for ever.
+    @property
+    def _clock_resolution(self) -> float:
+        return max(1e-9, 2 * math.ulp(self.time()))
+
+    @_clock_resolution.setter
+    def _clock_resolution(self, resolution: float) -> None:
+        """Called by asyncio with the real clock's."""
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
         """Waits for the executor's threads in real time, however long they take.
