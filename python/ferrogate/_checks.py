@@ -9,61 +9,25 @@ never pile up.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import sys
 import threading
 import time
-import weakref
-from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
 from typing import Any
 
-from ferrogate._health_types import HealthStatus
-
-CheckResult = bool | str | Mapping[str, Any] | None
-CheckFunction = Callable[[], CheckResult | Awaitable[CheckResult]]
-
-# True inside of a check: whoever asks the monitor from there gets the latest
-# report instead of waiting for the run that it is itself a part of.
-inside_check: contextvars.ContextVar[bool] = contextvars.ContextVar(
-    "ferrogate_inside_check", default=False
+from ferrogate._check_runs import (
+    NOT_RUN,
+    CheckFunction,
+    Outcome,
+    Run,
+    failure,
+    in_thread,
+    loop_reference,
+    on_loop,
+    running_loop,
 )
-
-_MAX_MESSAGE = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a run of a check came to."""
-
-    status: HealthStatus
-    message: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict)
-    duration: float = 0.0
-    timed_out: bool = False
-
-
-NOT_RUN = Outcome(HealthStatus.UNKNOWN, "replaced or removed before its turn came")
-
-
-class Run:
-    """One run of a check; its future always gets an :class:`Outcome`."""
-
-    __slots__ = ("future", "started", "task")
-
-    def __init__(self) -> None:
-        self.future: Future[Outcome] = Future()
-        # Nobody who waits may cancel it for the others.
-        self.future.set_running_or_notify_cancel()
-        self.started = time.monotonic()
-        self.task: asyncio.Task[None] | None = None
-
-    def finish(self, outcome: Outcome) -> None:
-        self.task = None
-        if not self.future.done():
-            self.future.set_result(outcome)
+from ferrogate._health_types import HealthStatus
 
 
 class Check:
@@ -131,7 +95,7 @@ class Check:
             self._begin_on(run, loop)
         else:
             thread = threading.Thread(
-                target=_in_thread,
+                target=in_thread,
                 args=(run, self.function, self.timeout),
                 name=f"ferrogate-check-{self.name}",
                 daemon=True,
@@ -142,11 +106,11 @@ class Check:
                     raise RuntimeError("can't create new thread at interpreter shutdown")  # noqa: TRY301
                 thread.start()
             except RuntimeError as error:  # no more threads, or the interpreter is going down
-                run.finish(_failure(error, run.started))
+                run.finish(failure(error, run.started))
 
     def _begin_on(self, run: Run, loop: asyncio.AbstractEventLoop) -> None:
         def create() -> None:
-            run.task = loop.create_task(_on_loop(run, self.function, self.timeout))
+            run.task = loop.create_task(on_loop(run, self.function, self.timeout))
 
         try:
             if loop is running_loop():
@@ -154,7 +118,7 @@ class Check:
             else:
                 loop.call_soon_threadsafe(create)
         except RuntimeError as error:  # closed in the meantime
-            run.finish(_failure(error, run.started))
+            run.finish(failure(error, run.started))
 
     def remaining(self, run: Run) -> float:
         """Seconds that a caller may still wait for ``run``."""
@@ -191,106 +155,3 @@ class Check:
         finally:
             # An uncancelled waiter would be completed on a loop that may be closed by then.
             waiter.cancel()
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The loop that runs in this thread, if any."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
-def loop_reference(
-    loop: asyncio.AbstractEventLoop | None,
-) -> Callable[[], asyncio.AbstractEventLoop | None]:
-    """``loop`` held weakly: a monitor must not keep a finished loop alive."""
-    if loop is None:
-        return lambda: None
-    return weakref.ref(loop)
-
-
-def usable(loop: asyncio.AbstractEventLoop | None) -> asyncio.AbstractEventLoop | None:
-    """``loop`` if a thread may wait for it: it runs, and not in this thread."""
-    if loop is None or not loop.is_running() or loop is running_loop():
-        return None
-    return loop
-
-
-def _in_thread(run: Run, function: CheckFunction, timeout: float) -> None:
-    inside_check.set(True)
-    try:
-        value = function()
-        if inspect.isawaitable(value):
-            run.finish(asyncio.run(_awaited(value, timeout, run.started)))
-        else:
-            run.finish(_interpret(value, run.started))
-    except BaseException as error:  # a SystemExit of a check ends the check, not the report
-        run.finish(_failure(error, run.started))
-
-
-async def _on_loop(run: Run, function: CheckFunction, timeout: float) -> None:
-    inside_check.set(True)
-    try:
-        value = function()
-        if inspect.isawaitable(value):
-            run.finish(await _awaited(value, timeout, run.started))
-        else:
-            run.finish(_interpret(value, run.started))
-    except Exception as error:
-        run.finish(_failure(error, run.started))
-    except BaseException as error:  # cancelled with its loop, or an exit: not ours to swallow
-        run.finish(_failure(error, run.started))
-        raise
-
-
-async def _awaited(value: Awaitable[CheckResult], timeout: float, started: float) -> Outcome:
-    try:
-        async with asyncio.timeout(timeout) as deadline:
-            return _interpret(await value, started)
-    except TimeoutError as error:
-        if not deadline.expired():
-            return _failure(error, started)
-        elapsed = time.monotonic() - started
-        message = f"timed out after {timeout:g} s"
-        return Outcome(HealthStatus.UNHEALTHY, message, duration=elapsed, timed_out=True)
-
-
-def _failure(error: BaseException, started: float) -> Outcome:
-    try:
-        text = str(error)
-    except Exception:
-        text = "(no text: its __str__ failed)"
-    message = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return Outcome(
-        HealthStatus.UNHEALTHY, message[:_MAX_MESSAGE], duration=time.monotonic() - started
-    )
-
-
-def _interpret(value: object, started: float) -> Outcome:
-    """``True``, ``None`` or a status or a dict with ``status`` or ``healthy``."""
-    duration = time.monotonic() - started
-    if value is None or value is True:
-        return Outcome(HealthStatus.HEALTHY, duration=duration)
-    if value is False:
-        return Outcome(HealthStatus.UNHEALTHY, "the check returned False", duration=duration)
-    details: Mapping[str, Any] = {}
-    given: object = value
-    message = ""
-    if isinstance(value, Mapping):
-        details = dict(value)
-        message = str(details.get("message", ""))[:_MAX_MESSAGE]
-        given = details.get("status", details.get("healthy", True))
-    if isinstance(given, bool):
-        status = HealthStatus.HEALTHY if given else HealthStatus.UNHEALTHY
-        return Outcome(status, message, details, duration)
-    try:
-        status = HealthStatus(str(given).lower())
-    except ValueError:
-        expected = ", ".join(repr(str(status)) for status in HealthStatus)
-        message = (
-            f"the check returned {given!r}; expected a bool, None, one of {expected}, "
-            "or a dict with 'status' or 'healthy'"
-        )
-        return Outcome(HealthStatus.UNHEALTHY, message[:_MAX_MESSAGE], details, duration)
-    return Outcome(status, message, details, duration)

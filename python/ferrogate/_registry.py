@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable
 
 from ferrogate._background import Stop
-from ferrogate._checks import NOT_RUN, Check, Outcome, Run, loop_reference, usable
+from ferrogate._check_runs import NOT_RUN, Outcome, Run, loop_reference, usable
+from ferrogate._checks import Check
 from ferrogate._components import Condition, condition, of_check
 from ferrogate._core import HealthCore
 from ferrogate._health_types import ComponentHealth, HealthStatus, RawAlert

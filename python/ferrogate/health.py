@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from ferrogate._arguments import globally_disabled, seconds, whole
 from ferrogate._background import Rounds, Stop
-from ferrogate._checks import Check, CheckFunction, CheckResult, inside_check, running_loop
+from ferrogate._check_runs import CheckFunction, CheckResult, inside_check, running_loop
+from ferrogate._checks import Check
 from ferrogate._components import (
     BUILT_IN,
     Condition,
