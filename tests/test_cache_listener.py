@@ -104,3 +104,25 @@ def test_a_listener_that_writes_what_was_invalidated_again() -> None:
     assert cache.invalidate_tag("t") == 600
     # All that was there is gone, and what came since stays.
     assert dict(cache) == dict.fromkeys(range(600), 1)
+
+
+def test_ctrl_c_in_the_listener_is_put_off_and_not_lost() -> None:
+    heard: list[str] = []
+
+    def interrupted(key: str, value: int, cause: str) -> None:
+        heard.append(key)
+        if key == "a":
+            raise KeyboardInterrupt
+
+    cache: Cache[str, int] = Cache(10, on_evict=interrupted)
+    cache.update(a=1, b=2)
+
+    def clear_and_go_on() -> None:
+        cache.clear()
+        for _ in range(1000):
+            pass
+
+    with pytest.raises(KeyboardInterrupt):
+        clear_and_go_on()
+    assert heard == ["a", "b"]
+    assert len(cache) == 0

@@ -2,7 +2,7 @@
 
 import os as _os
 
-from ferrogate import _core, _flight, _janitor, limiter
+from ferrogate import _core, _janitor, _loads, limiter
 from ferrogate._core import __version__
 from ferrogate.cache import Cache, CacheConfig, CacheInfo, CacheStats, LRUCache, cache_key, cached
 from ferrogate.exceptions import FerrogateError, InternalError, RateLimitExceeded
@@ -38,6 +38,6 @@ if hasattr(_os, "register_at_fork"):
     _os.register_at_fork(before=_core._before_fork)
     # In this order: the janitor's thread may sweep as soon as it has started.
     _os.register_at_fork(after_in_child=_core._after_fork_in_child)
-    _os.register_at_fork(after_in_child=_flight._after_fork_in_child)
+    _os.register_at_fork(after_in_child=_loads.after_fork_in_child)
     _os.register_at_fork(after_in_child=_janitor._after_fork_in_child)
     _os.register_at_fork(after_in_child=limiter._after_fork_in_child)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from ferrogate import _core, _flight
-from ferrogate._arguments import known_policy
+from ferrogate._arguments import flag, known_policy
 from ferrogate._core import CachedFunction, ManualClock
 from ferrogate.cache import Cache, CacheInfo, Seconds
 
@@ -34,6 +34,13 @@ class _Doc:
 
 for _class in (CachedFunction, _core.CachedMethod):
     _class.__doc__ = _Doc(_class.__doc__)  # type: ignore[assignment]
+
+
+class _Default(int):
+    """Known from what a caller gives by its identity."""
+
+
+_DEFAULT_SIZE = _Default(1000)
 
 
 @overload
@@ -62,7 +69,7 @@ def cached(
     function: Callable[..., Any] | None = None,
     /,
     *,
-    max_size: int = 1000,
+    max_size: int = _DEFAULT_SIZE,
     ttl: Seconds | None = None,
     key: Callable[..., object] | None = None,
     typed: bool = False,
@@ -92,11 +99,12 @@ def cached(
         ignore: names of parameters that do not count for the key.
         tags: for ``cache.invalidate_tag``; a callable gets the arguments.
         policy: ``"lru"``.
-        cache: a :class:`Cache` to share with others instead of one of its own.
+        cache: a :class:`Cache` to share with others instead of one of its own. Iterating
+            over it skips the results of functions, whose keys are made from arguments.
         single_flight: concurrent calls with one key run the function once.
         clock: a :class:`ferrogate.testing.ManualClock` in tests.
         name: the name of its own cache; the function's by default.
-        enabled: ``False`` calls straight through and still counts.
+        enabled: ``False`` calls straight through and still counts, also past a shared cache.
 
     Raises:
         TypeError: the function is a generator, or an argument is of a wrong type.
@@ -122,6 +130,12 @@ def cached(
     _check_function(function, key)
     if isinstance(ignore, str):
         raise TypeError(f"ignore: expected names of parameters such as ({ignore!r},), got a str")
+    if not isinstance(ignore, Iterable):
+        got = type(ignore).__name__
+        raise TypeError(f"ignore: expected an iterable of names of parameters, got {got}")
+    ignore = tuple(ignore)
+    for option, value in (("typed", typed), ("single_flight", single_flight), ("enabled", enabled)):
+        flag(option, value)
     if tags is not None and not callable(tags):
         tags = tuple(_core._check_tags(tags))
     full_name = f"{getattr(function, '__module__', '?')}.{_qualname(function)}"
@@ -141,8 +155,14 @@ def cached(
     else:
         # Its keys and entries in there. Lambdas, and functions that one factory makes, all
         # have one name, so the name alone would give each the others' results.
+        _check_shared(
+            max_size=None if max_size is _DEFAULT_SIZE else max_size, clock=clock, name=name
+        )
         shared_as = f"{full_name}#{_number(function)}"
-        max_size = cache.max_size
+        if key is not None:
+            shared_as += f" key#{_number(key)}"
+        if typed or ignore:
+            shared_as += f" {typed} {sorted(set(ignore))}"
     is_async = inspect.iscoroutinefunction(function)
     load: Callable[..., Any]
     if is_async:
@@ -153,16 +173,17 @@ def cached(
         function,
         cache,
         is_async=is_async,
+        enabled=enabled,
         load=load,
         info=CacheInfo,
         parameters={
-            "max_size": max_size,
+            "max_size": cache.max_size,
             "ttl": cache.ttl if ttl is None else ttl,
             "typed": typed,
             "ignore": tuple(ignore),
             "policy": policy,
             "single_flight": single_flight,
-            "enabled": cache.enabled,
+            "enabled": enabled and cache.enabled,
         },
         key=key,
         typed=typed,
@@ -172,6 +193,15 @@ def cached(
         shared_as=shared_as,
     )
     return functools.update_wrapper(wrapper, function)
+
+
+def _check_shared(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}: belongs to the cache, and cache= is one that has its own; "
+                "leave one of the two out"
+            )
 
 
 def _check_function(function: object, key: object) -> None:

@@ -15,52 +15,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import threading
 from collections.abc import Awaitable, Callable, Iterable
-from contextvars import ContextVar
 from types import CoroutineType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
+from ferrogate import _loads
 from ferrogate._core import Cache as _NativeCache
 from ferrogate._core import Flight, Lookup
 
 _T = TypeVar("_T")
 
-#: The flights that the current code is loading for.
-_leading: ContextVar[frozenset[int]] = ContextVar("ferrogate_leading", default=frozenset())
-
-
-class _Loader(NamedTuple):
-    #: Absent in a thread, and until an asyncio task has begun.
-    task: asyncio.Task[None] | None
-    #: Where it runs.
-    thread: int
-    #: A handle that does not lead, for landing it when the loader no longer can.
-    flight: Flight
-
-
-#: The loader of each flight under way.
-_loaders: dict[int, _Loader] = {}
-
-#: The flights that the loader of a flight is waiting for.
-_waits: dict[int, list[int]] = {}
-
 #: Seconds between two looks whether the loop of somebody else's loader is closed:
 #: a loop that is closed over a pending task tells nobody.
 _LOOK = 1.0
-
-#: Whenever there are so many loaders more, those of closed loops are looked for.
-_SWEEP = 256
-
-
-def _under_way() -> frozenset[int]:
-    """The flights that the current code is loading for, without those that have landed."""
-    return frozenset(one for one in _leading.get() if one in _loaders)
-
-
-def _landed(number: int) -> None:
-    _loaders.pop(number, None)
-    _waits.pop(number, None)
 
 
 def _result(flight: Flight) -> tuple[bool, Any]:
@@ -71,82 +38,16 @@ def _result(flight: Flight) -> tuple[bool, Any]:
     succeeded, value = outcome
     if succeeded:
         return True, value
-    error, traceback = value
+    error, traceback, context = value
     try:
         # Raising adds frames to the one exception; every caller starts from the loader's.
         raise error.with_traceback(traceback)
     finally:
+        # And what this caller is handling just now is none of the others' business.
+        error.__context__ = context
         # The traceback keeps this frame and the flight keeps the traceback, a cycle that
         # the collector cannot see through. So with every frame that an error passes.
-        del error, traceback, value, outcome, flight
-
-
-def _enter_line(flight: Flight) -> list[int]:
-    """Registers that the current loaders wait for `flight`; returns them for `_leave_line`.
-
-    Raises:
-        RuntimeError: they would wait for themselves.
-    """
-    mine = list(_under_way())
-    if not mine:
-        return mine
-    # Registered before the look: of two that meet, at least one sees the other.
-    for one in mine:
-        _waits.setdefault(one, []).append(flight.id)
-    seen: set[int] = set()
-    ahead = [flight.id]
-    while ahead:
-        one = ahead.pop()
-        if one in mine:
-            _leave_line(flight, mine)
-            if one == flight.id:
-                raise RuntimeError(
-                    "recursive load: the loader asked for the key that it is loading"
-                )
-            raise RuntimeError("recursive load: two loaders ask for each other's keys")
-        if one not in seen:
-            seen.add(one)
-            ahead.extend(_waits.get(one, ()))
-    return mine
-
-
-def _leave_line(flight: Flight, mine: list[int]) -> None:
-    for one in mine:
-        line = _waits.get(one)
-        if line is not None and flight.id in line:
-            line.remove(flight.id)
-
-
-def _refuse_own_thread(flight: Flight) -> None:
-    loader = _loaders.get(flight.id)
-    if loader is not None and loader.thread == threading.get_ident():
-        raise RuntimeError(
-            "this thread's event loop is loading that key; waiting here would block it for ever"
-        )
-
-
-def _forget_if_orphaned(flight: Flight) -> bool:
-    """Abandons a flight whose loop was closed over its loader; true if it was so."""
-    task = _task_of(flight)
-    if task is None or not task.get_loop().is_closed():
-        return False
-    _landed(flight.id)
-    # It is accounted for: somebody else loads instead.
-    task._log_destroy_pending = False  # type: ignore[attr-defined]
-    flight.abandon()
-    return True
-
-
-def _task_of(flight: Flight) -> asyncio.Task[None] | None:
-    loader = _loaders.get(flight.id)
-    return None if loader is None else loader.task
-
-
-def _sweep_orphans() -> None:
-    # The collector cannot do it: the flights under way hold their waiters, and one of
-    # them is the caller whose frame holds the flight.
-    for loader in list(_loaders.values()):
-        _forget_if_orphaned(loader.flight)
+        del error, traceback, context, value, outcome, flight
 
 
 def load_sync(
@@ -167,6 +68,8 @@ def load_sync(
                 return found[0]  # type: ignore[no-any-return]
             if leads:
                 return _lead_sync(lookup, flight, function, args, kwargs or {}, ttl, tags)
+            if _loads.is_of_another_greenlet(flight):
+                return load_sync_alone(cache, lookup, function, args, kwargs, ttl, tags)
             succeeded, value = _follow_sync(flight)
             if succeeded:
                 return value  # type: ignore[no-any-return]
@@ -183,9 +86,9 @@ def _lead_sync(
     ttl: Any,
     tags: Iterable[str] | None,
 ) -> _T:
-    number = flight.id
-    token = _leading.set(_under_way() | {number})
-    _loaders[number] = _Loader(None, threading.get_ident(), flight.handle())
+    number, handled = flight.id, sys.exception()
+    token = _loads.leading.set(_loads.under_way() | {number})
+    _loads.loaders[number] = _loads.Loader(None, flight.handle())
     try:
         if tags is not None:
             flight.tag(tags)
@@ -193,28 +96,33 @@ def _lead_sync(
         _refuse_coroutine(value)
         flight.store(lookup, value, ttl)
     except BaseException as error:
-        _land_error(flight, error)
+        _land_error(flight, error, handled)
         raise
     else:
         flight.land_value(value)
         return value
     finally:
-        _leading.reset(token)
-        _landed(number)
-        del flight  # see _result
+        _loads.leading.reset(token)
+        _loads.landed(number)
+        del flight, handled  # see _result
 
 
 def _follow_sync(flight: Flight) -> tuple[bool, Any]:
     try:
-        mine = _enter_line(flight)
+        mine = _loads.enter_line(flight)
         try:
-            if _forget_if_orphaned(flight):
+            if _loads.forget_if_orphaned(flight):
                 return False, None
-            _refuse_own_thread(flight)
+            _loads.refuse_own_thread(flight)
             while not flight.wait(_LOOK):
-                _forget_if_orphaned(flight)
+                _loads.forget_if_orphaned(flight)
+        except BaseException:
+            # Ctrl-C: as a cancelled caller goes.
+            if flight.waiting() == 0:
+                _loads.cancel_from_anywhere(flight)
+            raise
         finally:
-            _leave_line(flight, mine)
+            _loads.leave_line(flight, mine)
         return _result(flight)
     finally:
         del flight  # see _result
@@ -306,16 +214,16 @@ async def load_async(
 
 async def _follow_async(loop: asyncio.AbstractEventLoop, flight: Flight) -> None:
     try:
-        mine = _enter_line(flight)
+        mine = _loads.enter_line(flight)
         try:
-            task = _task_of(flight)
+            task = _loads.task_of(flight)
             # Without a task it is a thread, or a loop that has only just begun to load.
             if task is not None and task.get_loop() is loop:
                 await _wait(loop, flight)
             else:
                 await _wait_for_foreigner(loop, flight)
         finally:
-            _leave_line(flight, mine)
+            _loads.leave_line(flight, mine)
     finally:
         del flight  # see _result
 
@@ -335,7 +243,7 @@ def _look(
     loop: asyncio.AbstractEventLoop, flight: Flight, timers: list[asyncio.TimerHandle]
 ) -> None:
     timers.clear()
-    if not _forget_if_orphaned(flight):
+    if not _loads.forget_if_orphaned(flight):
         timers.append(loop.call_later(_LOOK, _look, loop, flight, timers))
 
 
@@ -354,7 +262,7 @@ async def _wait(loop: asyncio.AbstractEventLoop, flight: Flight) -> None:
         except GeneratorExit:
             # Thrown away with its loop, perhaps by the collector: nothing can be awaited here.
             if flight.leave(waiter) == 0:
-                _cancel_from_anywhere(flight)
+                _loads.cancel_from_anywhere(flight)
             raise
     finally:
         del flight  # see _result
@@ -372,9 +280,9 @@ def _raise_end(task: asyncio.Task[None]) -> None:
 
 def _start(loop: asyncio.AbstractEventLoop, flight: Flight, loader: Any) -> asyncio.Task[None]:
     number = flight.id
-    if len(_loaders) % _SWEEP == _SWEEP - 1:
-        _sweep_orphans()
-    _loaders[number] = _Loader(None, threading.get_ident(), flight.handle())
+    if len(_loads.loaders) % _loads.SWEEP == _loads.SWEEP - 1:
+        _loads.sweep_orphans()
+    _loads.loaders[number] = _loads.Loader(None, flight.handle())
     eager = sys.version_info >= (3, 12) and loop.get_task_factory() is None
     try:
         if sys.version_info >= (3, 12) and eager:
@@ -384,13 +292,13 @@ def _start(loop: asyncio.AbstractEventLoop, flight: Flight, loader: Any) -> asyn
             task = loop.create_task(loader)
     except BaseException as error:
         loader.close()
-        _landed(number)
-        _land_error(flight, error)
+        _loads.landed(number)
+        _land_error(flight, error, None)
         raise
     finally:
         del flight  # see _result
-    if number in _loaders:
-        _loaders[number] = _loaders[number]._replace(task=task)
+    if number in _loads.loaders:
+        _loads.loaders[number] = _loads.loaders[number]._replace(task=task)
         if not eager:
             # Cancelled before its first instruction, it never gets to where it lands.
             task.add_done_callback(lambda _: _land_unbegun(number))
@@ -398,9 +306,9 @@ def _start(loop: asyncio.AbstractEventLoop, flight: Flight, loader: Any) -> asyn
 
 
 def _land_unbegun(number: int) -> None:
-    loader = _loaders.get(number)
+    loader = _loads.loaders.get(number)
     if loader is not None:
-        _landed(number)
+        _loads.landed(number)
         loader.flight.abandon()
 
 
@@ -413,8 +321,9 @@ async def _load(
     ttl: Any,
     tags: Iterable[str] | None,
 ) -> None:
-    number = flight.id
-    _leading.set(_under_way() | {number})
+    # Begun eagerly, it runs inside of its first caller until it waits for the first time.
+    number, handled = flight.id, sys.exception()
+    _loads.leading.set(_loads.under_way() | {number})
     try:
         if tags is not None:
             flight.tag(tags)
@@ -424,7 +333,7 @@ async def _load(
         flight.abandon()
         raise
     except BaseException as error:
-        _land_error(flight, error)
+        _land_error(flight, error, handled)
         if isinstance(error, Exception):
             return
         # Thrown away, it may run inside any task that made the collector start.
@@ -438,8 +347,8 @@ async def _load(
     else:
         flight.land_value(value)
     finally:
-        _landed(number)
-        del flight  # see _result
+        _loads.landed(number)
+        del flight, handled  # see _result
 
 
 def _heard(task: asyncio.Task[None]) -> None:
@@ -447,12 +356,28 @@ def _heard(task: asyncio.Task[None]) -> None:
         task.exception()
 
 
-def _land_error(flight: Flight, error: BaseException) -> None:
-    """The loader's own errors are everybody's; what ends the thread or task is not."""
-    if isinstance(error, Exception):
-        flight.land_error((error, error.__traceback__))
-    else:
+def _land_error(flight: Flight, error: BaseException, handled: BaseException | None) -> None:
+    """The loader's own errors are everybody's; what ends the thread or task is not.
+
+    `handled` is what its caller was handling when it began to load: that is not
+    for the others to see.
+    """
+    if not isinstance(error, Exception):
         flight.abandon()
+        return
+    if handled is not None and flight.waiting():
+        _sever(error, handled)
+    flight.land_error((error, error.__traceback__, error.__context__))
+
+
+def _sever(error: BaseException, handled: BaseException) -> None:
+    seen: set[int] = set()
+    while (context := error.__context__) is not None and id(context) not in seen:
+        if context is handled:
+            error.__context__ = None
+            return
+        seen.add(id(context))
+        error = context
 
 
 async def _leave(loop: asyncio.AbstractEventLoop, flight: Flight, waiter: int) -> None:
@@ -460,11 +385,11 @@ async def _leave(loop: asyncio.AbstractEventLoop, flight: Flight, waiter: int) -
     try:
         if flight.leave(waiter) > 0:
             return
-        task = _task_of(flight)
+        task = _loads.task_of(flight)
         if task is None or task.done():
             return
         if task.get_loop() is not loop:
-            _cancel_from_anywhere(flight)
+            _loads.cancel_from_anywhere(flight)
             return
         task.cancel()
         await asyncio.wait((task,))
@@ -475,24 +400,3 @@ async def _leave(loop: asyncio.AbstractEventLoop, flight: Flight, waiter: int) -
             _result(flight)
     finally:
         del flight  # see _result
-
-
-def _cancel_from_anywhere(flight: Flight) -> None:
-    task = _task_of(flight)
-    if task is None or task.done():
-        return
-    try:
-        task.get_loop().call_soon_threadsafe(_cancel_unless_wanted, flight, task)
-    except RuntimeError:
-        _forget_if_orphaned(flight)
-
-
-def _cancel_unless_wanted(flight: Flight, task: asyncio.Task[None]) -> None:
-    if flight.waiting() == 0:
-        task.cancel()
-
-
-def _after_fork_in_child() -> None:
-    # The loaders stayed in the parent.
-    _loaders.clear()
-    _waits.clear()

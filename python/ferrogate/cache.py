@@ -14,7 +14,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, cast
 
 from ferrogate import _core, _flight, _janitor
 from ferrogate._arguments import flag, known_policy, seconds_or_never, text_or_none, whole
@@ -249,9 +249,9 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
             return cast(V, hit.value)
         raise AssertionError("a hit is ready at once")
 
-    def setdefault(self, key: K, default: V = None) -> V:  # type: ignore[assignment]
-        """The value under ``key``; ``default`` is stored first if there is none."""
-        return self.get_or_set_sync(key, lambda: default)
+    if TYPE_CHECKING:
+
+        def setdefault(self, key: K, default: V = ...) -> V: ...
 
     def items(self) -> ItemsView[K, V]:
         """Keys and values, from the least to the most recently used; counts nothing."""

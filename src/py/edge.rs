@@ -8,7 +8,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use pyo3::create_exception;
-use pyo3::exceptions::PyException;
+use pyo3::exceptions::{PyException, PyKeyboardInterrupt};
 use pyo3::prelude::*;
 
 create_exception!(ferrogate, FerrogateError, PyException, "Base class of ferrogate's own errors.");
@@ -47,6 +47,18 @@ fn internal_error(name: &str, payload: Box<dyn Any + Send>) -> PyErr {
     // A payload may own something whose drop panics again; a leak is the lesser evil.
     std::mem::forget(payload);
     error
+}
+
+/// What a callback raised whose caller has an answer to bring home: it goes where Python sends
+/// the errors of ``__del__``; Ctrl-C is put off to the next check of signals.
+pub(crate) fn unraisable(error: PyErr, callback: &Bound<'_, PyAny>) {
+    let py = callback.py();
+    if error.is_instance_of::<PyKeyboardInterrupt>(py) {
+        // SAFETY: attached; only sets a flag.
+        unsafe { pyo3::ffi::PyErr_SetInterrupt() };
+    } else {
+        error.write_unraisable(py, Some(callback));
+    }
 }
 
 #[cfg(not(feature = "failpoints"))]

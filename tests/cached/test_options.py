@@ -12,6 +12,7 @@ from child import run_well
 from decorated import calls
 
 from ferrogate import Cache, cached
+from ferrogate.testing import ManualClock
 
 # Tags and shared caches.
 
@@ -43,6 +44,50 @@ def test_tags() -> None:
     failing = cached(tags=lambda: 1 / 0)(lambda: 0)
     with pytest.raises(ZeroDivisionError):
         failing()
+
+
+def test_a_disabled_function_goes_past_a_shared_cache() -> None:
+    shared: Cache[Any, Any] = Cache(100)
+    calls: list[int] = []
+
+    @cached(cache=shared, enabled=False)
+    def f(x: int) -> int:
+        calls.append(x)
+        return x
+
+    assert (f(1), f(1), calls) == (1, 1, [1, 1])
+    assert f.cache_info()[:2] == (0, 2)
+    assert len(shared) == 0
+    assert f.cache_parameters()["enabled"] is False
+    assert f.cache_parameters()["max_size"] == 100
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_size": 1000}, {"clock": ManualClock()}, {"name": "mine"}], ids=str
+)
+def test_what_belongs_to_the_cache_is_refused_beside_a_shared_one(wrong: dict[str, Any]) -> None:
+    shared: Cache[Any, Any] = Cache(100)
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}: belongs to the cache"):
+        cached(cache=shared, **wrong)(lambda: 0)
+
+
+def test_one_function_with_other_keys_does_not_find_their_results() -> None:
+    shared: Cache[Any, Any] = Cache(100)
+
+    def f(a: float, b: int = 0) -> tuple[float, int]:
+        return (a, b)
+
+    last_digit = cached(cache=shared, key=lambda a: a % 10)(f)
+    plain, typed = cached(cache=shared)(f), cached(cache=shared, typed=True)(f)
+    blind = cached(cache=shared, ignore=["b"])(f)
+    assert last_digit(15) == (15, 0)
+    assert plain(5) == (5, 0)
+    assert blind(5, 1) == (5, 1)
+    assert blind(5, 2) == (5, 1)
+    assert plain(5, 2) == (5, 2)
+    assert repr(typed(5.0)) == "(5.0, 0)"
+    # The same again is the same function.
+    assert cached(cache=shared, ignore=("b",))(f)(5, 3) == (5, 1)
 
 
 def test_functions_share_a_cache_without_sharing_results() -> None:
@@ -97,6 +142,9 @@ def test_wrong_options() -> None:
         ({"ignore": "x"}, TypeError, "ignore"),
         ({"ignore": ["y"]}, ValueError, "ignore"),
         ({"ignore": [1]}, TypeError, "ignore"),
+        ({"ignore": 3}, TypeError, "ignore"),
+        ({"typed": 1}, TypeError, "typed"),
+        ({"single_flight": 3}, TypeError, "single_flight"),
         ({"tags": "x"}, TypeError, "tags"),
         ({"policy": "mru"}, ValueError, "policy"),
         ({"cache": {}}, TypeError, "cache"),

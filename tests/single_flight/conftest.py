@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ferrogate import _flight
+from ferrogate import _loads
 
 try:
     import uvloop
@@ -36,6 +36,6 @@ def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[Any]], Any]:
 @pytest.fixture(autouse=True)
 def _leaves_nothing() -> Iterator[None]:
     yield
-    assert _flight._loaders == {}
-    assert _flight._waits == {}
-    assert _flight._leading.get() == frozenset()
+    assert _loads.loaders == {}
+    assert _loads.waits == {}
+    assert _loads.leading.get() == frozenset()

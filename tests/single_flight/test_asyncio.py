@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ferrogate import _flight, cached
+from ferrogate import _loads, cached
 
 # What asyncio does with the result of a call, hit or miss.
 
@@ -161,7 +161,7 @@ def test_context_variables_are_visible_and_not_leaked(run: Any) -> None:
         assert user.get() == "follower"
         sync(1)
         assert user.get() == "follower"
-        assert _flight._leading.get() == frozenset()
+        assert _loads.leading.get() == frozenset()
 
     run(main())
     assert seen == ["leader", "the loader's", "follower"]

@@ -14,7 +14,7 @@ import pytest
 from child import run_well
 from loaders import Loader, LoadError
 
-from ferrogate import Cache, _flight
+from ferrogate import Cache, _flight, _loads
 
 # Loops that end.
 
@@ -157,7 +157,7 @@ def test_a_hundred_runs_and_eight_loops_leak_nothing(run: Any) -> None:
         list(pool.map(lambda n: run(main(n)), range(64)))
     assert counted() == threads
     assert objects() - before < 500
-    assert _flight._loaders == {}
+    assert _loads.loaders == {}
 
 
 # Signals.
@@ -195,8 +195,8 @@ def test_ctrl_c_in_the_leader_frees_the_key(kind: str) -> None:
     assert interrupted == [1]
     assert cache.get_stats()["loading"] == 0
     assert cache.get_or_set_sync("k", lambda: "again") == "again"
-    from ferrogate import _flight
-    assert _flight._loaders == {{}}
+    from ferrogate import _loads
+    assert _loads.loaders == {{}}
     print("fine")
     """
     assert run_well(code) == "fine\n"
@@ -234,6 +234,45 @@ def test_ctrl_c_while_a_thread_waits_for_anothers_load() -> None:
     print("fine")
     """
     assert run_well(code) == "fine\n"
+
+
+@pytest.mark.hostile
+def test_ctrl_c_of_the_last_waiting_thread_cancels_the_loader() -> None:
+    code = """
+    import asyncio, signal, threading
+    from ferrogate import Cache, _loads
+    cache, log, ended = Cache(10), [], threading.Event()
+    async def load():
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            log.append("cancelled")
+            raise
+        finally:
+            ended.set()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    first = asyncio.run_coroutine_threadsafe(cache.get_or_set("k", load), loop)
+    while not _loads.loaders: pass
+    (loader,) = _loads.loaders.values()
+    def disturb():
+        while loader.flight.waiting() < 2: pass
+        first.cancel()
+        while loader.flight.waiting() > 1: pass
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    threading.Thread(target=disturb).start()
+    try:
+        cache.get_or_set_sync("k", int)
+    except KeyboardInterrupt:
+        print("interrupted")
+    assert ended.wait(10)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+    loop.close()
+    print(log)
+    """
+    assert run_well(code) == "interrupted\n['cancelled']\n"
 
 
 @pytest.mark.hostile

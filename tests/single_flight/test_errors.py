@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import gc
+import os
 import threading
 import time
 import traceback
@@ -16,7 +17,7 @@ import pytest
 from child import run_well
 from loaders import Loader, LoadError
 
-from ferrogate import Cache, cached
+from ferrogate import Cache, _loads, cached
 
 
 def depth(error: BaseException) -> int:
@@ -281,10 +282,123 @@ def test_blocking_the_thread_whose_loop_is_loading_raises(run: Any) -> None:
         await asyncio.sleep(0.001)
         with pytest.raises(RuntimeError, match="this thread's event loop is loading that key"):
             cache.get_or_set_sync("k", lambda: 2)
-        with pytest.raises(RuntimeError, match="this thread's event loop"):
-            cache.setdefault("k", 2)
         gate.set()
         assert await task == 1
-        assert cache.setdefault("k", 2) == 1
 
     run(main())
+
+
+def test_setdefault_never_waits(run: Any) -> None:
+    cache: Cache[str, int] = Cache(10)
+
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        async def fails() -> int:
+            await gate.wait()
+            raise ZeroDivisionError
+
+        async def load() -> int:
+            await gate.wait()
+            return 1
+
+        for loader in (load, fails):
+            gate.clear()
+            task = asyncio.ensure_future(cache.get_or_set("k", loader))  # type: ignore[arg-type]
+            await asyncio.sleep(0.001)
+            assert cache.setdefault("k", 2) == 2
+            assert cache.setdefault("k", 3) == 2
+            gate.set()
+            await asyncio.wait([task])
+            # Written later than what the load read.
+            assert cache["k"] == 2
+            cache.clear()
+
+    run(main())
+
+
+def test_what_one_caller_is_handling_is_not_shown_to_the_others(run: Any) -> None:
+    cache: Cache[str, int] = Cache(10)
+    seen: dict[str, BaseException | None] = {}
+
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        async def load() -> int:
+            try:
+                await gate.wait()
+                {}["the loader's own"]
+            except KeyError:
+                raise ZeroDivisionError("upstream") from None
+
+        async def ask(name: str, secret: BaseException | None) -> None:
+            try:
+                if secret is not None:
+                    raise secret
+                await cache.get_or_set("k", load)
+            except ZeroDivisionError as error:
+                seen[name] = error.__context__
+            except OSError:
+                try:
+                    await cache.get_or_set("k", load)
+                except ZeroDivisionError as error:
+                    seen[name] = error.__context__
+
+        tasks = [
+            asyncio.ensure_future(ask("leader", OSError("a secret"))),
+            asyncio.ensure_future(ask("follower", OSError("another secret"))),
+            asyncio.ensure_future(ask("plain", None)),
+        ]
+        await asyncio.sleep(0.001)
+        gate.set()
+        await asyncio.gather(*tasks)
+
+    run(main())
+    assert set(seen) == {"leader", "follower", "plain"}
+    for context in seen.values():
+        assert isinstance(context, KeyError)
+        assert context.__context__ is None
+
+
+def test_a_failure_at_once_does_not_show_what_its_caller_was_handling() -> None:
+    """The loader is begun inside of its first caller; a second one is a thread."""
+    cache: Cache[str, int] = Cache(10)
+    loading, asked = threading.Event(), threading.Event()
+    contexts: list[BaseException | None] = []
+
+    def load() -> int:
+        loading.set()
+        assert asked.wait(10)
+        (loader,) = _loads.loaders.values()
+        while loader.flight.waiting() == 0:
+            time.sleep(0.001)
+        raise ZeroDivisionError
+
+    def follow() -> None:
+        assert loading.wait(10)
+        asked.set()
+        try:
+            cache.get_or_set_sync("k", load)
+        except ZeroDivisionError as error:
+            contexts.append(error.__context__)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        os.stat("/nowhere at all")
+    except OSError:
+        with pytest.raises(ZeroDivisionError):
+            cache.get_or_set_sync("k", load)
+    thread.join(10)
+    assert contexts == [None]
+
+
+def test_without_followers_the_caller_sees_its_own_context() -> None:
+    cache: Cache[str, int] = Cache(10)
+    mine = OSError("mine")
+    try:
+        raise mine
+    except OSError:
+        with pytest.raises(ZeroDivisionError) as caught:
+            cache.get_or_set_sync("k", lambda: 1 // 0)
+    assert caught.value.__context__ is mine

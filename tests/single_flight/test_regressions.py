@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from child import run_well
 
-from ferrogate import Cache, _flight
+from ferrogate import Cache, _flight, _loads
 
 
 @pytest.fixture(autouse=True)
 def _leaves_nothing() -> Iterator[None]:
     yield
-    assert _flight._loaders == {}
-    assert _flight._waits == {}
-    assert _flight._leading.get() == frozenset()
+    assert _loads.loaders == {}
+    assert _loads.waits == {}
+    assert _loads.leading.get() == frozenset()
 
 
 # Loops closed over their loaders.
@@ -46,7 +46,7 @@ def orphan(cache: Cache[Any, Any], key: Any) -> Any:
 
 
 def test_sweeping_orphans_frees_their_keys(monkeypatch: Any) -> None:
-    monkeypatch.setattr(_flight, "_SWEEP", 1)
+    monkeypatch.setattr(_loads, "SWEEP", 1)
     cache: Cache[str, str] = Cache(10)
     orphans = [orphan(cache, "orphaned")]
 
@@ -124,7 +124,7 @@ def test_a_loader_cancelled_before_its_first_instruction_frees_its_key() -> None
         follower: asyncio.Task[str] = loop.create_task(cache.get_or_set("k", value))  # type: ignore[arg-type]
         await asyncio.sleep(0)
         # The callers have begun, the loader that the first of them made has not.
-        (loader,) = _flight._loaders.values()
+        (loader,) = _loads.loaders.values()
         assert loader.task is not None
         loader.task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -136,7 +136,7 @@ def test_a_loader_cancelled_before_its_first_instruction_frees_its_key() -> None
         loop.call_soon(caller.cancel)
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(caller, 5)
-        assert _flight._loaders == {}
+        assert _loads.loaders == {}
         assert await asyncio.wait_for(cache.get_or_set("k", value), 5) == "value"
 
     with warnings.catch_warnings():
@@ -181,7 +181,7 @@ def test_a_chain_of_tasks_does_not_collect_what_it_once_loaded() -> None:
     done: list[asyncio.Event] = []
 
     async def link(n: int) -> int:
-        sizes.append(len(_flight._leading.get()))
+        sizes.append(len(_loads.leading.get()))
         if n < 300:
             # Goes on when this load is over.
             asyncio.get_running_loop().call_soon(start, n + 1)
@@ -211,7 +211,7 @@ def test_a_chain_of_tasks_does_not_collect_what_it_once_loaded() -> None:
 def test_a_signal_while_landing_loses_no_waiter() -> None:
     code = """
     import asyncio, signal, threading, time
-    from ferrogate import Cache, _flight
+    from ferrogate import Cache, _flight, _loads
     cache = Cache(10)
     woken = []
 
@@ -237,7 +237,7 @@ def test_a_signal_while_landing_loses_no_waiter() -> None:
     thread = threading.Thread(target=work)
     def load():
         thread.start()
-        (loader,) = _flight._loaders.values()
+        (loader,) = _loads.loaders.values()
         while loader.flight.waiting() < 2:
             time.sleep(0.001)
         Interrupting.left = 2

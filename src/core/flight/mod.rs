@@ -11,6 +11,7 @@ mod loom_tests;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, ThreadId};
 
 use crate::core::key::Key;
 use crate::core::sync::Mutex;
@@ -52,6 +53,8 @@ struct State<R, W> {
 #[derive(Debug)]
 pub struct Flight<R, W> {
     id: FlightId,
+    /// The thread that it began in; unlike the system's, its number is never used again.
+    thread: ThreadId,
     state: Mutex<State<R, W>>,
 }
 
@@ -60,6 +63,7 @@ impl<R, W> Flight<R, W> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
+            thread: thread::current().id(),
             state: Mutex::new(State {
                 landing: None,
                 waiters: Vec::new(),
@@ -74,6 +78,12 @@ impl<R, W> Flight<R, W> {
     #[must_use]
     pub fn id(&self) -> FlightId {
         self.id
+    }
+
+    /// Whether the calling thread is the one that it began in.
+    #[must_use]
+    pub fn began_here(&self) -> bool {
+        self.thread == thread::current().id()
     }
 
     /// Waits in line for the landing.

@@ -6,7 +6,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use super::flight::{Flight, Lookup};
-use super::store::{Hooks, PyEntry, Store, lifetime, tags};
+use super::hooks::Hooks;
+use super::store::{PyEntry, Store, lifetime, tags};
 use crate::core::cache::{Bounds, Lifetime};
 use crate::core::clock::{NEVER, secs_from_nanos};
 use crate::py::awaitable::ready;
@@ -77,17 +78,14 @@ impl Cache {
                 ttl: optional_duration("ttl", ttl)?,
                 tti: optional_duration("tti", tti)?,
             };
-            let hooks = Hooks {
-                weigher: callable("weigher", weigher)?,
-                on_evict: callable("on_evict", on_evict)?,
-            };
+            let hooks = Hooks::new(callable("weigher", weigher)?, callable("on_evict", on_evict)?);
             let enabled = enabled && !globally_disabled();
             Ok(Self { store: Store::new(bounds, hooks, self::clock(clock)?, enabled), name })
         })
     }
 
     /// The value under ``key``, or ``default``; counted as a hit or a miss.
-    #[pyo3(signature = (key, default=None, /))]
+    #[pyo3(signature = (key, /, default=None))]
     fn get<'py>(
         &self,
         key: &Bound<'py, PyAny>,
@@ -178,27 +176,45 @@ impl Cache {
         })
     }
 
+    /// The value under ``key``; ``default`` is stored first if there is none, as one step.
+    /// Never waits for a load: what that brings is not stored then.
+    #[pyo3(signature = (key, default=None))]
+    fn setdefault<'py>(
+        &self,
+        key: &Bound<'py, PyAny>,
+        default: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("Cache.setdefault", || {
+            let default = default.unwrap_or_else(|| key.py().None().into_bound(key.py()));
+            self.store.set_default(key, default)
+        })
+    }
+
     /// Removes ``key`` and returns its value, as one step; or ``default``.
-    #[pyo3(signature = (key, /, *default))]
+    #[pyo3(signature = (key, /, *default, **keywords))]
     fn pop<'py>(
         &self,
         key: &Bound<'py, PyAny>,
         default: &Bound<'py, PyTuple>,
+        keywords: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         edge("Cache.pop", || {
-            if default.len() > 1 {
-                return Err(PyTypeError::new_err(format!(
-                    "pop expected at most 2 arguments, got {}",
-                    default.len() + 1
-                )));
+            // As collections.abc has it, also by its name.
+            let named =
+                keywords.map(|keywords| keywords.get_item("default")).transpose()?.flatten();
+            let given = default.len() + keywords.map_or(0, PyDictMethods::len);
+            if given > 1 || (given > default.len() && named.is_none()) {
+                return Err(PyTypeError::new_err(
+                    "pop: expected pop(key), pop(key, default) or pop(key, default=...)",
+                ));
             }
+            let default = default.iter().next().or(named);
             let py = key.py();
             let encoded = self.store.key(key)?;
             let pick = |entry: &PyEntry| entry.value.bind(py).clone();
             match self.store.remove(py, &encoded.key, pick) {
                 Some(value) => Ok(value),
-                None if !default.is_empty() => default.get_item(0),
-                None => Err(PyKeyError::new_err((key.clone().unbind(),))),
+                None => default.ok_or_else(|| PyKeyError::new_err((key.clone().unbind(),))),
             }
         })
     }

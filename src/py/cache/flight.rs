@@ -190,6 +190,11 @@ impl Flight {
         })
     }
 
+    /// Whether this very thread began it, whatever a monkey-patched ``threading`` calls it.
+    fn began_here(&self) -> PyResult<bool> {
+        edge("Flight.began_here", || Ok(self.inner.began_here()))
+    }
+
     /// How many wait for it.
     fn waiting(&self) -> PyResult<usize> {
         edge("Flight.waiting", || Ok(self.inner.waiting()))
@@ -200,7 +205,7 @@ impl Flight {
         edge("Flight.land_value", || self.land(py, Landing::Done(Arc::new(Outcome::Value(value)))))
     }
 
-    /// Lands with ``(exception, traceback)``.
+    /// Lands with ``(exception, traceback, context)``.
     fn land_error(&self, py: Python<'_>, error: Py<PyAny>) -> PyResult<()> {
         edge("Flight.land_error", || self.land(py, Landing::Done(Arc::new(Outcome::Error(error)))))
     }
@@ -210,7 +215,8 @@ impl Flight {
         edge("Flight.abandon", || self.land(py, Landing::Abandoned))
     }
 
-    /// How it landed: ``(True, value)``, ``(False, (exception, traceback))``, or ``None`` when abandoned.
+    /// How it landed: ``(True, value)``, ``(False, (exception, traceback, context))``,
+    /// or ``None`` when abandoned.
     fn outcome(&self, py: Python<'_>) -> PyResult<Option<(bool, Py<PyAny>)>> {
         edge("Flight.outcome", || match self.inner.landing() {
             Some(Landing::Done(outcome)) => Ok(Some(match &*outcome {

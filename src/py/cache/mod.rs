@@ -2,6 +2,7 @@
 
 mod class;
 mod flight;
+mod hooks;
 mod store;
 mod wake;
 

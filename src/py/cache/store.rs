@@ -1,14 +1,15 @@
 //! What a cache holds, and the only code that takes its lock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyInt, PyString};
+use pyo3::types::PyString;
 
 use super::flight::{Lookup, Outcome, Waiter};
+use super::hooks::Hooks;
 use crate::core::cache::{Bounds, Graveyard, Insert, Lifetime, Stats, Table, Tag};
 use crate::core::clock::Clock;
 use crate::core::flight::{Flight, Flights};
@@ -33,21 +34,11 @@ pub(crate) struct PyEntry {
     pub(crate) held: Box<[Held]>,
 }
 
-/// User code that the cache calls, never under its lock.
-#[derive(Default)]
-pub(crate) struct Hooks {
-    pub(crate) weigher: Option<Py<PyAny>>,
-    pub(crate) on_evict: Option<Py<PyAny>>,
-}
-
 /// The state behind a cache object. Its locks are only taken while attached,
 /// and nothing under them creates, drops or calls a Python object.
 pub(crate) struct Store {
     table: Mutex<Table<PyEntry>>,
-    hooks: Mutex<Hooks>,
-    /// Whether an eviction listener exists, so that the common case takes one lock only.
-    listened: AtomicBool,
-    weighed: AtomicBool,
+    pub(super) hooks: Hooks,
     pub(crate) interner: Arc<Interner>,
     pub(crate) flights: Flights<Outcome, Waiter>,
     generation: AtomicU64,
@@ -59,9 +50,7 @@ impl Store {
     pub(crate) fn new(bounds: Bounds, hooks: Hooks, clock: Clock, enabled: bool) -> Self {
         Self {
             table: Mutex::new(Table::new(bounds)),
-            listened: AtomicBool::new(hooks.on_evict.is_some()),
-            weighed: AtomicBool::new(hooks.weigher.is_some()),
-            hooks: Mutex::new(hooks),
+            hooks,
             interner: Arc::default(),
             flights: Flights::default(),
             generation: AtomicU64::new(runtime::generation()),
@@ -173,11 +162,7 @@ impl Store {
         if !self.enabled {
             return Ok(());
         }
-        let weight = if self.weighed.load(Ordering::Relaxed) {
-            self.weigh(py, original.as_ref(), &value)?
-        } else {
-            0
-        };
+        let weight = self.weight(py, original.as_ref(), &value)?;
         if !self.flights.is_empty() {
             self.outdate(key);
         }
@@ -196,6 +181,46 @@ impl Store {
             self.bury_attached(py, grave);
         }
         Ok(())
+    }
+
+    /// The live value under `key`, or `default` written there, as one step.
+    pub(crate) fn set_default<'py>(
+        &self,
+        key: &Bound<'py, PyAny>,
+        default: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = key.py();
+        let encoded = self.key(key)?;
+        if let Some(found) = self.get(py, &encoded.key) {
+            return Ok(found);
+        }
+        if !self.enabled {
+            return Ok(default);
+        }
+        let weight = self.weight(py, Some(key), &default)?;
+        let held = encoded.held.into_boxed_slice();
+        let entry =
+            PyEntry { key: Some(key.clone().unbind()), value: default.clone().unbind(), held };
+        let insert = Insert { lifetime: Lifetime::Usual, weight, tags: Vec::new() };
+        let mut grave = Graveyard::new();
+        let mut table = self.table.lock();
+        // The weigher may have let somebody else in since the look.
+        let found = table.peek(&encoded.key, &self.clock).map(|entry| entry.value.bind(py).clone());
+        let unused = if found.is_some() {
+            Err(entry)
+        } else {
+            let now = self.clock.now();
+            table.insert(&encoded.key, entry, insert, now, &mut grave)
+        };
+        drop(table);
+        drop(unused);
+        if found.is_none() {
+            self.flights().outdate(&encoded.key);
+        }
+        if !grave.is_empty() {
+            self.bury_attached(py, grave);
+        }
+        Ok(found.unwrap_or(default))
     }
 
     /// What is written now is newer than what a load under way has read.
@@ -217,11 +242,7 @@ impl Store {
         }
         let (py, lookup) = (lookup.py(), lookup.get());
         let original = lookup.original.as_ref().map(|key| key.bind(py));
-        let weight = if self.weighed.load(Ordering::Relaxed) {
-            self.weigh(py, original, &value)?
-        } else {
-            0
-        };
+        let weight = self.weight(py, original, &value)?;
         let Encoded { key, held } = lookup.encoded();
         let original = original.map(|key| key.clone().unbind());
         let mut entry =
@@ -239,55 +260,6 @@ impl Store {
             self.bury_attached(py, grave);
         }
         Ok(())
-    }
-
-    fn weigh(
-        &self,
-        py: Python<'_>,
-        key: Option<&Bound<'_, PyAny>>,
-        value: &Bound<'_, PyAny>,
-    ) -> PyResult<u64> {
-        let weigher = self.hooks.lock().weigher.as_ref().map(|weigher| weigher.bind(py).clone());
-        let Some(weigher) = weigher else { return Ok(0) };
-        let weight = weigher.call1((key, value))?;
-        weight.extract::<u64>().or_else(|_| {
-            let is_int = weight.is_instance_of::<PyInt>();
-            if is_int && weight.gt(0)? {
-                // More than 64 bits: heavier than any bound.
-                return Ok(u64::MAX);
-            }
-            let shown = weight.repr().map_or_else(|_| "?".into(), |repr| repr.to_string());
-            let wrong = format!("weigher: expected an int of at least 0, got {shown}");
-            Err(if is_int { PyValueError::new_err(wrong) } else { PyTypeError::new_err(wrong) })
-        })
-    }
-
-    /// Tells the listener and drops what was removed, with no lock held.
-    #[cold]
-    pub(crate) fn bury(&self, _: Python<'_>, grave: Graveyard<PyEntry>) {
-        // The interpreter's direct calls (vectorcall) hold the GIL without `PyO3`
-        // knowing; it would put off the drops until somebody attaches.
-        // SAFETY: the token says that this thread is attached. Unchecked, because the checked way
-        // panics while the interpreter finalises.
-        unsafe { Python::attach_unchecked(|py| self.bury_attached(py, grave)) };
-    }
-
-    fn bury_attached(&self, py: Python<'_>, grave: Graveyard<PyEntry>) {
-        if !self.listened.load(Ordering::Relaxed) {
-            drop(grave);
-            return;
-        }
-        let listener =
-            self.hooks.lock().on_evict.as_ref().map(|listener| listener.bind(py).clone());
-        for (cause, entry) in grave {
-            let Some(listener) = &listener else { continue };
-            let key = entry.key.as_ref().map(|key| key.bind(py));
-            // A listener that fails must not fail the operation that happened
-            // to evict; the error goes where Python sends those of `__del__`.
-            if let Err(error) = listener.call1((key, entry.value.bind(py), cause.as_str())) {
-                error.write_unraisable(py, Some(listener));
-            }
-        }
     }
 
     /// Runs an operation on the locked table and buries what it removed.
@@ -387,11 +359,7 @@ impl Store {
             visit.call(&entry.key)?;
             visit.call(&entry.value)?;
         }
-        {
-            let hooks = self.hooks.lock();
-            visit.call(&hooks.weigher)?;
-            visit.call(&hooks.on_evict)?;
-        }
+        self.hooks.traverse(visit)?;
         // Flights that are under way hold waiters only; a landed one is out of
         // the table and owned by whoever awaits it.
         let mut result = Ok(());
@@ -414,8 +382,7 @@ impl Store {
         let mut grave = Graveyard::new();
         self.table.lock().clear(0, &mut grave);
         drop(grave);
-        let hooks = std::mem::take(&mut *self.hooks.lock());
-        drop(hooks);
+        self.hooks.clear();
         drop(self.flights.forget());
     }
 }

@@ -139,7 +139,7 @@ pub(crate) fn call<'py>(
     let py = slf.py();
     let this = slf.get();
     let store = &this.cache.get().store;
-    if !store.enabled {
+    if !this.enabled {
         store.count_miss();
         if this.options.shared_as.is_some() {
             this.misses.fetch_add(1, Ordering::Relaxed);

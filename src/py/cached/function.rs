@@ -20,12 +20,18 @@ use crate::py::edge::edge;
 /// Everything that tools read from a function (name, signature, code flags,
 /// globals) is answered from the wrapped one.
 #[pyclass(frozen, weakref, module = "ferrogate._core")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four facts that have nothing to do with each other"
+)]
 pub(crate) struct CachedFunction {
     /// Read by the interpreter through the type's vectorcall offset.
     pub(crate) vectorcall: ffi::vectorcallfunc,
     /// One argument and no options that change the key: the short way applies to text.
     pub(crate) short_way: bool,
     pub(crate) is_async: bool,
+    /// Whether it looks anything up at all.
+    pub(crate) enabled: bool,
     pub(crate) cache: Py<Cache>,
     pub(crate) function: Py<PyAny>,
     pub(crate) options: Options,
@@ -99,13 +105,14 @@ fn is_written_in_a_class(function: &Bound<'_, PyAny>) -> bool {
 #[pymethods]
 impl CachedFunction {
     #[new]
-    #[pyo3(signature = (function, cache, *, is_async, load, info, parameters, key=None, typed=false, ignore=Vec::new(), ttl=None, tags=None, shared_as=None))]
+    #[pyo3(signature = (function, cache, *, is_async, enabled, load, info, parameters, key=None, typed=false, ignore=Vec::new(), ttl=None, tags=None, shared_as=None))]
     #[allow(clippy::too_many_arguments, reason = "called by ferrogate.cached alone, by keyword")]
     fn new<'py>(
         py: Python<'py>,
         function: Bound<'py, PyAny>,
         cache: Py<Cache>,
         is_async: bool,
+        enabled: bool,
         load: Py<PyAny>,
         info: Py<PyAny>,
         parameters: Py<PyDict>,
@@ -132,7 +139,7 @@ impl CachedFunction {
                     "ignore: needs a Python function, whose parameters have names; use key= here",
                 ));
             }
-            let enabled = cache.get().store.enabled;
+            let enabled = enabled && cache.get().store.enabled;
             let single = params.as_ref().is_some_and(|params| params.single);
             let is_method = params.as_ref().is_some_and(|params| params.starts_with_self(py))
                 && is_written_in_a_class(&function);
@@ -143,6 +150,7 @@ impl CachedFunction {
                     vectorcall,
                     short_way,
                     is_async,
+                    enabled,
                     cache,
                     function: function.unbind(),
                     options: Options {

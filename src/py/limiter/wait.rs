@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pyo3::PyTraverseError;
 use pyo3::PyVisit;
-use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
@@ -15,7 +15,7 @@ use super::{RateLimiter, Request, seconds};
 use crate::core::clock::{NEVER, Nanos, SECOND};
 use crate::core::limiter::{Decision, Progress, Reason, Ticket, UNKNOWN};
 use crate::core::sync::Bell;
-use crate::py::edge::edge;
+use crate::py::edge::{edge, unraisable};
 
 /// Between two looks for a pending Ctrl-C.
 const SIGNAL_SLICE: Duration = Duration::from_millis(50);
@@ -69,12 +69,7 @@ impl Waker {
                 if let Err(error) = waiter.call_method0(name(py)) {
                     error.write_unraisable(py, Some(&waiter));
                 }
-                if error.is_instance_of::<PyKeyboardInterrupt>(py) {
-                    // SAFETY: attached; only sets a flag, for the next check of signals to see.
-                    unsafe { pyo3::ffi::PyErr_SetInterrupt() };
-                } else {
-                    error.write_unraisable(py, Some(&waiter));
-                }
+                unraisable(error, &waiter);
             }
             Sleeper::Thread(bell) => bell.ring(),
         }
