@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,19 +44,33 @@ NOT_RUN = Outcome(HealthStatus.UNKNOWN, "replaced or removed before its turn cam
 class Run:
     """One run of a check; its future always gets an :class:`Outcome`."""
 
-    __slots__ = ("future", "started", "task")
+    __slots__ = ("future", "loop", "started", "task")
 
     def __init__(self) -> None:
         self.future: Future[Outcome] = Future()
         # Nobody who waits may cancel it for the others.
         self.future.set_running_or_notify_cancel()
         self.started = time.monotonic()
+        # Where it runs, if not in a thread of its own.
+        self.loop: Callable[[], asyncio.AbstractEventLoop | None] | None = None
         self.task: asyncio.Task[None] | None = None
 
     def finish(self, outcome: Outcome) -> None:
-        self.task = None
-        if not self.future.done():
+        """Ends it with ``outcome``, unless it has ended; never with a lock held.
+
+        It may drop a task, and the coroutine in it runs what its ``finally`` says.
+        """
+        with contextlib.suppress(InvalidStateError):
             self.future.set_result(outcome)
+        self.task = None
+
+    def settle(self) -> None:
+        """Ends it if its loop is gone: it would never come back."""
+        if self.loop is None or self.future.done():
+            return
+        loop = self.loop()
+        if loop is None or loop.is_closed():
+            self.finish(failure(RuntimeError("its event loop was closed"), self.started))
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

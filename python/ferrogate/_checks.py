@@ -52,6 +52,12 @@ class Check:
         call = inspect.getattr_static(type(function), "__call__", None)
         self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
+    def settle(self) -> None:
+        """Ends the runs whose loop is gone; never with a lock held."""
+        for run in (self.before, self.run):
+            if run is not None:
+                run.settle()
+
     def under_way(self) -> Run | None:
         """The run that this check's name has a thread or a task for, if any."""
         for run in (self.before, self.run):
@@ -65,6 +71,7 @@ class Check:
         An async check runs on ``loop`` when there is one, else on a loop of
         its own in the thread.
         """
+        self.settle()
         with lock:
             if self.run is not None and not self.run.future.done():
                 return self.run
@@ -112,6 +119,7 @@ class Check:
         def create() -> None:
             run.task = loop.create_task(on_loop(run, self.function, self.timeout))
 
+        run.loop = loop_reference(loop)
         try:
             if loop is running_loop():
                 create()

@@ -37,6 +37,7 @@ class Checks:
     def add(self, check: Check) -> None:
         """Adds ``check`` or replaces the one of its name, whose run it waits for."""
         name = check.name
+        self._settle(name)
         with self._lock:
             over = [left for left, run in self._left.items() if run.future.done()]
             ended = [self._left.pop(left) for left in over]
@@ -56,6 +57,7 @@ class Checks:
 
     def remove(self, name: str) -> bool:
         """Removes a check and ends its alert; whether there was one."""
+        self._settle(name)
         with self._lock:
             removed = self._by_name.pop(name, None)
             run = None if removed is None else _withdraw(removed)
@@ -64,6 +66,16 @@ class Checks:
             if removed is not None:
                 self._core.resolve(f"check:{name}")
         return removed is not None
+
+    def _settle(self, name: str) -> None:
+        """Ends what stands in the way of ``name`` and will never come back."""
+        with self._lock:
+            check = self._by_name.get(name)
+            left = list(self._left.values())
+        if check is not None:
+            check.settle()
+        for run in left:
+            run.settle()
 
     def all(self) -> list[Check]:
         """The checks in the order they were registered."""
