@@ -44,7 +44,7 @@ NOT_RUN = Outcome(HealthStatus.UNKNOWN, "replaced or removed before its turn cam
 class Run:
     """One run of a check; its future always gets an :class:`Outcome`."""
 
-    __slots__ = ("future", "loop", "started", "task")
+    __slots__ = ("_waiters", "future", "loop", "started", "task")
 
     def __init__(self) -> None:
         self.future: Future[Outcome] = Future()
@@ -54,6 +54,7 @@ class Run:
         # Where it runs, if not in a thread of its own.
         self.loop: Callable[[], asyncio.AbstractEventLoop | None] | None = None
         self.task: asyncio.Task[None] | None = None
+        self._waiters: set[asyncio.Future[None]] = set()
 
     def finish(self, outcome: Outcome) -> None:
         """Ends it with ``outcome``, unless it has ended; never with a lock held.
@@ -63,6 +64,24 @@ class Run:
         with contextlib.suppress(InvalidStateError):
             self.future.set_result(outcome)
         self.task = None
+        for waiter in self._waiters.copy():
+            _wake(waiter)
+
+    async def over(self, timeout: float) -> bool:
+        """Waits for its end in the running loop; whether it came within ``timeout`` seconds.
+
+        A done-callback of the future would stay on a run that hangs, one for every wait.
+        """
+        if timeout > 0 and not self.future.done():
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                # It may have ended, and woken the others, before this one was among them.
+                if not self.future.done():
+                    await asyncio.wait({waiter}, timeout=timeout)
+            finally:
+                self._waiters.discard(waiter)
+        return self.future.done()
 
     def settle(self) -> None:
         """Ends it if its loop is gone: it would never come back."""
@@ -71,6 +90,15 @@ class Run:
         loop = self.loop()
         if loop is None or loop.is_closed():
             self.finish(failure(RuntimeError("its event loop was closed"), self.started))
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    def resolve() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    with contextlib.suppress(RuntimeError):  # its loop was closed: nobody waits any more
+        waiter.get_loop().call_soon_threadsafe(resolve)
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:

@@ -156,10 +156,6 @@ class Check:
 
     async def wait_async(self, run: Run) -> Outcome:
         """Waits in the running loop; being cancelled leaves the run alone."""
-        waiter = asyncio.wrap_future(run.future)
-        try:
-            await asyncio.wait({waiter}, timeout=self.remaining(run))
-            return waiter.result() if waiter.done() else self.timed_out(run)
-        finally:
-            # An uncancelled waiter would be completed on a loop that may be closed by then.
-            waiter.cancel()
+        if await run.over(self.remaining(run)):
+            return run.future.result()
+        return self.timed_out(run)
