@@ -23,8 +23,8 @@ RUN_KEYS = {
     "alerts", "answered", "attempts", "components", "errors", "failed", "hits", "interrupted",
     "joins", "late_wall_seconds", "latency_seconds",
     "never_granted", "provider", "rejected", "requests", "retries",
-    "seconds", "tokens_saved", "tokens_spent", "transit_wall_seconds", "unfinished", "usd_saved",
-    "usd_spent", "wait_seconds", "waits", "wall_seconds",
+    "seconds", "stopped", "tokens_saved", "tokens_spent", "transit_wall_seconds", "unfinished",
+    "usd_saved", "usd_spent", "wait_seconds", "waits", "wall_seconds",
 }  # fmt: skip
 
 

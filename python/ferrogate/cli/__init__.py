@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ferrogate.cli import doctor, replay
-from ferrogate.cli._errors import BAD_INPUT, INTERRUPTED, CliError
+from ferrogate.cli._errors import INTERRUPTED, CliError
 
 __all__ = ["main"]
 
@@ -16,7 +16,8 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code.
 
-    0 is success, 2 bad input (one line on stderr says what and where), 130 Ctrl-C.
+    0 is success, 1 a failure on the way, 2 bad input (one line on stderr says
+    what and where), 130 Ctrl-C.
     """
     parser = argparse.ArgumentParser(
         prog="ferrogate", description="Every call your agent makes goes through the gate."
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except CliError as error:
         print("ferrogate:", " ".join(str(error).splitlines()), file=sys.stderr)
-        return BAD_INPUT
+        return error.code
     except KeyboardInterrupt:
         print("ferrogate: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["BAD_INPUT", "INTERRUPTED", "CliError"]
+__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "CliError", "require_demo_extra"]
 
+FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
 
 
 class CliError(Exception):
-    """Bad input: printed as one line on stderr, exit code 2, no traceback."""
+    """Printed as one line on stderr, without a traceback; the exit code is ``code``."""
+
+    def __init__(self, message: str, code: int = BAD_INPUT) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def require_demo_extra(command: str) -> None:

@@ -35,7 +35,6 @@ __all__ = [
     "Reuse",
     "Run",
     "UnguardedAgent",
-    "replay_rows",
 ]
 
 _FIRST_PAUSE = 0.5
@@ -88,6 +87,8 @@ class Run:
     seconds: float = 0.0
     wall_seconds: float = 0.0
     interrupted: bool = False
+    stopped: str = ""
+    """What ended the run early, if it was not the user."""
     provider: dict[str, Any] = field(default_factory=dict)
     components: dict[str, Any] = field(default_factory=dict)
 
@@ -205,7 +206,7 @@ class Attempts:
             if (value := headers.get(name)) is not None:
                 asked = float(value) * unit
                 return asked if asked * self._speed <= _LONGEST_RETRY_AFTER else None
-        pause = min(_FIRST_PAUSE * 2.0**attempt, _LONGEST_PAUSE)
+        pause = min(_FIRST_PAUSE * 2.0 ** min(attempt, 10), _LONGEST_PAUSE)
         return pause * (1 - 0.25 * self._jitter.random()) / self._speed
 
 
@@ -229,86 +230,3 @@ class UnguardedAgent:
     async def ask(self, ask: Ask) -> Reply:
         """Calls the provider and asks nobody before."""
         return await self._attempts.call(ask, lambda _ask: nullcontext())
-
-
-async def replay_rows(
-    agent: Agent,
-    rows: tuple[Row, ...],
-    run: Run,
-    *,
-    speed: float,
-    done: Callable[[Ask, Reply | None, float], None],
-) -> None:
-    """Sends every row at its time and waits for the last answer; Ctrl-C ends it early.
-
-    ``done`` is called after each of them with the answer, or None, and the trace
-    seconds that it took.
-
-    On cancellation it cancels what is under way, marks the run as interrupted
-    and returns normally, so that the report of what was done can be printed.
-    """
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    under_way: set[asyncio.Task[None]] = set()
-    try:
-        for row in rows:
-            delay = started + row.at / speed - loop.time()
-            if delay > 0:
-                await asyncio.sleep(delay)
-            run.late = max(run.late, loop.time() - started - row.at / speed)
-            run.requests += 1
-            task = loop.create_task(_one(agent, Ask(row, run), speed, done))
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
-        while under_way:
-            await asyncio.wait(under_way)
-    except asyncio.CancelledError:
-        current = asyncio.current_task()
-        if current is not None:
-            current.uncancel()
-        run.interrupted = True
-        run.unfinished = len(under_way)
-        for task in under_way:
-            task.cancel()
-        if under_way:
-            await asyncio.wait(under_way)
-    finally:
-        run.seconds = (loop.time() - started) * speed
-
-
-async def _one(
-    agent: Agent, ask: Ask, speed: float, done: Callable[[Ask, Reply | None, float], None]
-) -> None:
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    reply: Reply | None = None
-    run = ask.run
-    try:
-        reply = await agent.ask(ask)
-    except Refused as refused:
-        if refused.never:
-            run.never_granted.append(_listed(ask.row, refused))
-        else:
-            run.rejected += 1
-    except openai.OpenAIError:
-        run.failed += 1
-    seconds = (loop.time() - started) * speed
-    if reply is not None:
-        run.answered += 1
-        run.latencies.append(seconds)
-    if reply is not None and ask.reuse is not None:
-        run.hits += ask.reuse is Reuse.HIT
-        run.joins += ask.reuse is Reuse.JOIN
-        run.saved_input_tokens += reply.input_tokens
-        run.saved_output_tokens += reply.output_tokens
-    done(ask, reply, seconds)
-
-
-def _listed(row: Row, refused: Refused) -> dict[str, Any]:
-    return {
-        "line": row.line,
-        "at_seconds": round(row.at, 3),
-        "input_tokens": row.input_tokens,
-        "output_tokens": row.output_tokens,
-        "reason": str(refused),
-    }

@@ -25,7 +25,9 @@ def render(report: dict[str, Any], console: Console) -> None:
     trace, settings, runs = report["trace"], report["settings"], report["runs"]
     console.print(_heading(trace, settings), highlight=False)
     if report["partial"]:
-        console.print(Text("PARTIAL: interrupted before the end", style="bold red"))
+        why = [run["stopped"] for run in runs.values() if run["stopped"]]
+        text = f"PARTIAL: {why[0] if why else 'interrupted before the end'}"
+        console.print(Text(text, style="bold red"))
     console.print(_table(report))
     _never_granted(runs, console)
     _alerts(runs, console)
@@ -103,8 +105,8 @@ def _table(report: dict[str, Any]) -> Table:
     counted("output tokens spent", "tokens_spent", "output")
     counted("input tokens saved", "tokens_saved", "input")
     counted("output tokens saved", "tokens_saved", "output")
-    row("USD spent", lambda run: f"{run['usd_spent']:,.4f}")
-    row("USD saved", lambda run: f"{run['usd_saved']:,.4f}")
+    row("USD spent", lambda run: _usd(run["usd_spent"]))
+    row("USD saved", lambda run: _usd(run["usd_saved"]))
     row("USD spent per 1,000 answers", _per_thousand)
     section("time, as the agent sees it")
     row("answers p50 / p95 / p99", lambda run: _spread(run["latency_seconds"]))
@@ -229,8 +231,12 @@ def _number(value: int | None) -> str:
 
 
 def _per_thousand(run: dict[str, Any]) -> str:
-    answered = run["answered"]
-    return f"{run['usd_spent'] / answered * 1000:,.4f}" if answered else _NONE
+    spent, answered = run["usd_spent"], run["answered"]
+    return _usd(spent / answered * 1000) if answered and spent is not None else _NONE
+
+
+def _usd(value: float | None) -> str:
+    return _NONE if value is None else f"{value:,.4f}"
 
 
 def _spread(values: dict[str, float | None]) -> str:

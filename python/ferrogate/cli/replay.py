@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Any
 
-from ferrogate.cli._errors import INTERRUPTED, require_demo_extra
+from ferrogate.cli._errors import FAILED, INTERRUPTED, CliError, require_demo_extra
 from ferrogate.cli.arguments import AUTO, add_flags, settings_from
 from ferrogate.cli.generator import generate
 from ferrogate.cli.settings import Settings
@@ -94,10 +95,13 @@ def _compare(trace: Trace, options: argparse.Namespace, command: str) -> int:
         from ferrogate.cli.render import render
 
         render(report, Console())
+    for run in report["runs"].values():
+        if run["stopped"]:
+            raise CliError(run["stopped"], FAILED)
     return INTERRUPTED if report["partial"] else 0
 
 
-def _run(trace: Trace, settings: Settings, *, quiet: bool) -> dict[str, object]:
+def _run(trace: Trace, settings: Settings, *, quiet: bool) -> dict[str, Any]:
     from ferrogate.cli.agent import Run
     from ferrogate.cli.progress import Progress
     from ferrogate.cli.report import build_report
@@ -115,8 +119,10 @@ def _run(trace: Trace, settings: Settings, *, quiet: bool) -> dict[str, object]:
             runs.append(run)
             tick = progress.start(label, len(trace.rows))
             run_once(trace, settings, run, guarded=guarded, tick=tick)
-            if run.interrupted:
+            if run.interrupted or run.stopped:
                 break
     if not any(run.requests for run in runs):
+        if runs[-1].stopped:
+            raise CliError(runs[-1].stopped, FAILED)
         raise KeyboardInterrupt
     return build_report(trace, settings, runs)

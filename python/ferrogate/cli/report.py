@@ -21,7 +21,7 @@ def build_report(trace: Trace, settings: Settings, runs: Sequence[Run]) -> dict[
     return {
         "report_version": REPORT_VERSION,
         "ferrogate": __version__,
-        "partial": any(run.interrupted for run in runs),
+        "partial": any(run.interrupted or run.stopped for run in runs),
         "trace": _trace(trace, settings),
         "settings": settings.to_dict(),
         "runs": {run.name: _run(run, settings) for run in runs},
@@ -71,8 +71,10 @@ def _offered(trace: Trace) -> list[list[int]]:
 
 
 def _run(run: Run, settings: Settings) -> dict[str, Any]:
-    spent_in = run.provider.get("input_tokens", 0)
-    spent_out = run.provider.get("output_tokens", 0)
+    # Null where the provider's count is lost.
+    spent_in = run.provider.get("input_tokens")
+    spent_out = run.provider.get("output_tokens")
+    spent = None if spent_in is None else round(settings.cost(spent_in, spent_out or 0), 6)
     return {
         "requests": run.requests,
         "answered": run.answered,
@@ -81,6 +83,7 @@ def _run(run: Run, settings: Settings) -> dict[str, Any]:
         "never_granted": run.never_granted,
         "unfinished": run.unfinished,
         "interrupted": run.interrupted,
+        "stopped": run.stopped or None,
         "hits": run.hits,
         "joins": run.joins,
         "attempts": run.attempts,
@@ -88,7 +91,7 @@ def _run(run: Run, settings: Settings) -> dict[str, Any]:
         "errors": dict(sorted(run.errors.items())),
         "tokens_spent": {"input": spent_in, "output": spent_out},
         "tokens_saved": {"input": run.saved_input_tokens, "output": run.saved_output_tokens},
-        "usd_spent": round(settings.cost(spent_in, spent_out), 6),
+        "usd_spent": spent,
         "usd_saved": round(settings.cost(run.saved_input_tokens, run.saved_output_tokens), 6),
         "latency_seconds": percentiles(run.latencies),
         "wait_seconds": percentiles(run.waits),

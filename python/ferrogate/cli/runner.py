@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx2
 import openai
 
-from ferrogate.cli.agent import Agent, Ask, Attempts, Reply, Run, UnguardedAgent, replay_rows
+from ferrogate.cli._errors import FAILED, CliError
+from ferrogate.cli.agent import Agent, Ask, Attempts, Reply, Run, UnguardedAgent
 from ferrogate.cli.guarded import GuardedAgent
 from ferrogate.cli.provider_core import ProviderCore
 from ferrogate.cli.provider_process import ProviderProcess
+from ferrogate.cli.sending import replay_rows
 from ferrogate.cli.settings import Settings
 from ferrogate.cli.traces import Trace
 from ferrogate.cli.transport import InProcessProvider
@@ -59,13 +61,16 @@ async def _run(
     guarded: bool,
     tick: Callable[[Run], None],
 ) -> None:
-    provider = _virtual_provider if clock is not None else _http_provider
-    async with provider(settings) as (client, stats):
-        # The SDK asks for the platform in a thread before its first request; and
-        # the first connection is not part of what is measured.
-        await client.models.list()
+    providers = _virtual_provider if clock is not None else _http_provider
+    async with providers(settings) as provider:
+        try:
+            # The SDK asks for the platform in a thread before its first request;
+            # and the first connection is not part of what is measured.
+            await provider.client.models.list()
+        except openai.OpenAIError as error:
+            raise CliError(f"the provider does not answer: {error}", FAILED) from error
         attempts = Attempts(
-            client,
+            provider.client,
             model=settings.model,
             speed=settings.speed,
             retries=settings.retries,
@@ -84,12 +89,45 @@ async def _run(
             tick(run)
 
         async with watch:
-            await replay_rows(agent, trace.rows, run, speed=settings.speed, done=done)
+            sending = replay_rows(agent, trace.rows, run, speed=settings.speed, done=done)
+            await _until_the_end(asyncio.create_task(sending), provider, run)
         run.components = watch.report()
-        run.provider = await stats()
+        if run.stopped:
+            return
+        try:
+            run.provider = await provider.stats()
+        except CliError as error:
+            run.stopped = str(error)
 
 
-_Provider = tuple[openai.AsyncOpenAI, Callable[[], Any]]
+async def _until_the_end(sending: asyncio.Task[None], provider: _Provider, run: Run) -> None:
+    """Waits for the last row, for Ctrl-C, or for the provider's death, whichever is first."""
+    watching = asyncio.create_task(provider.gone())
+    try:
+        await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
+    except asyncio.CancelledError:
+        current = asyncio.current_task()
+        if current is not None:
+            current.uncancel()
+        run.interrupted = True
+    try:
+        if watching.done():
+            run.stopped = watching.result()
+        if not sending.done():
+            sending.cancel()
+        await asyncio.wait({sending})
+    finally:
+        watching.cancel()
+    if not sending.cancelled():
+        sending.result()
+
+
+@dataclass(frozen=True, slots=True)
+class _Provider:
+    client: openai.AsyncOpenAI
+    stats: Callable[[], Coroutine[Any, Any, dict[str, Any]]]
+    gone: Callable[[], Coroutine[Any, Any, str]]
+    """Returns when the provider has ended by itself, and says how."""
 
 
 @asynccontextmanager
@@ -103,7 +141,7 @@ async def _http_provider(settings: Settings) -> AsyncIterator[_Provider]:
             ),
         )
         async with _client(process.origin, http) as client:
-            yield client, process.stats
+            yield _Provider(client, process.stats, process.gone)
 
 
 @asynccontextmanager
@@ -113,11 +151,15 @@ async def _virtual_provider(settings: Settings) -> AsyncIterator[_Provider]:
     async def stats() -> dict[str, Any]:
         return core.stats()
 
+    async def never() -> str:
+        await asyncio.Event().wait()
+        raise AssertionError("an event that nobody sets")
+
     http = openai.DefaultAsyncHttpxClient(
         transport=InProcessProvider(core, settings.provider.seed), trust_env=False
     )
     async with _client("http://provider.invalid", http) as client:
-        yield client, stats
+        yield _Provider(client, stats, never)
 
 
 def _client(origin: str, http: httpx2.AsyncClient) -> openai.AsyncOpenAI:
