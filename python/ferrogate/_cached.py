@@ -8,6 +8,7 @@ import inspect
 import itertools
 import weakref
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from ferrogate import _core, _flight
@@ -205,9 +206,10 @@ def _check_shared(**given: object) -> None:
 
 
 def _check_function(function: object, key: object) -> None:
-    if isinstance(function, int):
+    if isinstance(function, int | float | timedelta):
         raise TypeError(
-            f"cached takes its options by keyword: write @cached(max_size={function!r})"
+            f"cached takes its options by keyword: write @cached(ttl={function!r}) for seconds to "
+            f"live, or @cached(max_size={function!r}) for a number of results"
         )
     if isinstance(function, classmethod | staticmethod):
         raise TypeError(f"put @{type(function).__name__} above @cached, not below it")

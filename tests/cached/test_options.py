@@ -71,6 +71,12 @@ def test_what_belongs_to_the_cache_is_refused_beside_a_shared_one(wrong: dict[st
         cached(cache=shared, **wrong)(lambda: 0)
 
 
+@pytest.mark.parametrize("number", [60, 0.5, timedelta(minutes=1)], ids=str)
+def test_a_bare_number_is_told_both_ways(number: Any) -> None:
+    with pytest.raises(TypeError, match=r"by keyword: write @cached\(ttl=.* @cached\(max_size="):
+        cached(number)(lambda: 0)
+
+
 def test_one_function_with_other_keys_does_not_find_their_results() -> None:
     shared: Cache[Any, Any] = Cache(100)
 
