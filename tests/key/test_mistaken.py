@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import enum
 import os
@@ -12,7 +13,7 @@ import zoneinfo
 from typing import Any
 
 from child import run_well
-from keyed import same
+from keyed import same, same_digest
 
 from ferrogate import Cache, cached
 
@@ -148,6 +149,15 @@ Point.__module__ = "builtins"
 print(here != cache_key(Point(1)))
 """
     assert run_well(code) == "True\n"
+
+
+def test_a_class_whose_module_is_no_text() -> None:
+    for module in (None, 5, [], "no.such.module"):
+        made = dataclasses.make_dataclass("Made", ["x"])
+        made.__module__ = module  # type: ignore[assignment]
+        assert same(made(1), made(1))
+        assert not same(made(1), made(2))
+        assert same_digest(made(1), made(1))
 
 
 def test_no_text_is_the_key_of_a_function() -> None:

@@ -109,7 +109,11 @@ fn is_found_by_name(class: &Bound<'_, PyType>) -> PyResult<bool> {
         return Ok(false);
     }
     let modules = class.py().import("sys")?.getattr("modules")?;
-    let Ok(module) = modules.get_item(class.module()?) else { return Ok(false) };
+    // What stands in `__module__` need not be text, nor hashable.
+    let Ok(module) = class.getattr("__module__")?.cast_into::<PyString>() else {
+        return Ok(false);
+    };
+    let Ok(module) = modules.get_item(module) else { return Ok(false) };
     let found = name.split('.').try_fold(module, |inside, name| inside.getattr(name));
     Ok(found.is_ok_and(|found| found.is(class)))
 }
@@ -125,6 +129,11 @@ pub(super) fn has_generated_equality(class: &Bound<'_, PyType>) -> PyResult<bool
 
 /// Whether `==` of a pydantic model is pydantic's own.
 pub(super) fn has_model_equality(class: &Bound<'_, PyType>) -> PyResult<bool> {
-    let base = class.py().import("pydantic")?.getattr("BaseModel")?;
-    equals_as(class, &base)
+    let pydantic = class.py().import("pydantic")?;
+    if equals_as(class, &pydantic.getattr("BaseModel")?)? {
+        return Ok(true);
+    }
+    // That of root models compares the roots' annotations besides: a class has one.
+    let root = pydantic.getattr_opt("RootModel")?;
+    root.map_or(Ok(false), |root| equals_as(class, &root))
 }
