@@ -40,12 +40,16 @@ from keyed import (
     Number,
     OpenModel,
     Other,
+    OtherTags,
     OwnEquality,
     Partly,
     Perm,
     Plain,
     Point,
+    Ratio,
     RealLike,
+    Tagged,
+    Tags,
     Text,
     Whole,
     Word,
@@ -118,6 +122,8 @@ EQUAL = [
     (OwnEquality("A"), OwnEquality("a")),
     (Model(x=1), Model(x=1)),
     (OpenModel(x=1, y=2), OpenModel(y=2, x=1)),
+    (Tags(["a"]), Tags(["a"])),
+    (Tagged(tags=Tags(["a"])), Tagged(tags=Tags(["a"]))),
     (uuid.UUID(int=5), uuid.UUID(int=5)),
     (pathlib.PurePosixPath("a/b"), pathlib.PurePosixPath("a//b")),
     (pathlib.PurePosixPath("\udcff"), pathlib.PurePosixPath("\udcff")),
@@ -186,6 +192,11 @@ DIFFERENT = [
     (Model(x=1), OpenModel(x=1)),
     (OpenModel(x=1), OpenModel(x=1, y=None)),
     (Model(x=1), {"x": 1}),
+    (Tags(["a"]), Tags(["b"])),
+    (Tags(["a"]), OtherTags(["a"])),
+    (Tags(["a"]), ["a"]),
+    (D("NaN1"), D("NaN2")),
+    (D("NaN"), D("NaN1")),
     (uuid.UUID(int=5), 5),
     (pathlib.PurePosixPath("A"), pathlib.PurePosixPath("a")),
     (pathlib.PurePosixPath("a"), pathlib.PureWindowsPath("a")),
@@ -285,5 +296,7 @@ def test_typed_keeps_numbers_apart_at_every_depth() -> None:
 
     calls: list[Any] = []
     apart = [1, 1.0, True, [1], [1.0], {"a": True}, {"a": 1}, {1}, {1.0}, D(1), F(1), 1 + 0j]
+    # Numbers of other classes are apart from Python's own and from each other.
+    apart += [Whole(1), Number.ONE, IndexLike(1), RealLike(1.0), Ratio(1), [Whole(1)]]
     assert [kind(x) for x in apart] == list(range(1, len(apart) + 1))
     assert [kind(x) for x in apart] == list(range(1, len(apart) + 1))

@@ -170,6 +170,12 @@ def test_the_documented_exceptions() -> None:
     # A subclass with an equality of its own equals its own kind only.
     assert LowerText("A") == "a"
     assert not same(LowerText("A"), "a")
+    # So do an int and a Decimal of 4,000 digits or more, and NumPy's times (test_numpy.py).
+    assert D("1e4000") == 10**4000
+    assert not same(D("1e4000"), 10**4000)
+    # A Counter is a dict, also against another one (Python skips the zeros then).
+    assert collections.Counter(a=0) == collections.Counter()
+    assert not same(collections.Counter(a=0), collections.Counter())
     # OrderedDicts are dicts here; between each other Python looks at their order.
     one, two = collections.OrderedDict(a=1, b=2), collections.OrderedDict(b=2, a=1)
     assert one != two

@@ -125,6 +125,18 @@ class OpenModel(pydantic.BaseModel, extra="allow"):
     x: int
 
 
+class Tags(pydantic.RootModel[list[str]]):
+    pass
+
+
+class OtherTags(pydantic.RootModel[list[str]]):
+    pass
+
+
+class Tagged(pydantic.BaseModel):
+    tags: Tags
+
+
 class Text(str):
     __slots__ = ()
 
@@ -140,6 +152,10 @@ class LowerText(str):
 
 
 class Whole(int):
+    pass
+
+
+class Ratio(F):
     pass
 
 

@@ -31,6 +31,8 @@ pub mod tag {
     pub const PATH: u8 = b'p';
     pub const FIELDS: u8 = b'O';
     pub const CUSTOM: u8 = b'K';
+    /// The class of a number before its value, where types are kept apart.
+    pub const KIND: u8 = b'k';
     /// The number of an interned object; never part of a key that leaves the process.
     pub const INTERNED: u8 = b'#';
     /// The name of a function, before its arguments in a cache that others use too.

@@ -5,6 +5,7 @@
 
 mod failure;
 mod few;
+mod foreign;
 mod objects;
 mod standard;
 mod unusual;

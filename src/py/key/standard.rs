@@ -1,13 +1,12 @@
 //! Values of the standard library that have a canonical form.
 
 use pyo3::exceptions::PyException;
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyType};
 
 use super::failure::Failure;
-use super::unusual::{compares_as, equals_as, stands_for};
+use super::unusual::{compares_as, equals_as};
 use super::walk::{Walk, Walker};
 use crate::core::key::encode::tag;
 
@@ -24,8 +23,8 @@ pub(super) struct Known {
     time: Py<PyType>,
     timedelta: Py<PyType>,
     timezone: Py<PyType>,
-    integral: Py<PyAny>,
-    real: Py<PyAny>,
+    pub(super) integral: Py<PyAny>,
+    pub(super) real: Py<PyAny>,
     pub(super) mapping_proxy: Py<PyType>,
     /// The ``__eq__`` of the standard library's dicts, all of which equal a dict with their items.
     pub(super) dict_equalities: [Py<PyAny>; 3],
@@ -106,8 +105,14 @@ impl Walker<'_> {
         } else if kept(&known.timedelta)? {
             self.encoder.fixed(tag::TIMEDELTA, delta_micros(value)?.to_le_bytes());
         } else if kept(&known.decimal)? {
+            if !class.is(known.decimal.bind(py)) {
+                self.kind(class)?;
+            }
             self.decimal(value)?;
         } else if kept(&known.fraction)? {
+            if !class.is(known.fraction.bind(py)) {
+                self.kind(class)?;
+            }
             let denominator = value.getattr("denominator")?;
             if !self.encoder.typed && denominator.eq(1)? {
                 self.value(&value.getattr("numerator")?)?;
@@ -132,25 +137,8 @@ impl Walker<'_> {
             self.encoder.tag(tag::PATH);
             self.encoder.tag(u8::from(windows));
             self.text(&path)?;
-        } else if value.is_instance(known.integral.bind(py))? {
-            // NumPy's integers and the like: equal to the int, so the same key.
-            // SAFETY: attached; returns an int or null with an error set.
-            let index =
-                unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyNumber_Index(value.as_ptr()))? };
-            if !stands_for(value, &index)? {
-                return Ok(false);
-            }
-            self.integer(&index)?;
-        } else if value.is_instance(known.real.bind(py))? {
-            // SAFETY: attached; returns a float or null with an error set.
-            let float =
-                unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyNumber_Float(value.as_ptr()))? };
-            if !stands_for(value, &float)? {
-                return Ok(false);
-            }
-            self.encoder.float(float.extract()?);
         } else {
-            return Ok(false);
+            return self.foreign(value, class);
         }
         Ok(true)
     }
@@ -186,7 +174,9 @@ impl Walker<'_> {
         self.encoder.tag(tag::DECIMAL);
         self.encoder.tag(sign);
         if !finite {
-            let kind: String = exponent.extract()?;
+            // "n" or "N", and the payload if there is one.
+            let mut kind: String = exponent.extract()?;
+            kind.extend(digits.iter().map(|digit| char::from(b'0' + digit)));
             self.encoder.str(&kind);
             return Ok(());
         }

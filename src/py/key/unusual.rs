@@ -3,7 +3,10 @@
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyString, PyTuple, PyType};
+use pyo3::types::{
+    PyByteArray, PyBytes, PyComplex, PyComplexMethods, PyDict, PyList, PyMemoryView, PyString,
+    PyTuple, PyType,
+};
 
 use super::failure::{Failure, Kind};
 use super::objects::{has_generated_equality, has_model_equality};
@@ -22,11 +25,6 @@ pub(super) fn compares_as(class: &Bound<'_, PyType>, base: &Bound<'_, PyAny>) ->
 /// Whether instances of `class` compare just as those of `base` do, hashable or not.
 pub(super) fn equals_as(class: &Bound<'_, PyType>, base: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(class.is(base) || class.getattr("__eq__")?.is(&base.getattr("__eq__")?))
-}
-
-/// Whether a dict would find `value` under `number`.
-pub(super) fn stands_for(value: &Bound<'_, PyAny>, number: &Bound<'_, PyAny>) -> PyResult<bool> {
-    Ok(value.eq(number)? && value.hash()? == number.hash()?)
 }
 
 impl Walker<'_> {
@@ -93,6 +91,7 @@ impl Walker<'_> {
         if is(ffi::Py_TPFLAGS_UNICODE_SUBCLASS) && same(&py.get_type::<PyString>())? {
             self.text(value)?;
         } else if is(ffi::Py_TPFLAGS_LONG_SUBCLASS) && same(&py.get_type::<pyo3::types::PyInt>())? {
+            self.kind(class)?;
             self.integer(value)?;
         } else if is_enum {
             self.encoder.tag(tag::ENUM);
@@ -103,6 +102,7 @@ impl Walker<'_> {
         } else if value.is_instance_of::<pyo3::types::PyFloat>()
             && same(&py.get_type::<pyo3::types::PyFloat>())?
         {
+            self.kind(class)?;
             self.encoder.float(value.extract::<f64>()?);
         } else if is(ffi::Py_TPFLAGS_BYTES_SUBCLASS) && same(&py.get_type::<PyBytes>())? {
             self.encoder.bytes(value.cast::<PyBytes>().map_err(PyErr::from)?.as_bytes());
@@ -110,6 +110,14 @@ impl Walker<'_> {
             && equal(&py.get_type::<PyByteArray>())?
         {
             self.encoder.bytes(&array.to_vec());
+        } else if let Ok(view) = value.cast::<PyMemoryView>() {
+            // Equal to bytes unless its format or its shape gives its items another meaning.
+            let bytes =
+                view.call_method0("tobytes")?.cast_into::<PyBytes>().map_err(PyErr::from)?;
+            if !view.eq(&bytes)? {
+                return Ok(false);
+            }
+            self.encoder.bytes(bytes.as_bytes());
         } else if is(ffi::Py_TPFLAGS_TUPLE_SUBCLASS) && same(&py.get_type::<PyTuple>())? {
             self.tuple(value.cast::<PyTuple>().map_err(PyErr::from)?)?;
         } else if is(ffi::Py_TPFLAGS_LIST_SUBCLASS) && equal(&py.get_type::<PyList>())? {
@@ -129,22 +137,36 @@ impl Walker<'_> {
                 && equal(&py.get_type::<pyo3::types::PyFrozenSet>())?)
         {
             self.set(value)?;
-        } else if let Ok(complex) = value.cast::<pyo3::types::PyComplex>()
-            && equal(&py.get_type::<pyo3::types::PyComplex>())?
+        } else if let Ok(complex) = value.cast::<PyComplex>()
+            && equal(&py.get_type::<PyComplex>())?
         {
-            use pyo3::types::PyComplexMethods;
-            let (real, imag) = (complex.real(), complex.imag());
-            if imag == 0.0 && !self.encoder.typed {
-                self.encoder.float(real);
-            } else {
-                self.encoder.tag(tag::CUSTOM);
-                self.encoder.str("complex");
-                self.encoder.float(real);
-                self.encoder.float(imag);
+            if !class.is(py.get_type::<PyComplex>()) {
+                self.kind(class)?;
             }
+            self.complex(complex);
         } else {
             return Ok(false);
         }
         Ok(true)
+    }
+    fn complex(&mut self, complex: &Bound<'_, PyComplex>) {
+        let (real, imag) = (complex.real(), complex.imag());
+        if imag == 0.0 && !self.encoder.typed {
+            self.encoder.float(real);
+        } else {
+            self.encoder.tag(tag::CUSTOM);
+            self.encoder.str("complex");
+            self.encoder.float(real);
+            self.encoder.float(imag);
+        }
+    }
+
+    /// Before a number of another class than Python's own; only where types are kept apart.
+    pub(super) fn kind(&mut self, class: &Bound<'_, PyType>) -> Walk {
+        if self.encoder.typed {
+            self.encoder.tag(tag::KIND);
+            self.class(class)?;
+        }
+        Ok(())
     }
 }
