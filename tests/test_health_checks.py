@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 import pytest
+from waiting import eventually
 
 from ferrogate import HealthMonitor, PerformanceMetrics
 from ferrogate.health import HealthStatus
@@ -92,7 +93,8 @@ def test_a_hanging_check_times_out_without_piling_up_threads() -> None:
     asyncio.run(monitor.check())
     assert time.monotonic() - started < 2
     assert threading.active_count() <= before + 1
-    assert monitor.get_stats()["timeouts"] == 6
+    stats = monitor.get_stats()
+    assert (stats["timeouts"], stats["failures"], stats["runs"]) == (1, 1, 7)  # 6 of the good one
     release.set()
     deadline = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < deadline:
@@ -155,22 +157,39 @@ def test_cancelling_a_check_leaves_the_others_their_report() -> None:
     asyncio.run(main())
 
 
-def test_concurrent_callers_share_one_run() -> None:
-    calls = []
+@pytest.mark.usefixtures("no_leaked_threads")
+def test_concurrent_callers_share_one_run_and_it_counts_once() -> None:
+    calls: list[int] = []
+    begun, release = threading.Event(), threading.Event()
 
     def check() -> bool:
         calls.append(1)
-        time.sleep(0.1)
-        return True
+        begun.set()
+        release.wait()
+        return False
 
-    monitor = HealthMonitor()
+    monitor = HealthMonitor(timeout=30)
     monitor.register("shared", check)
-    threads = [threading.Thread(target=monitor.check_sync) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(calls) <= 2
+    first = threading.Thread(target=monitor.check_sync)
+    first.start()
+    assert begun.wait(5)
+    run = monitor._checks.all()[0].run
+    assert run is not None
+
+    async def many() -> None:
+        asking = [asyncio.create_task(monitor.check()) for _ in range(50)]
+        await asyncio.to_thread(eventually, lambda: len(run._waiters) == 50)
+        release.set()
+        reports = await asyncio.gather(*asking)
+        assert not any(report.components["shared"].healthy for report in reports)
+
+    try:
+        asyncio.run(many())
+    finally:
+        release.set()
+        first.join()
+    stats = monitor.get_stats()
+    assert (len(calls), stats["runs"], stats["failures"]) == (1, 1, 1)
 
 
 @pytest.mark.usefixtures("no_leaked_threads")

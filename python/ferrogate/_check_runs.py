@@ -44,7 +44,7 @@ NOT_RUN = Outcome(HealthStatus.UNKNOWN, "replaced or removed before its turn cam
 class Run:
     """One run of a check; its future always gets an :class:`Outcome`."""
 
-    __slots__ = ("_waiters", "future", "loop", "started", "task")
+    __slots__ = ("_waiters", "counted", "future", "loop", "started", "task")
 
     def __init__(self) -> None:
         self.future: Future[Outcome] = Future()
@@ -54,6 +54,8 @@ class Run:
         # Where it runs, if not in a thread of its own.
         self.loop: Callable[[], asyncio.AbstractEventLoop | None] | None = None
         self.task: asyncio.Task[None] | None = None
+        # Whether an outcome of it was: all who joined it have one, but it is one run.
+        self.counted = False
         self._waiters: set[asyncio.Future[None]] = set()
 
     def finish(self, outcome: Outcome) -> None:

@@ -303,6 +303,7 @@ class HealthStats(TypedDict):
     interval_seconds: float
     checks: int
     runs: int
+    """Of checks, whoever shared them; one that hangs is one run."""
     failures: int
     timeouts: int
     evaluations: int

@@ -108,8 +108,8 @@ class Checks:
         self.run_on(loop)
         runs = self._begin(self.all(), loop)
         outcomes = await asyncio.gather(*(check.wait_async(run) for check, run in runs))
-        for (check, _), outcome in zip(runs, outcomes, strict=True):
-            self._finish(check, outcome)
+        for (check, run), outcome in zip(runs, outcomes, strict=True):
+            self._finish(check, run, outcome)
 
     def run_and_wait(self, checks: list[Check], stop: Stop | None) -> None:
         """Runs them at once and waits in this thread, until ``stop`` at the most."""
@@ -117,7 +117,7 @@ class Checks:
             outcome = check.wait(run, stop)
             if outcome is None:
                 return
-            self._finish(check, outcome)
+            self._finish(check, run, outcome)
 
     def _begin(
         self, checks: list[Check], loop: asyncio.AbstractEventLoop | None
@@ -127,19 +127,21 @@ class Checks:
             check.last_started = now
         return [(check, check.begin(self._lock, loop)) for check in checks]
 
-    def _finish(self, check: Check, outcome: Outcome) -> None:
+    def _finish(self, check: Check, run: Run, outcome: Outcome) -> None:
         if outcome is NOT_RUN:
             return
         with self._lock:
-            self._runs += 1
-            self._timeouts += outcome.timed_out
-            self._failures += outcome.status is HealthStatus.UNHEALTHY
+            if not run.counted:
+                run.counted = True
+                self._runs += 1
+                self._timeouts += outcome.timed_out
+                self._failures += outcome.status is HealthStatus.UNHEALTHY
             check.last_finished = self._core.unix()
             check.outcome, previous = outcome, check.outcome
         del previous  # may hold user objects: outside of the lock
 
     def counts(self) -> tuple[int, int, int]:
-        """Outcomes so far, unhealthy ones, and those of runs that took too long."""
+        """Runs so far, unhealthy ones, and those that took too long; a hung one is one run."""
         with self._lock:
             return self._runs, self._failures, self._timeouts
 
