@@ -80,3 +80,54 @@ def test_evaluations_beside_registrations_leave_no_alert() -> None:
         thread.join(10)
     assert [a for a in monitor.alerts() if a.name.startswith("check:")] == []
     assert wrong == []
+
+
+def test_an_alert_too_many_is_one_however_often_it_is_judged() -> None:
+    monitor = HealthMonitor(max_alerts=1)
+    healthy = False
+    monitor.register("a", lambda: False)
+    monitor.register("b", lambda: healthy)
+    monitor.check_sync()
+    for _ in range(20):
+        monitor.evaluate()
+    assert monitor.get_stats()["alerts_dropped"] == 1
+    healthy = True
+    monitor.check_sync()
+    healthy = False
+    monitor.check_sync()
+    assert monitor.get_stats()["alerts_dropped"] == 2
+    # Room for it at last: an alert like all others.
+    monitor.unregister("a")
+    assert [alert.name for alert in monitor.alerts()] == ["check:b"]
+
+
+@pytest.mark.parametrize("name", ["n" * 500, "ä" * 250])
+def test_the_longest_names_are_raised_and_resolved(name: str) -> None:
+    monitor = HealthMonitor()
+    monitor.register(name, lambda: False)
+    monitor.check_sync()
+    assert [alert.name for alert in monitor.alerts()] == [f"check:{name}"]
+    monitor.unregister(name)
+    assert monitor.alerts() == []
+
+
+@pytest.mark.parametrize("name", ["n" * 501, "ä" * 251, "\udcff"])
+def test_names_that_no_alert_can_have_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^name: expected"):
+        HealthMonitor().register(name, lambda: True)
+
+
+@pytest.mark.parametrize("how", ["raised", "returned"])
+def test_an_error_without_a_utf_8_form_is_reported(how: str) -> None:
+    """It once ended every evaluation with a UnicodeEncodeError."""
+
+    def check() -> dict[str, object]:
+        if how == "raised":
+            raise ValueError("no file \udcff")
+        return {"status": "degraded", "message": "no file \udcff"}
+
+    monitor = HealthMonitor()
+    monitor.register("db", check)
+    monitor.check_sync()
+    [alert] = monitor.alerts()
+    assert alert.message.endswith("no file \\udcff")

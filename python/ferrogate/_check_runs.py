@@ -174,10 +174,13 @@ def failure(error: BaseException, started: float) -> Outcome:
         text = str(error)
     except Exception:
         text = "(no text: its __str__ failed)"
-    message = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return Outcome(
-        HealthStatus.UNHEALTHY, message[:_MAX_MESSAGE], duration=time.monotonic() - started
-    )
+    message = _message(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+    return Outcome(HealthStatus.UNHEALTHY, message, duration=time.monotonic() - started)
+
+
+def _message(text: object) -> str:
+    """As text that has a UTF-8 form: a file name in an error may have none."""
+    return str(text)[:_MAX_MESSAGE].encode(errors="backslashreplace").decode()
 
 
 def _interpret(value: object, started: float) -> Outcome:
@@ -192,7 +195,7 @@ def _interpret(value: object, started: float) -> Outcome:
     message = ""
     if isinstance(value, Mapping):
         details = dict(value)
-        message = str(details.get("message", ""))[:_MAX_MESSAGE]
+        message = _message(details.get("message", ""))
         given = details.get("status", details.get("healthy", True))
     if isinstance(given, bool):
         status = HealthStatus.HEALTHY if given else HealthStatus.UNHEALTHY
@@ -205,5 +208,5 @@ def _interpret(value: object, started: float) -> Outcome:
             f"the check returned {given!r}; expected a bool, None, one of {expected}, "
             "or a dict with 'status' or 'healthy'"
         )
-        return Outcome(HealthStatus.UNHEALTHY, message[:_MAX_MESSAGE], details, duration)
+        return Outcome(HealthStatus.UNHEALTHY, _message(message), details, duration)
     return Outcome(status, message, details, duration)

@@ -311,6 +311,7 @@ class HealthStats(TypedDict):
     alerts_raised: int
     alerts_resolved: int
     alerts_dropped: int
+    """Incidents not raised, since ``max_alerts`` were active when they began."""
     last_check: str | None
 
 

@@ -61,6 +61,10 @@ __all__ = [
 ]
 
 
+_MAX_NAME = 500
+"""Bytes of a check's name."""
+
+
 class HealthMonitor(Startable):
     """Samples the system, runs checks, raises and resolves alerts.
 
@@ -166,7 +170,8 @@ class HealthMonitor(Startable):
         unhealthy until it comes back, and is not started again before that.
 
         Args:
-            name: the component's name in reports; the alert is ``check:<name>``.
+            name: the component's name in reports, at most 500 bytes in UTF-8; the
+                alert is ``check:<name>``.
             check: the function, without arguments.
             group: components of one group are summed up in ``report.groups``.
             timeout: seconds it may take; the monitor's by default.
@@ -177,8 +182,7 @@ class HealthMonitor(Startable):
                 name, or more checks than ``max_checks``, removed ones that
                 still run included.
         """
-        if not isinstance(name, str) or not name:
-            raise TypeError("name: expected a non-empty str")
+        _check_name(name)
         if name in BUILT_IN:
             raise ValueError(f"name: {name!r} is one of the monitor's own components")
         if not callable(check):
@@ -338,6 +342,18 @@ class HealthMonitor(Startable):
         if not stop.done():
             self.evaluate()
         return min([self._interval, *(check.interval for check in checks)])
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise TypeError("name: expected a non-empty str")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"name: expected text that has a UTF-8 form, got {name!r}") from None
+    # The native book cuts what is longer, and two names cut alike would share an alert.
+    if size > _MAX_NAME:
+        raise ValueError(f"name: expected at most {_MAX_NAME} bytes in UTF-8, got {size}")
 
 
 _monitors: weakref.WeakSet[HealthMonitor] = weakref.WeakSet()

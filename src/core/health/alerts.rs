@@ -1,6 +1,6 @@
 //! Alerts as a state machine: raised once, resolved, remembered.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::core::clock::{Nanos, SECOND};
 
@@ -115,6 +115,9 @@ pub struct AlertBook {
     raised: u64,
     resolved: u64,
     dropped: u64,
+    /// Conditions that fire and found no room: each is counted once until it
+    /// clears. No more than the owner has conditions.
+    waiting: BTreeSet<String>,
 }
 
 impl AlertBook {
@@ -127,11 +130,10 @@ impl AlertBook {
     /// Takes in one evaluation; `now` is monotonic, `unix` the same moment for people.
     pub fn apply(&mut self, now: Nanos, unix: f64, signals: Vec<Signal>) {
         for Signal { name, state } in signals {
-            let name = cut(name);
             match state {
                 State::Clear => self.resolve(&name, now, unix),
                 State::Firing { severity, value, threshold, message } => {
-                    let Some(alert) = self.open(name, now, unix) else { continue };
+                    let Some(alert) = self.open(cut(name), now, unix) else { continue };
                     alert.severity = severity;
                     alert.value = value;
                     alert.threshold = threshold;
@@ -146,9 +148,10 @@ impl AlertBook {
     fn open(&mut self, name: String, now: Nanos, unix: f64) -> Option<&mut Alert> {
         if !self.active.contains_key(&name) {
             if self.active.len() >= self.limits.active {
-                self.dropped += 1;
+                self.dropped += u64::from(self.waiting.insert(name));
                 return None;
             }
+            self.waiting.remove(&name);
             let alert = self.reopen(&name, now).unwrap_or_else(|| {
                 self.raised += 1;
                 Alert {
@@ -183,6 +186,8 @@ impl AlertBook {
 
     /// Ends an alert, for instance of a check that is no longer registered.
     pub fn resolve(&mut self, name: &str, now: Nanos, unix: f64) {
+        let name = shortened(name);
+        self.waiting.remove(name);
         let Some(mut alert) = self.active.remove(name) else { return };
         alert.resolved_at = Some(unix);
         alert.ended = now;
@@ -217,14 +222,12 @@ impl AlertBook {
 }
 
 /// At most [`MAX_TEXT`] bytes, whole characters.
+fn shortened(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or(text)
+}
+
 fn cut(mut text: String) -> String {
-    if text.len() > MAX_TEXT {
-        let mut end = MAX_TEXT;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-    }
+    text.truncate(shortened(&text).len());
     text
 }
 
@@ -307,6 +310,36 @@ mod tests {
         assert_eq!(book.active()[0].message, "ä".repeat(256));
     }
 
+    #[test]
+    fn a_long_name_is_resolved_as_it_was_raised() {
+        let mut book = AlertBook::default();
+        let name = "ä".repeat(1000);
+        at(&mut book, 1, vec![fires(&name, Severity::Info, 2.0)]);
+        book.resolve(&name, SECOND, 1001.0);
+        assert!(book.active().is_empty());
+        at(&mut book, 2, vec![fires(&name, Severity::Info, 2.0)]);
+        at(&mut book, 3, vec![clear(&name)]);
+        assert!(book.active().is_empty());
+    }
+
+    #[test]
+    fn a_condition_without_room_counts_once_until_it_clears() {
+        let mut book = AlertBook::new(AlertLimits { active: 1, ..AlertLimits::default() });
+        let both = || vec![fires("a", Severity::Info, 2.0), fires("b", Severity::Info, 2.0)];
+        for second in 0..100 {
+            at(&mut book, second, both());
+        }
+        assert_eq!(book.counts(), (1, 0, 1));
+        at(&mut book, 100, vec![clear("b")]);
+        at(&mut book, 101, both());
+        assert_eq!(book.counts(), (1, 0, 2));
+        // Room at last: it is raised, late.
+        at(&mut book, 102, vec![clear("a"), fires("b", Severity::Info, 2.0)]);
+        assert_eq!(book.active()[0].name, "b");
+        assert_eq!(book.counts(), (2, 1, 2));
+        assert!(book.waiting.is_empty());
+    }
+
     proptest! {
         /// Bounds hold, no name is active twice, every incident is accounted for.
         #[test]
@@ -322,6 +355,7 @@ mod tests {
                 let signal = if fire { fires(&name, Severity::Warning, 2.0) } else { clear(&name) };
                 at(&mut book, second, vec![signal]);
                 prop_assert!(book.active.len() <= 5 && book.history.len() <= 7);
+                prop_assert!(book.waiting.iter().all(|name| !book.active.contains_key(name)));
                 let (raised, resolved, _) = book.counts();
                 prop_assert_eq!(raised - resolved, book.active.len() as u64);
                 prop_assert!(book.history.iter().all(|a| a.resolved_at.is_some()));
