@@ -185,16 +185,38 @@ def test_errors_and_response_time_over_the_window() -> None:
 
 
 def test_the_hit_rate_needs_a_hundred_lookups() -> None:
-    cache = Numbers(hits=0, misses=99)
+    cache = Numbers()
     monitor = HealthMonitor(
         AlertThreshold(memory_usage_percent=100, disk_usage_percent=100), cache=cache
     )
+    cache.misses = 99
     assert monitor.alerts() == []
     cache.hits, cache.misses = 49, 51
     [alert] = monitor.alerts()
     assert (alert.name, alert.severity, alert.value) == ("cache_hit_rate", "warning", 49.0)
     cache.hits = 51
     assert monitor.alerts() == []
+
+
+def test_a_monitor_made_late_judges_from_then_on() -> None:
+    clock = ManualClock()
+    metrics, cache = PerformanceMetrics(clock=clock), Numbers(misses=1000)
+    for _ in range(100):
+        metrics.record_generation(False, 100.0)
+    clock.advance(86_400)
+    monitor = HealthMonitor(
+        AlertThreshold(memory_usage_percent=100, disk_usage_percent=100),
+        metrics=metrics,
+        cache=cache,
+        clock=clock,
+    )
+    assert monitor.alerts() == []
+    metrics.record_generation(True, 1.0)
+    cache.hits += 100
+    assert monitor.alerts() == []
+    metrics.record_generation(False, 1.0)
+    [alert] = monitor.alerts()
+    assert (alert.name, alert.value) == ("error_rate", 50.0)
 
 
 def test_flapping_is_one_incident() -> None:
@@ -253,9 +275,11 @@ def test_a_component_that_cannot_tell_is_unhealthy() -> None:
 
 
 def test_the_shapes_are_final() -> None:
+    cache = Numbers()
     monitor = HealthMonitor(
-        metrics=PerformanceMetrics(), cache=Numbers(0, 200), limiter=Numbers(), name="agent"
+        metrics=PerformanceMetrics(), cache=cache, limiter=Numbers(), name="agent"
     )
+    cache.misses = 200
     monitor.register("db", lambda: False)
     detailed = monitor.check_sync().to_dict()
     assert mismatch(detailed, HealthDetailed) is None

@@ -7,6 +7,7 @@ import functools
 import gc
 import time
 import weakref
+from concurrent.futures import Future
 
 import pytest
 from waiting import eventually
@@ -50,6 +51,22 @@ def test_each_check_has_its_interval() -> None:
             eventually(lambda n=n: calls["often"] >= n)
             clock.advance(1)
         assert calls["seldom"] == 1
+
+
+def test_a_round_comes_when_a_check_is_due() -> None:
+    """With intervals of 10 and 15 seconds the latter once ran every 20."""
+    clock = ManualClock()
+    runs: dict[str, list[float]] = {"ten": [], "fifteen": []}
+    monitor = HealthMonitor(interval=60, clock=clock)
+    for name, interval in (("ten", 10), ("fifteen", 15)):
+        note = functools.partial(lambda name: runs[name].append(clock.now()), name)
+        monitor.register(name, note, interval=interval)
+    while clock.now() < 60:
+        clock.advance(monitor._round(Future()))
+    assert runs == {"ten": [0, 10, 20, 30, 40, 50], "fifteen": [0, 15, 30, 45]}
+    monitor.unregister("ten")
+    monitor.unregister("fifteen")
+    assert monitor._round(Future()) == 60
 
 
 @pytest.mark.usefixtures("no_leaked_threads")

@@ -326,7 +326,7 @@ def test_wrong_configurations_are_named(argument: str) -> None:
 
 def test_parts_can_be_switched_off() -> None:
     optimizer = ProductionOptimizer(
-        CacheConfig(enabled=False), RateLimitConfig(requests_per_minute=1, enabled=False)
+        CacheConfig(enabled=False), RateLimitConfig(requests_per_minute=1, enabled=False), CALM
     )
     optimizer.cache.set("a:1", 1)
     assert optimizer.cache.get("a:1") is None
@@ -335,6 +335,12 @@ def test_parts_can_be_switched_off() -> None:
         optimizer.cache.get("a:1")
     names = {alert["name"] for alert in optimizer.get_dashboard()["alerts"]}
     assert "cache_hit_rate" not in names  # it cannot hit: that is not an alarm
+    assert optimizer.get_health_detailed()["components"] == {
+        "system_resources": True,
+        "cache": True,
+        "rate_limiter": True,
+        "performance": True,
+    }
     assert mismatch(optimizer.get_dashboard(), Dashboard) is None
 
 

@@ -52,6 +52,10 @@ class Check:
         call = inspect.getattr_static(type(function), "__call__", None)
         self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
+    def due_in(self, now: float) -> float:
+        """Seconds until its next background run; 0 or less is now."""
+        return 0.0 if self.last_started is None else self.last_started + self.interval - now
+
     def settle(self) -> None:
         """Ends the runs whose loop is gone; never with a lock held."""
         for run in (self.before, self.run):

@@ -48,7 +48,8 @@ def totals(watched: Mapping[str, HasStats | None]) -> Totals:
             continue
         try:
             stats: Mapping[str, Any] = component.get_stats()
-            if name == "cache":
+            if name == "cache" and stats.get("enabled", True):
+                # One that is switched off cannot hit: that is not an alarm.
                 lookups = (stats["hits"], stats["misses"])
             elif name == "performance":
                 failed, spent = stats["failed"], stats["total_time_seconds"]

@@ -144,6 +144,9 @@ class HealthMonitor(Startable):
         self._report: HealthReport | None = None
         self._rounds = Rounds(self._round, "ferrogate-health")
         self._evaluations = 0
+        # What was counted before this moment is not of the last minutes.
+        generations, lookups, _ = totals(self._watched)
+        self._core.evaluate(generations=generations, lookups=lookups)
         _monitors.add(self)
 
     # -- checks ------------------------------------------------------------
@@ -336,12 +339,11 @@ class HealthMonitor(Startable):
     def _round(self, stop: Stop) -> float:
         """One background round; returns the seconds to the next."""
         now = self._core.now()
-        checks = self._checks.all()
-        due = [c for c in checks if c.last_started is None or now - c.last_started >= c.interval]
-        self._checks.run_and_wait(due, stop)
+        self._checks.run_and_wait([c for c in self._checks.all() if c.due_in(now) <= 0], stop)
         if not stop.done():
             self.evaluate()
-        return min([self._interval, *(check.interval for check in checks)])
+        now = self._core.now()
+        return min([self._interval, *(check.due_in(now) for check in self._checks.all())])
 
 
 def _check_name(name: object) -> None:

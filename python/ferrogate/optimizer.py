@@ -131,7 +131,7 @@ class ProductionOptimizer(Startable):
         self.health = HealthMonitor(
             self.alert_threshold,
             metrics=self.metrics,
-            cache=self.cache if self.cache.enabled else None,
+            cache=self.cache,
             limiter=self.limiter,
             disk_path=disk_path,
             enabled=self.enabled,

@@ -135,8 +135,8 @@ impl PyHealthCore {
                 slot: Mutex::new(Slot { pid: 0, sampler: None, last: None }),
                 alerts: Mutex::new(Alerts {
                     book: AlertBook::new(limits),
-                    generations: SampledWindow::new(span, now),
-                    lookups: SampledWindow::new(span, now),
+                    generations: SampledWindow::new(span),
+                    lookups: SampledWindow::new(span),
                 }),
                 clock,
             };

@@ -31,10 +31,11 @@ pub struct SampledWindow {
 }
 
 impl SampledWindow {
-    /// A window that starts now, at zero.
+    /// A window that starts at the first look: what its owner has counted by
+    /// then came at any time, and is no news.
     #[must_use]
-    pub fn new(window: Nanos, now: Nanos) -> Self {
-        Self { window: window.max(1), points: VecDeque::from([(now, Totals::default())]) }
+    pub fn new(window: Nanos) -> Self {
+        Self { window: window.max(1), points: VecDeque::new() }
     }
 
     /// Takes in the totals of this moment; returns what came in the window.
@@ -43,7 +44,7 @@ impl SampledWindow {
         while self.points.get(1).is_some_and(|(at, _)| *at <= edge) {
             self.points.pop_front();
         }
-        let mut base = self.points.front().map_or(Totals::default(), |(_, t)| *t);
+        let mut base = self.points.front().map_or(totals, |(_, t)| *t);
         // Fewer than a window ago: the owner was reset, and what it shows came
         // since. Fewer than at the last look is not enough: two threads that
         // look at once may arrive here in the other order.
@@ -71,22 +72,37 @@ mod tests {
     use crate::core::clock::SECOND;
     use proptest::prelude::*;
 
+    /// A window whose owner had counted nothing at its first look.
+    fn begun() -> SampledWindow {
+        let mut w = SampledWindow::new(300 * SECOND);
+        assert_eq!(w.observe(0, Totals::default()), Totals::default());
+        w
+    }
+
     fn totals(events: u64, marked: u64) -> Totals {
         Totals { events, marked, sum: events as f64 }
     }
 
     #[test]
     fn old_failures_leave_the_window() {
-        let mut w = SampledWindow::new(300 * SECOND, 0);
+        let mut w = begun();
         assert_eq!(w.observe(10 * SECOND, totals(10, 5)), totals(10, 5));
         assert_eq!(w.observe(100 * SECOND, totals(20, 5)), totals(20, 5));
         assert_eq!(w.observe(310 * SECOND, totals(30, 5)).marked, 0);
         assert_eq!(w.observe(1_000 * SECOND, totals(30, 5)), totals(0, 0));
     }
 
+    /// A monitor made after a bad day once called it the last five minutes.
+    #[test]
+    fn what_came_before_the_first_look_is_no_news() {
+        let mut w = SampledWindow::new(300 * SECOND);
+        assert_eq!(w.observe(86_400 * SECOND, totals(1000, 900)), totals(0, 0));
+        assert_eq!(w.observe(86_401 * SECOND, totals(1010, 901)), totals(10, 1));
+    }
+
     #[test]
     fn a_reset_of_the_owner_starts_again() {
-        let mut w = SampledWindow::new(300 * SECOND, 0);
+        let mut w = SampledWindow::new(300 * SECOND);
         w.observe(0, totals(1000, 900));
         assert_eq!(w.observe(SECOND, totals(4, 1)), totals(4, 1));
         w.observe(400 * SECOND, totals(1000, 10));
@@ -97,7 +113,7 @@ mod tests {
     /// Once taken for a reset, it made a lifetime of old failures look new.
     #[test]
     fn looks_that_arrive_in_the_other_order_are_no_reset() {
-        let mut w = SampledWindow::new(300 * SECOND, 0);
+        let mut w = SampledWindow::new(300 * SECOND);
         w.observe(10 * SECOND, totals(1000, 900));
         w.observe(400 * SECOND, totals(1010, 900));
         assert_eq!(w.observe(800 * SECOND, totals(1021, 900)).marked, 0);
@@ -108,7 +124,7 @@ mod tests {
         /// Never more than happened, never negative, never unbounded.
         #[test]
         fn stays_bounded(steps in prop::collection::vec((0u64..200, 0u64..50, 0u64..50), 1..400)) {
-            let mut w = SampledWindow::new(300 * SECOND, 0);
+            let mut w = begun();
             let (mut now, mut t) = (0, Totals::default());
             for (seconds, good, bad) in steps {
                 now += seconds * SECOND;
