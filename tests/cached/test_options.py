@@ -162,7 +162,7 @@ def test_wrong_options() -> None:
     for options, error, name in wrong:
         with pytest.raises(error, match=name):
             cached(**options)(lambda x: x)
-    with pytest.raises(TypeError, match=r"write @cached\(max_size=128\)"):
+    with pytest.raises(TypeError, match=r"write @cached\(ttl=128\)"):
         cached(128)  # type: ignore[call-overload]
     for decorator in (classmethod, staticmethod):
         with pytest.raises(TypeError, match=f"put @{decorator.__name__} above @cached"):
