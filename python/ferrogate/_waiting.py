@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import math
 from asyncio import events
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Coroutine, Generator
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from ferrogate.exceptions import RateLimitExceeded
 
 if TYPE_CHECKING:
     from ferrogate import _core
 
-__all__ = ["exceeded", "wait_for_permit"]
+__all__ = ["Place", "exceeded", "refuse"]
 
 _T = TypeVar("_T")
 
@@ -45,49 +46,84 @@ def exceeded(
 class _Waiter:
     """What the line holds (weakly) of a waiting coroutine."""
 
-    __slots__ = ("__weakref__", "_loop", "future", "ticket")
+    __slots__ = ("__weakref__", "_loop", "_ticket", "future")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.future: asyncio.Future[None] = loop.create_future()
-        self.ticket: _core._Ticket | None = None
+    def __init__(self, ticket: _core._Ticket) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ticket = ticket
+        self.future: asyncio.Future[None] = self._loop.create_future()
 
-    def wake(self) -> None:
-        """Called by the native side from any thread, with no lock held."""
+    def wake(self) -> _core._Ticket | None:
+        """Called by the native side from any thread, with no lock held.
+
+        Returns the ticket if the loop was closed with this task in it: its
+        place goes to the next.
+        """
         if events._get_running_loop() is self._loop:
             self.resolve()
-            return
+            return None
         try:
             self._loop.call_soon_threadsafe(self.resolve)
         except RuntimeError:
-            # The loop was closed with this task in it: its place goes to the next.
-            if self.ticket is not None:
-                self.ticket.cancel()
+            # Not any RuntimeError: RecursionError is one.
+            if self._loop.is_closed():
+                return self._ticket
+            raise
+        return None
 
     def resolve(self) -> None:
         if not self.future.done():
             self.future.set_result(None)
 
+    def renew(self) -> None:
+        self.future = self._loop.create_future()
 
-async def wait_for_permit(
-    limiter: _core.RateLimiter,
-    cost: int,
-    key: object,
-    slot: bool,
-    timeout: Any,
-    result: _T,
-) -> _T:
-    """Stands in line until granted, then returns ``result``.
 
-    Cancelled at any point, it leaves the line; a permit that was granted in the
-    same tick goes back, and on to the next.
+class Place(Coroutine[Any, Any, _T]):
+    """An awaitable place in the line, which becomes ``result`` when it is granted.
+
+    Not a bare coroutine: one that is cancelled before its first step never runs,
+    yet lives on in the traceback of its CancelledError, and its place with it.
+    One that is dropped unawaited gives its place back with the ticket.
     """
-    loop = asyncio.get_running_loop()
-    waiter = _Waiter(loop)
-    ticket = limiter._enqueue(waiter, cost, key, slot, timeout)
+
+    __slots__ = ("__weakref__", "_coroutine", "_ticket")
+
+    def __init__(self, ticket: _core._Ticket, result: _T) -> None:
+        self._ticket = ticket
+        self._coroutine = _wait(ticket, result)
+
+    def send(self, value: Any) -> Any:
+        """Goes on waiting."""
+        return self._coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Leaves the line; what was granted goes on to the next."""
+        try:
+            return self._coroutine.throw(*error)
+        finally:
+            self._ticket.cancel()
+
+    def close(self) -> None:
+        """Leaves the line."""
+        self._ticket.cancel()
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, _T]:
+        return cast("Generator[Any, Any, _T]", self)
+
+    def __iter__(self) -> Place[_T]:
+        return self
+
+    def __next__(self) -> Any:
+        return self._coroutine.send(None)
+
+
+async def _wait(ticket: _core._Ticket, result: _T) -> _T:
     try:
-        waiter.ticket = ticket
-        while (delay := ticket.poll()) is not None:
+        waiter = _Waiter(ticket)
+        loop = asyncio.get_running_loop()
+        while (delay := ticket.poll(waiter)) is not None:
             timer = loop.call_later(
                 min(max(delay, _SHORTEST_SLEEP), _LONGEST_SLEEP), waiter.resolve
             )
@@ -95,9 +131,15 @@ async def wait_for_permit(
                 await waiter.future
             finally:
                 timer.cancel()
-            waiter.future = loop.create_future()
+            waiter.renew()
         ticket.kept = True
     except BaseException:
+        # Cancelled at any point; a permit that was granted in the same tick goes back.
         ticket.cancel()
         raise
     return result
+
+
+async def refuse(error: Exception) -> NoReturn:
+    """Raises ``error``, for a request that there is no place in the line for."""
+    raise error

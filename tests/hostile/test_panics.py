@@ -174,11 +174,13 @@ def of_ticket(call: Callable[[Any], object]) -> Recipe:
     def recipe() -> Callable[[], object]:
         limiter = RateLimiter("1/second", clock=ManualClock())
         limiter.try_acquire()
-        waiters = []
 
         def step() -> object:
-            waiters.append(Waiter())
-            return call(limiter._enqueue(waiters[-1], 1, None, False, None))
+            waiting: Any = limiter.acquire()
+            try:
+                return call(waiting._ticket)
+            finally:
+                waiting.close()
 
         return step
 
@@ -310,7 +312,6 @@ RECIPES: dict[str, Recipe] = {
     "RateLimiter._after_fork": of_limiter(lambda r: r._after_fork()),
     "RateLimiter._check": of_limiter(lambda r: r._check(1, None)),
     "RateLimiter._clock_moved": of_limiter(lambda r: r._clock_moved()),
-    "RateLimiter._enqueue": of_limiter(lambda r: r._enqueue(Waiter(), 1, None, False, None)),
     "RateLimiter._hold": of_limiter(lambda r: r._hold(1, None)),
     "RateLimiter._stats": of_limiter(lambda r: r.get_stats()),
     "RateLimiter._update": of_limiter(lambda r: r.update("5/second")),
@@ -325,7 +326,7 @@ RECIPES: dict[str, Recipe] = {
     "_Hold.__enter__": of_limiter(lambda r: r._hold(1, None).__enter__()),
     "_Hold.__exit__": of_limiter(lambda r: r._hold(1, None).__exit__(None, None, None)),
     "_Ticket.cancel": of_ticket(lambda t: t.cancel()),
-    "_Ticket.poll": of_ticket(lambda t: (t.poll(), t.cancel())),
+    "_Ticket.poll": of_ticket(lambda t: (t.poll(Waiter()), t.cancel())),
     "_before_fork": new(_core._before_fork),
     "_check_tags": new(lambda: _core._check_tags(["t"])),
     "cache_key": new(lambda: ferrogate.cache_key(1, x=[2])),

@@ -3,7 +3,8 @@
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::{RateLimiter, Request};
+use super::RateLimiter;
+use super::request::Request;
 use crate::py::awaitable::ready;
 use crate::py::edge::edge;
 
@@ -45,7 +46,7 @@ impl PyHold {
             let timeout = self.timeout.as_ref().map(|timeout| timeout.bind(py));
             let request = Request::new(Some(self.cost.bind(py)), None, true)?;
             let nothing = py.None().into_bound(py);
-            RateLimiter::enter_async(self.limiter.bind(py), &request, None, timeout, nothing)
+            RateLimiter::enter_async(self.limiter.bind(py), &request, timeout, nothing)
         })
     }
 

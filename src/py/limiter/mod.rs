@@ -1,47 +1,35 @@
 //! `RateLimiter`: convert, ask the core, hand over the answer.
 //!
 //! A granted `acquire` is one native call that returns a [`ready`] awaitable;
-//! only a refused one reaches the coroutine in `ferrogate/_waiting.py`.
+//! only a refused one reaches Python, the `Place` of `ferrogate/_waiting.py`.
 
+mod enter;
 mod hold;
+mod request;
 mod types;
 mod wait;
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::PyString;
 
 use self::hold::PyHold;
+use self::request::{Request, count, seconds};
 use self::types::{PyDecision, PyLimit, limit_from};
-use self::wait::{PyTicket, Waker};
-use crate::core::clock::{NEVER, Nanos, secs_from_nanos};
+use self::wait::{Missed, PyTicket, Waker};
+use crate::core::clock::NEVER;
 use crate::core::key::Key;
-use crate::core::limiter::{Algorithm, Decision, Limit, Limiter, Outbox, Reason, Settings};
-use crate::py::awaitable::{Unclaimed, ready, ready_or_back};
-use crate::py::convert::{clock, duration_or_zero, globally_disabled, type_name};
+use crate::core::limiter::{Algorithm, Decision, Limiter, Outbox, Reason, Settings};
+use crate::py::awaitable::ready;
+use crate::py::convert::{clock, globally_disabled};
 use crate::py::edge::edge;
-use crate::py::key::{Opaque, Walker, short_text, with_encoder};
-
-/// The coroutine that waits, of `ferrogate/_waiting.py`.
-static WAIT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-/// The function that makes a `RateLimitExceeded`, of the same module.
-static EXCEEDED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// Imports what is imported on first use.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
-    WAIT.import(py, "ferrogate._waiting", "wait_for_permit")?;
-    EXCEEDED.import(py, "ferrogate._waiting", "exceeded")?;
-    index(py);
+    enter::prepare(py)?;
+    request::prepare(py);
     wait::prepare(py);
     // The free list of the decisions.
     drop(Bound::new(py, PyDecision(Decision::refused(Reason::Limited, 0)))?);
     Ok(())
-}
-
-fn index(py: Python<'_>) -> &Bound<'_, PyString> {
-    intern!(py, "__index__")
 }
 
 type Core = Limiter<Key, Waker>;
@@ -60,14 +48,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
 pub(crate) struct RateLimiter {
     core: Core,
     name: Option<String>,
-}
-
-/// What one request asks for.
-#[derive(Clone, Copy)]
-struct Request {
-    key: Option<Key>,
-    cost: u32,
-    slot: bool,
+    missed: Missed,
 }
 
 #[pymethods]
@@ -95,7 +76,7 @@ impl RateLimiter {
                 enabled: enabled && !globally_disabled(),
             };
             let clock = self::clock(clock.as_ref())?;
-            Ok(Self { core: Core::new(settings, clock)?, name })
+            Ok(Self { core: Core::new(settings, clock)?, name, missed: Missed::default() })
         })
     }
 
@@ -126,7 +107,7 @@ impl RateLimiter {
     ) -> PyResult<Bound<'py, PyAny>> {
         edge("RateLimiter.acquire", || {
             let request = Request::new(cost, key, false)?;
-            Self::enter_async(slf, &request, key, timeout, slf.py().None().into_bound(slf.py()))
+            Self::enter_async(slf, &request, timeout, slf.py().None().into_bound(slf.py()))
         })
     }
 
@@ -167,7 +148,7 @@ impl RateLimiter {
 
     fn __aenter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         edge("RateLimiter.__aenter__", || {
-            Self::enter_async(slf, &Request::ENTER, None, None, slf.clone().into_any())
+            Self::enter_async(slf, &Request::ENTER, None, slf.clone().into_any())
         })
     }
 
@@ -204,22 +185,6 @@ impl RateLimiter {
                 return Err(self.refusal(py, &request, never));
             }
             Ok(())
-        })
-    }
-
-    /// Joins the line; the waiter's ``wake()`` is called from any thread.
-    fn _enqueue(
-        slf: &Bound<'_, Self>,
-        waiter: &Bound<'_, PyAny>,
-        cost: &Bound<'_, PyAny>,
-        key: Option<&Bound<'_, PyAny>>,
-        slot: bool,
-        timeout: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<PyTicket> {
-        edge("RateLimiter._enqueue", || {
-            let request = Request::new(Some(cost), key, slot)?;
-            let deadline = slf.get().deadline(timeout)?;
-            Self::join(slf, request, deadline, Waker::of_task(waiter)?)
         })
     }
 
@@ -301,160 +266,4 @@ impl RateLimiter {
     fn enabled(&self) -> bool {
         self.core.enabled()
     }
-}
-
-/// Gives back what a granted, never awaited `acquire` has spent.
-fn give_back(limiter: &Bound<'_, PyAny>, spent: &Unclaimed) {
-    let Ok(limiter) = limiter.cast::<RateLimiter>() else { return };
-    limiter.get().calling(limiter.py(), |core, out| {
-        core.undo(spent.key.as_deref(), spent.at, spent.cost, spent.slot, out);
-    });
-}
-
-impl RateLimiter {
-    /// Calls the core, then wakes whom it says, with no lock held.
-    #[inline]
-    fn calling<T>(&self, py: Python<'_>, body: impl FnOnce(&Core, &mut Out) -> T) -> T {
-        let mut out = Out::new();
-        let answer = body(&self.core, &mut out);
-        for waker in out.take_wakes() {
-            waker.wake(py);
-        }
-        answer
-    }
-
-    fn try_enter(&self, py: Python<'_>, request: &Request) -> Decision {
-        self.calling(py, |core, out| {
-            core.try_enter(request.key.as_ref(), request.cost, request.slot, out)
-        })
-    }
-
-    fn enter_async<'py>(
-        slf: &Bound<'py, Self>,
-        request: &Request,
-        key: Option<&Bound<'py, PyAny>>,
-        timeout: Option<&Bound<'py, PyAny>>,
-        result: Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let py = slf.py();
-        let this = slf.get();
-        // A wrong timeout is an error whether or not it is needed.
-        this.deadline(timeout)?;
-        let (decision, at) = this.calling(py, |core, out| {
-            core.try_enter_at(request.key.as_ref(), request.cost, request.slot, out)
-        });
-        if decision.granted {
-            let Request { key, cost, slot } = *request;
-            let key = key.map(Box::new);
-            let spent = Unclaimed { give_back, at, cost, slot, key };
-            return ready_or_back(py, result, slf.clone().into_any(), spent);
-        }
-        if decision.is_never() {
-            this.core.count_rejection();
-            return Err(this.refusal(py, request, decision));
-        }
-        let wait = WAIT.import(py, "ferrogate._waiting", "wait_for_permit")?;
-        wait.call1((slf, request.cost, key, request.slot, timeout, result))
-    }
-
-    fn enter_sync(
-        &self,
-        py: Python<'_>,
-        request: &Request,
-        timeout: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        let deadline = self.deadline(timeout)?;
-        let decision = self.try_enter(py, request);
-        if decision.granted {
-            return Ok(());
-        }
-        self.wait_sync(py, request, deadline)
-    }
-
-    fn release(&self, py: Python<'_>) {
-        // Nothing to release is fine: a fork inside the block has reset the slots.
-        self.calling(py, Core::release_slot);
-    }
-
-    fn deadline(&self, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Nanos> {
-        let Some(timeout) = timeout else { return Ok(NEVER) };
-        let timeout = duration_or_zero("timeout", timeout)?;
-        Ok(self.core.clock().now().saturating_add(timeout))
-    }
-
-    /// The exception for a request that was refused for good.
-    #[cold]
-    fn refusal(&self, py: Python<'_>, request: &Request, decision: Decision) -> PyErr {
-        let limit =
-            decision.limit.or_else(|| self.core.binding(request.key.as_ref(), request.cost));
-        if decision.reason == Reason::TooLarge {
-            let limit = limit.map_or_else(String::new, |limit| limit.to_string());
-            let cost = request.cost;
-            return PyValueError::new_err(format!(
-                "cost: expected at most what \"{limit}\" allows at all, got {cost}"
-            ));
-        }
-        let refuse = || -> PyResult<PyErr> {
-            let exceeded = EXCEEDED.import(py, "ferrogate._waiting", "exceeded")?;
-            let retry_after = seconds(decision.retry_after);
-            let limit = limit.map(|limit: Limit| limit.to_string());
-            let reason = decision.reason.as_str();
-            let error = exceeded.call1((self.name.as_deref(), limit, retry_after, reason))?;
-            Ok(PyErr::from_value(error))
-        };
-        refuse().unwrap_or_else(|error| error)
-    }
-}
-
-impl Request {
-    /// `with` and `async with`.
-    const ENTER: Self = Self { key: None, cost: 1, slot: true };
-
-    #[inline]
-    fn new(
-        cost: Option<&Bound<'_, PyAny>>,
-        key: Option<&Bound<'_, PyAny>>,
-        slot: bool,
-    ) -> PyResult<Self> {
-        let cost = match cost {
-            None => 1,
-            Some(cost) => count("cost", cost)?,
-        };
-        let key = match key {
-            None => None,
-            Some(key) => Some(key_from(key)?),
-        };
-        Ok(Self { key, cost, slot })
-    }
-}
-
-/// Seconds as Python sees them; never is infinite.
-fn seconds(nanos: Nanos) -> f64 {
-    if nanos == NEVER { f64::INFINITY } else { secs_from_nanos(nanos) }
-}
-
-/// A whole number from 1 on.
-fn count(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
-    if let Ok(count) = value.extract::<u32>()
-        && count > 0
-    {
-        return Ok(count);
-    }
-    let expected = format!("{argument}: expected an int from 1 to {}, got ", u32::MAX);
-    if value.hasattr(index(value.py()))? {
-        return Err(PyValueError::new_err(format!("{expected}{}", value.repr()?)));
-    }
-    Err(PyTypeError::new_err(format!("{expected}{}", type_name(value))))
-}
-
-/// Limiter keys mean the same in every process, so opaque objects are refused.
-fn key_from(value: &Bound<'_, PyAny>) -> PyResult<Key> {
-    if let Some(key) = short_text(value) {
-        return Ok(key);
-    }
-    with_encoder(false, |encoder| {
-        let mut walker = Walker::new(encoder, Opaque::Refuse);
-        walker.value(value).map_err(|failure| failure.within(|| "key".to_owned()))?;
-        Ok(Key::new(encoder.as_bytes()))
-    })
 }

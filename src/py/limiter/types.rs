@@ -4,7 +4,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyType};
 
-use super::seconds;
+use super::request::seconds;
 use crate::core::limiter::{Decision, Limit};
 use crate::py::convert::{duration, type_name};
 use crate::py::edge::edge;

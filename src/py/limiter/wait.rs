@@ -1,20 +1,22 @@
 //! Waiting: tickets for coroutines, short detached sleeps for threads.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use pyo3::PyTraverseError;
 use pyo3::PyVisit;
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRecursionError, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
 
-use super::{RateLimiter, Request, seconds};
+use super::request::{Request, seconds};
+use super::{Core, Out, RateLimiter};
 use crate::core::clock::{NEVER, Nanos, SECOND};
 use crate::core::limiter::{Decision, Progress, Reason, Ticket, UNKNOWN};
-use crate::core::sync::Bell;
+use crate::core::sync::{Bell, Mutex};
 use crate::py::edge::{edge, unraisable};
 
 /// Between two looks for a pending Ctrl-C.
@@ -42,37 +44,78 @@ pub(super) struct Waker(Arc<Sleeper>);
 
 enum Sleeper {
     /// A coroutine's `Waiter`, weakly: the line must not keep a task of a dead
-    /// loop alive, whose end returns the ticket.
-    Task(Py<PyWeakrefReference>),
+    /// loop alive, whose end returns the ticket. Known from the first look at
+    /// the ticket on; before that look nobody is woken.
+    Task(OnceLock<Py<PyWeakrefReference>>),
     /// A thread.
     Thread(Bell),
 }
 
+/// What has become of a wake.
+enum Woken {
+    /// It was told, or has gone.
+    Yes,
+    /// Its loop was closed: its place goes to the next.
+    Dead(Py<PyTicket>),
+    /// It could not be told, as at the recursion limit.
+    Not,
+}
+
 impl Waker {
-    pub(super) fn of_task(waiter: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let reference = PyWeakrefReference::new(waiter)?;
-        Ok(Self(Arc::new(Sleeper::Task(reference.unbind()))))
+    fn of_coroutine() -> Self {
+        Self(Arc::new(Sleeper::Task(OnceLock::new())))
+    }
+
+    /// Whom to wake, told at every look.
+    fn belongs_to(&self, waiter: &Bound<'_, PyAny>) -> PyResult<()> {
+        if let Sleeper::Task(known) = &*self.0
+            && known.get().is_none()
+        {
+            let reference = PyWeakrefReference::new(waiter)?.unbind();
+            // Only one coroutine has the ticket.
+            drop(known.set(reference));
+        }
+        Ok(())
     }
 
     fn of_thread() -> Self {
         Self(Arc::new(Sleeper::Thread(Bell::of_this_thread())))
     }
 
-    /// Never fails: a wake that is lost leaves somebody asleep, and the caller has an answer to
-    /// bring home.
-    pub(super) fn wake(&self, py: Python<'_>) {
+    fn wake(&self, py: Python<'_>) -> Woken {
         match &*self.0 {
             Sleeper::Task(reference) => {
-                let Some(waiter) = reference.bind(py).upgrade() else { return };
-                let Err(error) = waiter.call_method0(name(py)) else { return };
-                // `wake` may be called again; this time nothing is pending.
-                if let Err(error) = waiter.call_method0(name(py)) {
-                    error.write_unraisable(py, Some(&waiter));
-                }
-                unraisable(error, &waiter);
+                let reference = reference.get().map(|reference| reference.bind(py));
+                let Some(waiter) = reference.and_then(PyWeakrefMethods::upgrade) else {
+                    return Woken::Yes;
+                };
+                let report = |error: PyErr| {
+                    // At its limit the interpreter could not report it, and nothing is lost.
+                    if !error.is_instance_of::<PyRecursionError>(py) {
+                        unraisable(error, &waiter);
+                    }
+                };
+                Self::told(&waiter).unwrap_or_else(|error| {
+                    // `wake` may be called again; this time nothing is pending.
+                    let again = Self::told(&waiter);
+                    report(error);
+                    again.unwrap_or_else(|error| {
+                        report(error);
+                        Woken::Not
+                    })
+                })
             }
-            Sleeper::Thread(bell) => bell.ring(),
+            Sleeper::Thread(bell) => {
+                bell.ring();
+                Woken::Yes
+            }
         }
+    }
+
+    fn told(waiter: &Bound<'_, PyAny>) -> PyResult<Woken> {
+        let answer = waiter.call_method0(name(waiter.py()))?;
+        let dead = answer.cast_into::<PyTicket>();
+        Ok(dead.map_or(Woken::Yes, |ticket| Woken::Dead(ticket.unbind())))
     }
 
     /// Sleeps until woken, at most a signal slice and at most `longest`.
@@ -96,6 +139,7 @@ pub(crate) struct PyTicket {
     request: Request,
     ticket: Ticket,
     deadline: Nanos,
+    waker: Waker,
     /// Grows from the first figure of [`TRUST`] to the second.
     trust: AtomicU64,
     stage: AtomicU8,
@@ -103,10 +147,14 @@ pub(crate) struct PyTicket {
 
 impl PyTicket {
     fn give_back(&self, py: Python<'_>) {
+        self.limiter.get().calling(py, |core, out| self.withdraw(core, out));
+    }
+
+    fn withdraw(&self, core: &Core, out: &mut Out) {
         match self.stage.swap(DONE, Ordering::Relaxed) {
-            WAITING => self.limiter.get().leave(py, &self.request, self.ticket),
+            WAITING => drop(core.cancel(self.request.key.as_ref(), self.ticket, out)),
             // The permits are spent; their windows get over it, the slot would not.
-            GRANTED if self.request.slot => self.limiter.get().release(py),
+            GRANTED if self.request.slot => drop(core.release_slot(out)),
             _ => {}
         }
     }
@@ -130,9 +178,13 @@ impl Drop for PyTicket {
 
 #[pymethods]
 impl PyTicket {
-    /// ``None``: granted. Else the seconds after which to look again, if not woken before.
-    fn poll(&self, py: Python<'_>) -> PyResult<Option<f64>> {
+    /// ``None``: granted. Else the seconds after which to look again, if ``waiter`` is not woken
+    /// before, by its ``wake()``, from any thread. That returns the ticket if nobody is there to
+    /// be woken any more.
+    fn poll(&self, waiter: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
         edge("_Ticket.poll", || {
+            self.waker.belongs_to(waiter)?;
+            let py = waiter.py();
             let limiter = self.limiter.get();
             let trust = self.trust.load(Ordering::Relaxed);
             self.trust.store((2 * trust).min(TRUST.1), Ordering::Relaxed);
@@ -165,6 +217,33 @@ impl PyTicket {
     }
 }
 
+/// Wakers whose wake failed, for the next call to try again.
+#[derive(Default)]
+pub(super) struct Missed {
+    any: AtomicBool,
+    wakers: Mutex<Vec<Waker>>,
+}
+
+impl Missed {
+    fn keep(&self, wakers: Vec<Waker>) {
+        if !wakers.is_empty() {
+            self.wakers.lock().extend(wakers);
+            self.any.store(true, Ordering::Release);
+        }
+    }
+
+    #[inline]
+    pub(super) fn any(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
+    }
+
+    #[cold]
+    pub(super) fn take(&self) -> Vec<Waker> {
+        self.any.store(false, Ordering::Release);
+        std::mem::take(&mut self.wakers.lock())
+    }
+}
+
 impl RateLimiter {
     fn take_ticket(
         &self,
@@ -179,16 +258,38 @@ impl RateLimiter {
         joined.map_err(|decision| self.refusal(py, request, decision))
     }
 
+    /// A place in the line for a coroutine that is yet to run.
     pub(super) fn join(
         slf: &Bound<'_, Self>,
         request: Request,
         deadline: Nanos,
-        waker: Waker,
     ) -> PyResult<PyTicket> {
-        let ticket = slf.get().take_ticket(slf.py(), &request, deadline, waker)?;
+        let waker = Waker::of_coroutine();
+        let ticket = slf.get().take_ticket(slf.py(), &request, deadline, waker.clone())?;
         let trust = AtomicU64::new(TRUST.0);
         let stage = AtomicU8::new(WAITING);
-        Ok(PyTicket { limiter: slf.clone().unbind(), request, ticket, deadline, trust, stage })
+        let limiter = slf.clone().unbind();
+        Ok(PyTicket { limiter, request, ticket, deadline, waker, trust, stage })
+    }
+
+    /// Wakes them, and those who come to stand where nobody was left to be woken: one after the
+    /// other, because a loop may be closed with thousands of waiters.
+    #[cold]
+    pub(super) fn wake(&self, py: Python<'_>, wakers: Vec<Waker>) {
+        let mut wakers = VecDeque::from(wakers);
+        let mut missed = Vec::new();
+        while let Some(waker) = wakers.pop_front() {
+            match waker.wake(py) {
+                Woken::Yes => {}
+                Woken::Not => missed.push(waker),
+                Woken::Dead(ticket) => {
+                    let mut out = Out::new();
+                    ticket.get().withdraw(&self.core, &mut out);
+                    wakers.extend(out.take_wakes());
+                }
+            }
+        }
+        self.missed.keep(missed);
     }
 
     fn leave(&self, py: Python<'_>, request: &Request, ticket: Ticket) {

@@ -1,0 +1,138 @@
+//! Going in: granted at once, or a place in the line.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use super::request::{Request, seconds};
+use super::{Core, Out, RateLimiter};
+use crate::core::clock::{NEVER, Nanos};
+use crate::core::limiter::{Decision, Limit, Reason};
+use crate::py::awaitable::{Unclaimed, ready_or_back};
+use crate::py::convert::duration_or_zero;
+
+const MODULE: &str = "ferrogate._waiting";
+/// The awaitable that waits.
+static PLACE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+/// The coroutine that only raises.
+static REFUSE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+/// The function that makes a `RateLimitExceeded`.
+static EXCEEDED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+/// Imports what is imported on first use.
+pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
+    PLACE.import(py, MODULE, "Place")?;
+    REFUSE.import(py, MODULE, "refuse")?;
+    EXCEEDED.import(py, MODULE, "exceeded")?;
+    Ok(())
+}
+
+/// Gives back what a granted, never awaited `acquire` has spent.
+fn give_back(limiter: &Bound<'_, PyAny>, spent: &Unclaimed) {
+    let Ok(limiter) = limiter.cast::<RateLimiter>() else { return };
+    limiter.get().calling(limiter.py(), |core, out| {
+        core.undo(spent.key.as_deref(), spent.at, spent.cost, spent.slot, out);
+    });
+}
+
+impl RateLimiter {
+    /// Calls the core, then wakes whom it says, with no lock held.
+    #[inline]
+    pub(super) fn calling<T>(&self, py: Python<'_>, body: impl FnOnce(&Core, &mut Out) -> T) -> T {
+        let mut out = Out::new();
+        let answer = body(&self.core, &mut out);
+        let mut wakers = out.take_wakes();
+        if self.missed.any() {
+            wakers.extend(self.missed.take());
+        }
+        if !wakers.is_empty() {
+            self.wake(py, wakers);
+        }
+        answer
+    }
+
+    fn try_enter(&self, py: Python<'_>, request: &Request) -> Decision {
+        self.calling(py, |core, out| {
+            core.try_enter(request.key.as_ref(), request.cost, request.slot, out)
+        })
+    }
+
+    pub(super) fn enter_async<'py>(
+        slf: &Bound<'py, Self>,
+        request: &Request,
+        timeout: Option<&Bound<'py, PyAny>>,
+        result: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let this = slf.get();
+        // A wrong timeout is an error whether or not it is needed.
+        let deadline = this.deadline(timeout)?;
+        let (decision, at) = this.calling(py, |core, out| {
+            core.try_enter_at(request.key.as_ref(), request.cost, request.slot, out)
+        });
+        if decision.granted {
+            let Request { key, cost, slot } = *request;
+            let key = key.map(Box::new);
+            let spent = Unclaimed { give_back, at, cost, slot, key };
+            return ready_or_back(py, result, slf.clone().into_any(), spent);
+        }
+        if decision.is_never() {
+            this.core.count_rejection();
+            return Err(this.refusal(py, request, decision));
+        }
+        // The place in the line is taken by the call: the awaitable may be awaited much later.
+        match Self::join(slf, *request, deadline) {
+            Ok(ticket) => PLACE.import(py, MODULE, "Place")?.call1((ticket, result)),
+            // As good as a timeout, and told where that is.
+            Err(error) => REFUSE.import(py, MODULE, "refuse")?.call1((error,)),
+        }
+    }
+
+    pub(super) fn enter_sync(
+        &self,
+        py: Python<'_>,
+        request: &Request,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let deadline = self.deadline(timeout)?;
+        let decision = self.try_enter(py, request);
+        if decision.granted {
+            return Ok(());
+        }
+        self.wait_sync(py, request, deadline)
+    }
+
+    pub(super) fn release(&self, py: Python<'_>) {
+        // Nothing to release is fine: a fork inside the block has reset the slots.
+        self.calling(py, Core::release_slot);
+    }
+
+    pub(super) fn deadline(&self, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Nanos> {
+        let Some(timeout) = timeout else { return Ok(NEVER) };
+        let timeout = duration_or_zero("timeout", timeout)?;
+        Ok(self.core.clock().now().saturating_add(timeout))
+    }
+
+    /// The exception for a request that was refused for good.
+    #[cold]
+    pub(super) fn refusal(&self, py: Python<'_>, request: &Request, decision: Decision) -> PyErr {
+        let limit =
+            decision.limit.or_else(|| self.core.binding(request.key.as_ref(), request.cost));
+        if decision.reason == Reason::TooLarge {
+            let limit = limit.map_or_else(String::new, |limit| limit.to_string());
+            let cost = request.cost;
+            return PyValueError::new_err(format!(
+                "cost: expected at most what \"{limit}\" allows at all, got {cost}"
+            ));
+        }
+        let refuse = || -> PyResult<PyErr> {
+            let exceeded = EXCEEDED.import(py, MODULE, "exceeded")?;
+            let retry_after = seconds(decision.retry_after);
+            let limit = limit.map(|limit: Limit| limit.to_string());
+            let reason = decision.reason.as_str();
+            let error = exceeded.call1((self.name.as_deref(), limit, retry_after, reason))?;
+            Ok(PyErr::from_value(error))
+        };
+        refuse().unwrap_or_else(|error| error)
+    }
+}

@@ -1,0 +1,81 @@
+//! What one request asks for, from Python's arguments.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use crate::core::clock::{NEVER, Nanos, secs_from_nanos};
+use crate::core::key::Key;
+use crate::py::convert::type_name;
+use crate::py::key::{Opaque, Walker, short_text, with_encoder};
+
+/// Makes what is made on first use.
+pub(super) fn prepare(py: Python<'_>) {
+    index(py);
+}
+
+fn index(py: Python<'_>) -> &Bound<'_, PyString> {
+    intern!(py, "__index__")
+}
+
+/// What one request asks for.
+#[derive(Clone, Copy)]
+pub(super) struct Request {
+    pub(super) key: Option<Key>,
+    pub(super) cost: u32,
+    pub(super) slot: bool,
+}
+
+impl Request {
+    /// `with` and `async with`.
+    pub(super) const ENTER: Self = Self { key: None, cost: 1, slot: true };
+
+    #[inline]
+    pub(super) fn new(
+        cost: Option<&Bound<'_, PyAny>>,
+        key: Option<&Bound<'_, PyAny>>,
+        slot: bool,
+    ) -> PyResult<Self> {
+        let cost = match cost {
+            None => 1,
+            Some(cost) => count("cost", cost)?,
+        };
+        let key = match key {
+            None => None,
+            Some(key) => Some(key_from(key)?),
+        };
+        Ok(Self { key, cost, slot })
+    }
+}
+
+/// Seconds as Python sees them; never is infinite.
+pub(super) fn seconds(nanos: Nanos) -> f64 {
+    if nanos == NEVER { f64::INFINITY } else { secs_from_nanos(nanos) }
+}
+
+/// A whole number from 1 on.
+pub(super) fn count(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
+    if let Ok(count) = value.extract::<u32>()
+        && count > 0
+    {
+        return Ok(count);
+    }
+    let expected = format!("{argument}: expected an int from 1 to {}, got ", u32::MAX);
+    if value.hasattr(index(value.py()))? {
+        return Err(PyValueError::new_err(format!("{expected}{}", value.repr()?)));
+    }
+    Err(PyTypeError::new_err(format!("{expected}{}", type_name(value))))
+}
+
+/// Limiter keys mean the same in every process, so opaque objects are refused.
+fn key_from(value: &Bound<'_, PyAny>) -> PyResult<Key> {
+    if let Some(key) = short_text(value) {
+        return Ok(key);
+    }
+    with_encoder(false, |encoder| {
+        let mut walker = Walker::new(encoder, Opaque::Refuse);
+        walker.value(value).map_err(|failure| failure.within(|| "key".to_owned()))?;
+        Ok(Key::new(encoder.as_bytes()))
+    })
+}
