@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from ferrogate.cli import doctor, replay
-from ferrogate.cli._errors import INTERRUPTED, CliError
+from ferrogate.cli._errors import FAILED, INTERRUPTED, CliError
+from ferrogate.cli.output import complain, discard, write
 
 __all__ = ["main"]
 
@@ -19,26 +21,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 is success, 1 a failure on the way, 2 bad input (one line on stderr says
     what and where), 130 Ctrl-C.
     """
+    if sys.stdout is None:  # `>&-`; the next file to be opened would take its place
+        complain("ferrogate: stdout is closed")
+        return FAILED
+    try:
+        code = _run(argv)
+    except CliError as error:
+        complain("ferrogate: " + " ".join(str(error).splitlines()))
+        discard()
+        return error.code
+    except KeyboardInterrupt:
+        complain("ferrogate: interrupted")
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # `ferrogate replay … | head`: nobody reads on, which is no error of ours.
+        discard()
+        return 0
+    if code == INTERRUPTED:
+        # A second Ctrl-C would only make the interpreter's own end look like a crash.
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="ferrogate", description="Every call your agent makes goes through the gate."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     replay.add_parsers(commands)
     doctor.add_parsers(commands)
-    options = parser.parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = options.run
     try:
-        code = run(options)
-        sys.stdout.flush()
-    except CliError as error:
-        print("ferrogate:", " ".join(str(error).splitlines()), file=sys.stderr)
-        return error.code
-    except KeyboardInterrupt:
-        print("ferrogate: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # `ferrogate replay … | head`: nobody reads on, which is no error of ours.
-        # Python would complain again when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return code
+        options = parser.parse_args(argv)
+    except SystemExit:
+        write("")  # the help that was asked for
+        raise
+    run: Callable[[argparse.Namespace], int] = options.run
+    return run(options)

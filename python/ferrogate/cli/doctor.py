@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from ferrogate import __version__
+from ferrogate.cli.output import write
 
 __all__ = ["add_parsers"]
 
@@ -26,7 +27,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _version(_options: argparse.Namespace) -> int:
-    print(__version__)
+    write(f"{__version__}\n")
     return 0
 
 
@@ -45,8 +46,7 @@ def _doctor(_options: argparse.Namespace) -> int:
     ]
     lines.append(("cgroup limits", "; ".join(limits) or "none visible"))
     width = max(len(label) for label, _ in lines)
-    for label, value in lines:
-        print(f"{label:<{width}}  {value}")
+    write("".join(f"{label:<{width}}  {value}\n" for label, value in lines))
     return 0
 
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ferrogate.cli.agent import Run
+from ferrogate.cli.output import complain
 
 __all__ = ["Progress"]
 
@@ -25,7 +26,7 @@ class Progress:
         self._bar: Any = None
 
     def __enter__(self) -> Self:
-        if not self._quiet and sys.stderr.isatty():
+        if not self._quiet and sys.stderr is not None and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bar
@@ -68,7 +69,7 @@ class Progress:
 
     def _lines(self, label: str, total: int) -> Callable[[Run], None]:
         def write(done: int, run: Run) -> None:
-            print(f"{label}: {done:,} of {total:,} done, {_note(run)}", file=sys.stderr)
+            complain(f"{label}: {done:,} of {total:,} done, {_note(run)}")
 
         return _now_and_then(_LINE_EVERY, total, write)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
 from ferrogate.cli._errors import FAILED, INTERRUPTED, CliError, require_demo_extra
 from ferrogate.cli.arguments import AUTO, add_flags, settings_from
 from ferrogate.cli.generator import generate
+from ferrogate.cli.output import Page, write
 from ferrogate.cli.settings import Settings
 from ferrogate.cli.traces import Trace, read_trace, with_repeats
 
@@ -87,14 +87,17 @@ def _compare(trace: Trace, options: argparse.Namespace, command: str) -> int:
     trace = with_repeats(trace, settings.repeat_rate, settings.provider.seed)
     report = _run(trace, settings.fitted_to(trace), quiet=options.json)
     if options.json:
-        json.dump(report, sys.stdout, indent=1)
-        print()
+        write(json.dumps(report, indent=1) + "\n")
     else:
         from rich.console import Console
 
         from ferrogate.cli.render import render
 
-        render(report, Console())
+        # Not on stdout itself: rich exits when nobody reads on, and raises where
+        # the encoding lacks a character.
+        page = Page()
+        render(report, Console(file=page))
+        write(page.getvalue())
     for run in report["runs"].values():
         if run["stopped"]:
             raise CliError(run["stopped"], FAILED)
