@@ -109,3 +109,25 @@ def test_books_that_fail_are_not_reported() -> None:
 
     with pytest.raises(OverflowError, match="in the books"):
         asyncio.run(replay_rows(Odd(), ROWS, Run("with"), speed=1.0, done=done))
+
+
+def test_a_cancelled_run_counts_every_request_once() -> None:
+    """An answer that is there when the run is cancelled is an answer, not an unfinished request."""
+    run = Run("with")
+
+    class Slow:
+        async def ask(self, ask: Ask) -> Reply:
+            if ask.row.line % 2:
+                await asyncio.Event().wait()
+            return Reply("", 1, 1)
+
+    async def main() -> None:
+        def done(*_: object) -> None:
+            if run.answered == 10:
+                task.cancel()
+
+        task = asyncio.create_task(replay_rows(Slow(), ROWS, run, speed=1.0, done=done))
+        await task
+
+    asyncio.run(main())
+    assert (run.requests, run.answered, run.unfinished) == (20, 10, 10)

@@ -52,11 +52,13 @@ async def replay_rows(
         while under_way:
             await asyncio.wait(under_way)
     except asyncio.CancelledError:
-        run.unfinished = len(under_way)
-        for task in under_way:
+        left = tuple(under_way)
+        for task in left:
             task.cancel()
-        if under_way:
-            await asyncio.wait(under_way)
+        if left:
+            await asyncio.wait(left)
+        # Not all of them: some had their answer already, or end with another error.
+        run.unfinished = sum(task.cancelled() for task in left)
     finally:
         run.seconds = (loop.time() - started) * speed
     if broken:  # the books themselves, not a request: no report could be trusted
