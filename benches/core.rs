@@ -66,9 +66,9 @@ fn cache(c: &mut Criterion) {
 fn encode_request(encoder: &mut Encoder, texts: &[String]) {
     encoder.tag(tag::DICT);
     encoder.len(4);
-    let mut starts = Vec::with_capacity(4);
+    let mark = encoder.mark();
     for (name, write) in [("model", 0), ("messages", 1), ("temperature", 2), ("max_tokens", 3)] {
-        starts.push(encoder.position());
+        encoder.part();
         encoder.str(name);
         match write {
             0 => encoder.str("gpt-5-mini"),
@@ -78,20 +78,21 @@ fn encode_request(encoder: &mut Encoder, texts: &[String]) {
                 for text in texts {
                     encoder.tag(tag::DICT);
                     encoder.len(2);
-                    let mut inner = [encoder.position(), 0];
+                    let mark = encoder.mark();
+                    encoder.part();
                     encoder.str("role");
                     encoder.str("user");
-                    inner[1] = encoder.position();
+                    encoder.part();
                     encoder.str("content");
                     encoder.str(text);
-                    encoder.sort_parts(&mut inner);
+                    encoder.sort_parts(mark);
                 }
             }
             2 => encoder.float(0.2),
             _ => encoder.int(800),
         }
     }
-    encoder.sort_parts(&mut starts);
+    encoder.sort_parts(mark);
 }
 
 fn keys(c: &mut Criterion) {

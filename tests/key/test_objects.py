@@ -9,7 +9,6 @@ import weakref
 from typing import Any
 
 import pytest
-from child import run_well
 from keyed import (
     Plain,
     Point,
@@ -192,24 +191,6 @@ def test_cycles_and_depth() -> None:
     for _ in range(120):
         fine = {"k": [fine]} if isinstance(fine, int) else [fine]
     assert same_digest(fine, fine)
-
-
-def test_the_deepest_allowed_structure_on_a_small_stack() -> None:
-    code = """
-    import threading
-    from ferrogate import cache_key
-    deep = 0
-    for n in range(63):
-        deep = {"k": [deep], "l": 1}
-    def run():
-        out.append(cache_key(deep))
-    out = []
-    threading.stack_size(256 * 1024)
-    thread = threading.Thread(target=run)
-    thread.start(); thread.join()
-    print(len(out[0]))
-    """
-    assert run_well(code) == "64\n"
 
 
 @pytest.mark.parametrize("count", [3, 40])

@@ -48,6 +48,8 @@ pub mod tag {
 pub struct Encoder {
     bytes: Vec<u8>,
     scratch: Vec<u8>,
+    /// Where the parts of the unordered collections that are being written start.
+    parts: Vec<usize>,
     /// Whether `1`, `1.0` and `True` stay apart.
     pub typed: bool,
 }
@@ -56,12 +58,13 @@ impl Encoder {
     /// An empty encoder.
     #[must_use]
     pub fn new(typed: bool) -> Self {
-        Self { bytes: Vec::new(), scratch: Vec::new(), typed }
+        Self { typed, ..Self::default() }
     }
 
     /// Forgets what was written and keeps the memory.
     pub fn reset(&mut self, typed: bool) {
         self.bytes.clear();
+        self.parts.clear();
         self.typed = typed;
     }
 
@@ -75,7 +78,7 @@ impl Encoder {
     /// The memory that is kept for the next use.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.bytes.capacity() + self.scratch.capacity()
+        self.bytes.capacity() + self.scratch.capacity() + self.parts.capacity() * size_of::<usize>()
     }
 
     /// A bare tag.
@@ -185,15 +188,40 @@ impl Encoder {
         self.bytes.extend_from_slice(encoding);
     }
 
-    /// Where the next byte goes; remember it before each part of an unordered collection.
+    /// Where the next byte goes.
+    #[inline]
     #[must_use]
     pub fn position(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Brings the parts that start at `starts` (the last one ends here) into
-    /// the order of their bytes, so that the order of insertion does not count.
-    pub fn sort_parts(&mut self, starts: &mut [usize]) {
+    /// What to call [`parts_since`](Self::parts_since) and [`sort_parts`](Self::sort_parts)
+    /// with, to be asked before the first part of an unordered collection.
+    #[must_use]
+    pub fn mark(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// The next part of the innermost unordered collection starts here.
+    pub fn part(&mut self) {
+        self.parts.push(self.bytes.len());
+    }
+
+    /// How many parts the innermost collection has by now.
+    #[must_use]
+    pub fn parts_since(&self, mark: usize) -> usize {
+        self.parts.len() - mark
+    }
+
+    /// Ends the innermost unordered collection: brings its parts into the order of
+    /// their bytes, so that the order of insertion does not count.
+    pub fn sort_parts(&mut self, mark: usize) {
+        self.sort(mark);
+        self.parts.truncate(mark);
+    }
+
+    fn sort(&mut self, mark: usize) {
+        let starts = &self.parts[mark..];
         let end = self.bytes.len();
         let part = |index: usize| starts[index]..starts.get(index + 1).copied().unwrap_or(end);
         let bytes = &self.bytes;
@@ -261,12 +289,12 @@ mod tests {
         ) {
             let write = |parts: &[Vec<u8>]| encoded(false, |e| {
                 e.tag(tag::SET);
-                let mut starts = Vec::new();
+                let mark = e.mark();
                 for part in parts {
-                    starts.push(e.position());
+                    e.part();
                     e.bytes(part);
                 }
-                e.sort_parts(&mut starts);
+                e.sort_parts(mark);
             });
             let before = write(&parts);
             let len = parts.len();

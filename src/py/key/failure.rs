@@ -5,10 +5,13 @@ use std::fmt::Write as _;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use super::walk::MAX_DEPTH;
+use super::walk::{MAX_BYTES, MAX_DEPTH};
 
-/// How much of the path to a structure that is too deep is shown.
+/// How much of the path to a structure that is too deep or too large is shown.
 const SHOWN_STEPS: usize = 8;
+
+const WAYS_OUT: &str = "choose the key yourself with key=, leave the argument out with ignore=, \
+                        or give its class a __cache_key__() method";
 
 /// Why a value has no key, and where in it.
 pub(crate) struct Failure(
@@ -25,6 +28,7 @@ struct Inner {
 pub(super) enum Kind {
     Unencodable(String),
     TooDeep { cycle: bool },
+    TooLarge,
     Raised(PyErr),
 }
 
@@ -48,24 +52,28 @@ impl Failure {
 impl From<Failure> for PyErr {
     fn from(failure: Failure) -> Self {
         let failure = *failure.0;
-        let path: String = failure.path.iter().rev().map(String::as_str).collect();
+        let shown = match failure.kind {
+            Kind::TooDeep { .. } | Kind::TooLarge => SHOWN_STEPS,
+            _ => usize::MAX,
+        };
+        // A hundred times the same step helps nobody.
+        let mut path: String = failure.path.iter().rev().take(shown).map(String::as_str).collect();
+        if failure.path.len() > shown {
+            path.push('…');
+        }
         let path = path.trim_start_matches('.');
         match failure.kind {
             // What user code raised goes through unchanged.
             Kind::Raised(error) => error,
             Kind::Unencodable(what) => PyTypeError::new_err(format!(
-                "{path}: cannot make a cache key from {what}; choose the key yourself with key=, \
-                 leave the argument out with ignore=, or give its class a __cache_key__() method"
+                "{path}: cannot make a cache key from {what}; {WAYS_OUT}"
+            )),
+            Kind::TooLarge => PyValueError::new_err(format!(
+                "{path}: cannot make a cache key: its canonical form takes more than {} MiB; \
+                 {WAYS_OUT}",
+                MAX_BYTES >> 20
             )),
             Kind::TooDeep { cycle } => {
-                // A hundred times the same step helps nobody.
-                let steps = failure.path.len();
-                let mut path: String =
-                    failure.path.iter().rev().take(SHOWN_STEPS).map(String::as_str).collect();
-                if steps > SHOWN_STEPS {
-                    path.push('…');
-                }
-                let path = path.trim_start_matches('.');
                 let why = if cycle { "it contains itself" } else { "it is nested too deeply" };
                 PyValueError::new_err(format!(
                     "{path}: cannot make a cache key: {why} (the limit is {MAX_DEPTH} levels)"

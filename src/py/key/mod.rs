@@ -88,7 +88,8 @@ pub(crate) fn text_probe<'a>(value: &'a Bound<'_, PyAny>) -> Option<ShortText<'a
 ///
 /// Raises:
 ///     TypeError: a part has no canonical form; names its path and the ways out.
-///     ValueError: a part is nested too deeply or contains itself.
+///     ValueError: a part is nested too deeply, contains itself, or has a canonical form of
+///         more than 64 MiB.
 #[pyfunction]
 #[pyo3(signature = (*parts, **named))]
 pub(crate) fn cache_key(

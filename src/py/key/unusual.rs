@@ -105,19 +105,21 @@ impl Walker<'_> {
             self.kind(class)?;
             self.encoder.float(value.extract::<f64>()?);
         } else if is(ffi::Py_TPFLAGS_BYTES_SUBCLASS) && same(&py.get_type::<PyBytes>())? {
-            self.encoder.bytes(value.cast::<PyBytes>().map_err(PyErr::from)?.as_bytes());
+            self.bytes(value.cast::<PyBytes>().map_err(PyErr::from)?.as_bytes())?;
         } else if let Ok(array) = value.cast::<PyByteArray>()
             && equal(&py.get_type::<PyByteArray>())?
         {
+            self.room_for(array.len())?;
             self.encoder.bytes(&array.to_vec());
         } else if let Ok(view) = value.cast::<PyMemoryView>() {
+            self.room_for(view.getattr("nbytes")?.extract()?)?;
             // Equal to bytes unless its format or its shape gives its items another meaning.
             let bytes =
                 view.call_method0("tobytes")?.cast_into::<PyBytes>().map_err(PyErr::from)?;
             if !view.eq(&bytes)? {
                 return Ok(false);
             }
-            self.encoder.bytes(bytes.as_bytes());
+            self.bytes(bytes.as_bytes())?;
         } else if is(ffi::Py_TPFLAGS_TUPLE_SUBCLASS) && same(&py.get_type::<PyTuple>())? {
             self.tuple(value.cast::<PyTuple>().map_err(PyErr::from)?)?;
         } else if is(ffi::Py_TPFLAGS_LIST_SUBCLASS) && equal(&py.get_type::<PyList>())? {

@@ -16,6 +16,16 @@ use crate::py::intern::{Held, Interner};
 /// Deeper structures are refused; Python's own recursion limit is of this order.
 pub(super) const MAX_DEPTH: usize = 128;
 
+/// A larger encoding is refused: a list that holds another one twice, and so on for thirty
+/// levels, has a few hundred bytes of objects and gigabytes of encoding.
+pub(super) const MAX_BYTES: usize = 64 << 20;
+
+/// How much is written between two looks at Ctrl-C and [`MAX_BYTES`].
+const CHECK_BYTES: usize = 256 << 10;
+
+/// Text and the like from here on is refused before it is copied, not after.
+const LONG_BYTES: usize = 64 << 10;
+
 /// What becomes of hashable objects without a canonical form.
 #[derive(Clone, Copy)]
 pub(crate) enum Opaque<'a> {
@@ -32,13 +42,15 @@ pub(crate) struct Walker<'a> {
     pub(super) held: Vec<Held>,
     /// The containers that are being walked, to tell a cycle from depth.
     open: Vec<usize>,
+    /// How long the encoding may become before the next [`checkpoint`](Self::checkpoint).
+    unchecked: usize,
 }
 
 pub(super) type Walk = Result<(), Failure>;
 
 impl<'a> Walker<'a> {
     pub(crate) fn new(encoder: &'a mut Encoder, opaque: Opaque<'a>) -> Self {
-        Self { encoder, opaque, held: Vec::new(), open: Vec::new() }
+        Self { encoder, opaque, held: Vec::new(), open: Vec::new(), unchecked: CHECK_BYTES }
     }
 
     /// The interned objects that the encoding names.
@@ -69,14 +81,13 @@ impl<'a> Walker<'a> {
         } else if class == &raw mut ffi::PyLong_Type {
             return self.integer(value);
         } else if class == &raw mut ffi::PyBytes_Type {
-            self.encoder.bytes(value.cast::<PyBytes>().map_err(PyErr::from)?.as_bytes());
-            return Ok(());
+            return self.bytes(value.cast::<PyBytes>().map_err(PyErr::from)?.as_bytes());
         }
         self.enter(value, |walker| walker.unusual(value))
     }
 
     /// Writes a value if that can run no Python code, not even by an allocation that
-    /// makes the collector run: ASCII text, integers of 64 bits, floats, truth values
+    /// makes the collector run, and cannot fail: ASCII text that is not long, integers of 64 bits, floats, truth values
     /// and None, of the exact types. A borrowed reference is enough for them.
     ///
     /// # Safety
@@ -86,6 +97,9 @@ impl<'a> Walker<'a> {
         // SAFETY: comparing addresses of static types and objects, and reading what each type has.
         unsafe {
             if let Some(text) = ascii(value) {
+                if text.len() >= LONG_BYTES {
+                    return false;
+                }
                 self.encoder.tagged(tag::STR, text);
                 return true;
             }
@@ -117,9 +131,39 @@ impl<'a> Walker<'a> {
             return Err(Failure::of(Kind::TooDeep { cycle: self.open.contains(&address) }));
         }
         self.open.push(address);
-        let result = body(self);
+        let result = body(self).and_then(|()| self.check(value.py()));
         self.open.pop();
         result
+    }
+
+    /// Looks now and then whether the encoding is too large, or the user has pressed Ctrl-C.
+    /// May run Python code: the handlers of signals.
+    #[inline]
+    fn check(&mut self, py: Python<'_>) -> Walk {
+        if self.encoder.position() < self.unchecked { Ok(()) } else { self.checkpoint(py) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn checkpoint(&mut self, py: Python<'_>) -> Walk {
+        self.room_for(0)?;
+        self.unchecked = self.encoder.position() + CHECK_BYTES;
+        Ok(py.check_signals()?)
+    }
+
+    /// Refuses what would make the encoding too large.
+    #[inline]
+    pub(super) fn room_for(&self, len: usize) -> Walk {
+        if self.encoder.position() + len > MAX_BYTES {
+            return Err(Failure::of(Kind::TooLarge));
+        }
+        Ok(())
+    }
+
+    pub(super) fn bytes(&mut self, value: &[u8]) -> Walk {
+        self.room_for(value.len())?;
+        self.encoder.bytes(value);
+        Ok(())
     }
 
     pub(super) fn text(&mut self, value: &Bound<'_, PyAny>) -> Walk {
@@ -128,12 +172,14 @@ impl<'a> Walker<'a> {
         unsafe {
             if ffi::PyUnicode_IS_COMPACT_ASCII(value.as_ptr()) != 0 {
                 let len = ffi::PyUnicode_GET_LENGTH(value.as_ptr()) as usize;
+                self.room_for(len)?;
                 let data = ffi::PyUnicode_DATA(value.as_ptr()).cast::<u8>().cast_const();
                 self.encoder.tagged(tag::STR, std::slice::from_raw_parts(data, len));
                 return Ok(());
             }
             let data = ffi::PyUnicode_AsUTF8AndSize(value.as_ptr(), &raw mut len);
             if !data.is_null() {
+                self.room_for(len as usize)?;
                 self.encoder
                     .tagged(tag::STR, std::slice::from_raw_parts(data.cast(), len as usize));
                 return Ok(());
@@ -145,6 +191,7 @@ impl<'a> Walker<'a> {
             .get_type::<PyString>()
             .call_method1("encode", (value, "utf-8", "surrogatepass"))?;
         let bytes = bytes.cast::<PyBytes>().map_err(PyErr::from)?;
+        self.room_for(bytes.as_bytes().len())?;
         self.encoder.tagged(tag::SURROGATES, bytes.as_bytes());
         Ok(())
     }
@@ -164,6 +211,7 @@ impl<'a> Walker<'a> {
         }
         let int = value.py().get_type::<pyo3::types::PyInt>();
         let bits: usize = int.call_method1("bit_length", (value,))?.extract()?;
+        self.room_for(bits.div_ceil(8))?;
         let magnitude = int.call_method1("__abs__", (value,))?;
         let bytes = int.call_method1("to_bytes", (magnitude, bits.div_ceil(8), "little"))?;
         let bytes = bytes.cast::<PyBytes>().map_err(PyErr::from)?;
@@ -177,6 +225,7 @@ impl<'a> Walker<'a> {
             walker.encoder.len(tuple.len());
             for (index, item) in tuple.iter_borrowed().enumerate() {
                 walker.value(&item).map_err(|failure| failure.within(|| format!("[{index}]")))?;
+                walker.check(tuple.py())?;
             }
             Ok(())
         })
@@ -188,6 +237,7 @@ impl<'a> Walker<'a> {
             walker.encoder.tag(tag::LIST);
             walker.encoder.len(len);
             for index in 0..len {
+                walker.check(list.py())?;
                 // By index, because what an element runs may change the list under us.
                 if index >= list.len() {
                     return Err(changed("list").into());
@@ -217,7 +267,7 @@ impl<'a> Walker<'a> {
             }
             walker.encoder.tag(tag::DICT);
             walker.encoder.len(len);
-            let mut starts = Starts::new();
+            let mark = walker.encoder.mark();
             let mut position: ffi::Py_ssize_t = 0;
             let (mut key, mut item) = (std::ptr::null_mut(), std::ptr::null_mut());
             // SAFETY: attached; the borrowed pair is turned into owned references before any Python
@@ -233,18 +283,19 @@ impl<'a> Walker<'a> {
                         Bound::from_borrowed_ptr(value.py(), item),
                     )
                 };
-                starts.push(walker.encoder.position());
+                walker.encoder.part();
                 walker.value(&key).map_err(|failure| failure.within(|| " (a key)".to_owned()))?;
                 walker.value(&item).map_err(|failure| failure.within(|| step_to(&key)))?;
+                walker.check(value.py())?;
                 if dict.len() != len {
                     return Err(changed("dict").into());
                 }
             }
             // The same size again, but not the same items: the number written would be a lie.
-            if starts.len != len {
+            if walker.encoder.parts_since(mark) != len {
                 return Err(changed("dict").into());
             }
-            walker.encoder.sort_parts(starts.as_mut());
+            walker.encoder.sort_parts(mark);
             Ok(())
         })
     }
@@ -269,15 +320,16 @@ impl<'a> Walker<'a> {
         let len = value.len()?;
         self.encoder.tag(tag::SET);
         self.encoder.len(len);
-        let mut starts = Starts::new();
+        let mark = self.encoder.mark();
         for item in value.try_iter()? {
-            starts.push(self.encoder.position());
+            self.encoder.part();
             self.value(&item?).map_err(|failure| failure.within(|| "{…}".to_owned()))?;
+            self.check(value.py())?;
         }
-        if starts.len != len {
+        if self.encoder.parts_since(mark) != len {
             return Err(changed("set").into());
         }
-        self.encoder.sort_parts(starts.as_mut());
+        self.encoder.sort_parts(mark);
         Ok(())
     }
 }
@@ -299,34 +351,5 @@ pub(super) unsafe fn ascii<'a>(value: *mut ffi::PyObject) -> Option<&'a [u8]> {
         let len = ffi::PyUnicode_GET_LENGTH(value) as usize;
         let data = ffi::PyUnicode_DATA(value).cast::<u8>().cast_const();
         Some(std::slice::from_raw_parts(data, len))
-    }
-}
-
-/// Positions of the parts of an unordered collection; small ones stay off the heap.
-struct Starts {
-    few: [usize; 16],
-    len: usize,
-    many: Vec<usize>,
-}
-
-impl Starts {
-    fn new() -> Self {
-        Self { few: [0; 16], len: 0, many: Vec::new() }
-    }
-
-    fn push(&mut self, position: usize) {
-        if self.len < self.few.len() {
-            self.few[self.len] = position;
-        } else {
-            if self.many.is_empty() {
-                self.many.extend_from_slice(&self.few);
-            }
-            self.many.push(position);
-        }
-        self.len += 1;
-    }
-
-    fn as_mut(&mut self) -> &mut [usize] {
-        if self.many.is_empty() { &mut self.few[..self.len] } else { &mut self.many }
     }
 }
