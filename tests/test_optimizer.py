@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapes import mismatch
 
-from ferrogate import AlertThreshold, CacheConfig, ProductionOptimizer, RateLimitConfig
+from ferrogate import AlertThreshold, CacheConfig, ProductionOptimizer, RateLimitConfig, cached
 from ferrogate.health import HealthDetailed
 from ferrogate.optimizer import Dashboard, DashboardAnswer, OptimizerStats, PerformanceAnswer
 from ferrogate.testing import ManualClock
@@ -253,6 +253,51 @@ def test_a_loaded_entry_belongs_to_its_category() -> None:
     assert asyncio.run(optimizer.cache.get_or_set("sensor:async", load)) == 2
     assert optimizer.cache.get("sensor:async") == 2
     assert optimizer.invalidate("sensor") == 2
+
+
+def test_a_decorated_call_belongs_to_the_category_of_its_key() -> None:
+    optimizer = ProductionOptimizer()
+    calls: list[int] = []
+
+    @cached(cache=optimizer.cache, key=lambda n: optimizer.cache_key("sensor", n), tags=["mine"])
+    def plain(n: int) -> int:
+        calls.append(n)
+        return n
+
+    @cached(
+        cache=optimizer.cache,
+        key=lambda n: optimizer.cache_key("sensor", n),
+        tags=lambda n: [f"number:{n}"],
+    )
+    async def later(n: int) -> int:
+        calls.append(n)
+        return n
+
+    assert (plain(1), asyncio.run(later(2))) == (1, 2)
+    assert optimizer.invalidate("sensor") == 2
+    assert len(optimizer.cache) == 0
+    assert (plain(1), asyncio.run(later(2))) == (1, 2)
+    assert calls == [1, 2, 1, 2]
+    assert optimizer.cache.invalidate_tag("mine") == 1
+    assert optimizer.cache.invalidate_tag("number:2") == 1
+
+
+@pytest.mark.parametrize("how", ["set", "setitem", "setdefault", "load"])
+def test_a_category_may_have_any_number_of_colons(how: str) -> None:
+    optimizer = ProductionOptimizer()
+    category = ":".join("abcdefghijkl")
+    key = optimizer.cache_key(category, 1)
+    match how:
+        case "set":
+            optimizer.cache.set(key, 1)
+        case "setitem":
+            optimizer.cache[key] = 1
+        case "setdefault":
+            assert optimizer.cache.setdefault(key, 1, tags=["mine"]) == 1
+        case "load":
+            assert optimizer.cache.get_or_set_sync(key, lambda: 1) == 1
+    assert optimizer.invalidate(category) == 1
+    assert key not in optimizer.cache
 
 
 def test_users_tags_still_work() -> None:

@@ -160,6 +160,8 @@ def cached(
             max_size=None if max_size is _DEFAULT_SIZE else max_size, clock=clock, name=name
         )
         shared_as = f"{full_name}#{_number(function)}"
+        if key is not None and isinstance(cache, Cache):
+            tags = cache._tags_of_calls(key, tags)
         if key is not None:
             shared_as += f" key#{_number(key)}"
         if typed or ignore:

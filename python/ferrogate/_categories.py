@@ -8,8 +8,9 @@ from typing import Any
 
 from ferrogate.cache import Cache
 
-# A key with more colons than this is still cached; it is then found under its
-# first eight prefixes only, so that a URL with a thousand does not weigh a megabyte.
+# A key with more colons than this is still cached; it is then found under its first eight
+# prefixes and the longest one, so that a URL with a thousand does not weigh a megabyte. The
+# longest is the category of a key that `ProductionOptimizer.cache_key` made.
 _MAX_PREFIXES = 8
 
 
@@ -22,6 +23,8 @@ def _category_tags(key: object) -> tuple[str, ...]:
     while end != -1 and len(tags) < _MAX_PREFIXES:
         tags.append(f"category:{key[:end]}")
         end = key.find(":", end + 1)
+    if end != -1:
+        tags.append(f"category:{key[: key.rfind(':')]}")
     return tuple(tags)
 
 
@@ -29,6 +32,9 @@ def _with_category(key: object, tags: Iterable[str] | None) -> Iterable[str]:
     if isinstance(tags, str):
         return tags  # refused by the cache, which names the argument
     return (*(tags or ()), *_category_tags(key))
+
+
+_CallTags = Iterable[str] | Callable[..., Iterable[str]] | None
 
 
 class CategoryCache(Cache[Any, Any]):
@@ -52,6 +58,12 @@ class CategoryCache(Cache[Any, Any]):
     def __setitem__(self, key: Any, value: Any) -> None:
         super().set(key, value, None, _category_tags(key))
 
+    def setdefault(
+        self, key: Any, default: Any = None, *, tags: Iterable[str] | None = None
+    ) -> Any:
+        """Like :meth:`Cache.setdefault`."""
+        return super().setdefault(key, default, tags=_with_category(key, tags))
+
     def get_or_set(
         self,
         key: Any,
@@ -74,6 +86,16 @@ class CategoryCache(Cache[Any, Any]):
         """Like :meth:`Cache.get_or_set_sync`."""
         return super().get_or_set_sync(key, factory, ttl=ttl, tags=_with_category(key, tags))
 
+    def _tags_of_calls(self, key: Callable[..., object], tags: _CallTags) -> _CallTags:
+        def both(*args: Any, **kwargs: Any) -> Iterable[str]:
+            own = tags(*args, **kwargs) if callable(tags) else tags
+            return _with_category(key(*args, **kwargs), own)
+
+        return both
+
     def invalidate_category(self, category: str) -> int:
-        """Removes all entries whose key starts with ``"{category}:"``; returns how many."""
+        """Removes all entries whose key starts with ``"{category}:"``; returns how many.
+
+        Of a key with more than nine colons, the first eight prefixes and the longest count.
+        """
         return self.invalidate_tag(f"category:{category}")

@@ -251,7 +251,15 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
 
     if TYPE_CHECKING:
 
-        def setdefault(self, key: K, default: V = ...) -> V: ...
+        def setdefault(
+            self, key: K, default: V = ..., *, tags: Iterable[str] | None = None
+        ) -> V: ...
+
+    def _tags_of_calls(
+        self, key: Callable[..., object], tags: Iterable[str] | Callable[..., Iterable[str]] | None
+    ) -> Iterable[str] | Callable[..., Iterable[str]] | None:
+        """What ``@cached(cache=self, key=key, tags=tags)`` tags its entries with."""
+        return tags
 
     def items(self) -> ItemsView[K, V]:
         """Keys and values, from the least to the most recently used; counts nothing."""

@@ -160,7 +160,9 @@ class ProductionOptimizer(Startable):
         """Removes the cached entries of one category, or all; returns how many.
 
         An entry belongs to a category when its key starts with
-        ``"{category}:"``, however it was stored.
+        ``"{category}:"``, however it was stored: what ``@cached(cache=optimizer.cache,
+        key=...)`` stores, too, by what its ``key`` returns. Of a key with more than nine
+        colons, the parts before the first eight and before the last one count.
         """
         if category is not None:
             if not isinstance(category, str):

@@ -178,15 +178,16 @@ impl Cache {
 
     /// The value under ``key``; ``default`` is stored first if there is none, as one step.
     /// Never waits for a load: what that brings is not stored then.
-    #[pyo3(signature = (key, default=None))]
+    #[pyo3(signature = (key, default=None, *, tags=None))]
     fn setdefault<'py>(
         &self,
         key: &Bound<'py, PyAny>,
         default: Option<Bound<'py, PyAny>>,
+        tags: Omitted<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         edge("Cache.setdefault", || {
             let default = default.unwrap_or_else(|| key.py().None().into_bound(key.py()));
-            self.store.set_default(key, default)
+            self.store.set_default(key, default, self::tags(tags)?)
         })
     }
 

@@ -188,6 +188,7 @@ impl Store {
         &self,
         key: &Bound<'py, PyAny>,
         default: Bound<'py, PyAny>,
+        tags: Vec<Tag>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = key.py();
         let encoded = self.key(key)?;
@@ -201,7 +202,7 @@ impl Store {
         let held = encoded.held.into_boxed_slice();
         let entry =
             PyEntry { key: Some(key.clone().unbind()), value: default.clone().unbind(), held };
-        let insert = Insert { lifetime: Lifetime::Usual, weight, tags: Vec::new() };
+        let insert = Insert { lifetime: Lifetime::Usual, weight, tags };
         let mut grave = Graveyard::new();
         let mut table = self.table.lock();
         // The weigher may have let somebody else in since the look.
