@@ -82,10 +82,17 @@ def test_thresholds_of_the_wrong_type() -> None:
         ("max_checks", 0, ValueError),
         ("history_size", -1, ValueError),
         ("clock", object(), TypeError),
+        ("enabled", "no", TypeError),
+        ("name", 3, TypeError),
+        ("metrics", 42, TypeError),
+        ("cache", object(), TypeError),
+        ("limiter", "10/minute", TypeError),
+        ("disk_path", 5, TypeError),
+        ("disk_path", b"/", TypeError),
     ],
 )
 def test_bad_arguments_are_named(argument: str, bad: object, error: type[Exception]) -> None:
-    with pytest.raises(error, match=argument):
+    with pytest.raises(error, match=rf"^{argument}: expected"):
         HealthMonitor(**{argument: bad})  # type: ignore[arg-type]
 
 

@@ -266,3 +266,5 @@ def test_checks_are_bounded_and_named() -> None:
         monitor.register("x", 3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="name"):
         monitor.register("", lambda: True)
+    with pytest.raises(TypeError, match="group"):
+        monitor.register("x", lambda: True, group=3)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import threading
+from datetime import timedelta
 from decimal import Decimal
 from typing import get_type_hints
 
@@ -86,12 +87,36 @@ def test_impossible_counts_are_refused_by_name(argument: str, bad: int) -> None:
 
 @pytest.mark.parametrize(
     ("argument", "bad"),
-    [("time_seconds", "1"), ("cost_usd", object()), ("tokens", 1.5), ("retries", True)],
+    [
+        ("success", 1),
+        ("success", None),
+        ("time_seconds", "1"),
+        ("time_seconds", True),
+        ("cost_usd", object()),
+        ("cost_usd", True),
+        ("tokens", 1.5),
+        ("retries", True),
+    ],
 )
 def test_wrong_types_are_refused_by_name(argument: str, bad: object) -> None:
     arguments = {"success": True, "time_seconds": 1.0, argument: bad}
-    with pytest.raises(TypeError, match=argument):
+    with pytest.raises(TypeError, match=rf"^{argument}: expected"):
         PerformanceMetrics().record_generation(**arguments)
+
+
+def test_a_name_is_text() -> None:
+    with pytest.raises(TypeError, match=r"^name: expected a str or None, got int"):
+        PerformanceMetrics(3)  # type: ignore[arg-type]
+
+
+def test_a_time_may_be_a_timedelta() -> None:
+    metrics = PerformanceMetrics()
+    metrics.record_generation(True, timedelta(minutes=1, microseconds=500_000))
+    metrics.record_generation(True, timedelta())
+    assert metrics.get_stats()["total_time_seconds"] == 60.5
+    with pytest.raises(ValueError, match="time_seconds"):
+        metrics.record_generation(True, timedelta(seconds=-1))
+    assert metrics.get_stats()["total_generations"] == 2
 
 
 def test_eight_threads_give_exact_totals() -> None:

@@ -363,6 +363,33 @@ def test_from_env_names_the_variable(variable: str, bad: str) -> None:
         ProductionOptimizer.from_env({variable: bad})
 
 
+@pytest.mark.parametrize("variable", [name for name in VARIABLES if "SECONDS" not in name])
+@pytest.mark.parametrize("digits", [30, 400, 5000])
+def test_from_env_names_the_variable_of_what_is_too_large(variable: str, digits: int) -> None:
+    with pytest.raises(ValueError, match=rf"^{variable}: (\w+: )?expected .{{1,150}}$"):
+        ProductionOptimizer.from_env({variable: "9" * digits})
+
+
+def test_from_env_knows_how_many_slots_there_can_be() -> None:
+    with pytest.raises(ValueError, match=r"^RATE_LIMIT_BURST: burst_limit: expected at most"):
+        ProductionOptimizer.from_env({"RATE_LIMIT_BURST": "5000000000"})
+    many = ProductionOptimizer.from_env({"RATE_LIMIT_PER_HOUR": "5000000000"})
+    assert many.limiter.try_acquire()
+    # A TTL of ages is no TTL; of a float, there is no such number.
+    assert ProductionOptimizer.from_env({"CACHE_TTL_SECONDS": "9" * 30}).cache.ttl is not None
+    with pytest.raises(ValueError, match=r"^CACHE_TTL_SECONDS: expected a finite number"):
+        ProductionOptimizer.from_env({"CACHE_TTL_SECONDS": "9" * 400})
+
+
+@pytest.mark.parametrize(
+    ("argument", "bad"),
+    [("enabled", "no"), ("name", 3), ("disk_path", 5), ("disk_path", b"/")],
+)
+def test_wrong_arguments_are_named(argument: str, bad: object) -> None:
+    with pytest.raises(TypeError, match=rf"^{argument}: expected"):
+        ProductionOptimizer(**{argument: bad})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("argument", ["cache_config", "rate_limit_config", "alert_threshold"])
 def test_wrong_configurations_are_named(argument: str) -> None:
     with pytest.raises(TypeError, match=argument):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from datetime import timedelta
 
 
@@ -31,12 +32,14 @@ def seconds(argument: str, value: float | timedelta) -> float:
     return duration
 
 
-def whole(argument: str, value: int, *, least: int) -> int:
-    """A whole number of at least ``least``."""
+def whole(argument: str, value: int, *, least: int, most: int = sys.maxsize) -> int:
+    """A whole number of at least ``least`` and at most ``most``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{argument}: expected an int, got {type(value).__name__}")
     if value < least:
         raise ValueError(f"{argument}: expected at least {least}, got {value}")
+    if value > most:
+        raise ValueError(f"{argument}: expected at most {most}")
     return value
 
 
@@ -52,6 +55,19 @@ def text_or_none(argument: str, value: str | None) -> str | None:
     if value is not None and not isinstance(value, str):
         raise TypeError(f"{argument}: expected a str or None, got {type(value).__name__}")
     return value
+
+
+def path(argument: str, value: str | os.PathLike[str]) -> str:
+    """A path on the file system, as text."""
+    try:
+        text: object = os.fspath(value)
+    except TypeError:
+        text = None
+    if not isinstance(text, str):
+        raise TypeError(
+            f"{argument}: expected a path as str or os.PathLike, got {type(value).__name__}"
+        )
+    return text
 
 
 def known_policy(policy: object) -> None:

@@ -30,6 +30,15 @@ class HasStats(Protocol):
     def get_stats(self) -> Any: ...
 
 
+def with_stats(argument: str, value: HasStats | None) -> HasStats | None:
+    """Something with statistics, or None where none was given."""
+    if value is not None and not callable(getattr(value, "get_stats", None)):
+        raise TypeError(
+            f"{argument}: expected an object with get_stats() or None, got {type(value).__name__}"
+        )
+    return value
+
+
 Totals = tuple[tuple[int, int, float] | None, tuple[int, int] | None, dict[str, str]]
 """Generations (all, failed, seconds), lookups (hits, misses), and who failed to tell."""
 

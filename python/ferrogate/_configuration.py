@@ -23,10 +23,11 @@ def given_or_default(argument: str, value: _Config | None, kind: type[_Config]) 
 
 def _number(text: str) -> float:
     """A whole number where it is one: sizes stay ints, ``0.5`` stays a float."""
+    value = _finite(text)
     try:
         return int(text)
     except ValueError:
-        return _finite(text)
+        return value
 
 
 def _finite(text: str) -> float:
@@ -69,7 +70,7 @@ def from_environment(
             value: Any = parse(text)
         except ValueError:
             expected = "a whole number" if parse is int else "a finite number"
-            raise ValueError(f"{variable}: expected {expected}, got {text!r}") from None
+            raise ValueError(f"{variable}: expected {expected}, got {text[:40]!r}") from None
         try:
             kind(**{field: value})
         except ValueError as error:

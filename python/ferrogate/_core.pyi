@@ -240,7 +240,7 @@ class PerformanceMetrics:
     def record_generation(
         self,
         success: bool,
-        time_seconds: float,
+        time_seconds: float | timedelta,
         tokens: int | None = None,
         retries: int | None = None,
         cost_usd: float | None = None,

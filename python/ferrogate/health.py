@@ -8,7 +8,14 @@ from dataclasses import astuple
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from ferrogate._arguments import globally_disabled, seconds, whole
+from ferrogate._arguments import (
+    flag,
+    globally_disabled,
+    path,
+    seconds,
+    text_or_none,
+    whole,
+)
 from ferrogate._background import Rounds, Stop
 from ferrogate._check_runs import CheckFunction, CheckResult, inside_check, running_loop
 from ferrogate._checks import Check
@@ -19,6 +26,7 @@ from ferrogate._components import (
     group_statuses,
     own_components,
     totals,
+    with_stats,
 )
 from ferrogate._core import HealthCore
 from ferrogate._health_types import (
@@ -119,15 +127,15 @@ class HealthMonitor(Startable):
             raise TypeError(
                 f"thresholds: expected an AlertThreshold, got {type(thresholds).__name__}"
             )
-        self.name = name
+        self.name = text_or_none("name", name)
         self.thresholds = thresholds
-        self.enabled = bool(enabled) and not globally_disabled()
+        self.enabled = flag("enabled", enabled) and not globally_disabled()
         self._interval = seconds("interval", interval)
         self._timeout = seconds("timeout", timeout)
         self._watched: dict[str, HasStats | None] = {
-            "performance": metrics,
-            "cache": cache,
-            "rate_limiter": limiter,
+            "performance": with_stats("metrics", metrics),
+            "cache": with_stats("cache", cache),
+            "rate_limiter": with_stats("limiter", limiter),
         }
         self._core = HealthCore(
             astuple(thresholds),
@@ -137,7 +145,7 @@ class HealthMonitor(Startable):
                 whole("max_alerts", max_alerts, least=1),
                 whole("history_size", history_size, least=0),
             ),
-            (os.fspath(disk_path), os.fspath(_root)),
+            (path("disk_path", disk_path), path("_root", _root)),
             clock,
         )
         self._checks = Checks(self._core, whole("max_checks", max_checks, least=1))
@@ -193,7 +201,7 @@ class HealthMonitor(Startable):
         entry = Check(
             name,
             check,
-            group,
+            text_or_none("group", group),
             self._timeout if timeout is None else seconds("timeout", timeout),
             self._interval if interval is None else seconds("interval", interval),
         )

@@ -28,6 +28,11 @@ _R = TypeVar("_R")
 _Algorithm = Literal["sliding_window", "gcra", "token_bucket"]
 
 
+# What the native limiter can count.
+_MOST_PERMITS = 2**64 - 1
+_MOST_SLOTS = 2**32 - 1
+
+
 @dataclass
 class RateLimitConfig:
     """The common set-up: two windows and a bound on concurrency.
@@ -45,8 +50,9 @@ class RateLimitConfig:
     enabled: bool = True
 
     def __post_init__(self) -> None:
-        for field in ("requests_per_minute", "requests_per_hour", "burst_limit"):
-            whole(field, getattr(self, field), least=1)
+        whole("requests_per_minute", self.requests_per_minute, least=1, most=_MOST_PERMITS)
+        whole("requests_per_hour", self.requests_per_hour, least=1, most=_MOST_PERMITS)
+        whole("burst_limit", self.burst_limit, least=1, most=_MOST_SLOTS)
         if not isinstance(self.enabled, bool):
             raise TypeError(f"enabled: expected a bool, got {self.enabled!r}")
 

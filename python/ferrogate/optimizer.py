@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
 
-from ferrogate._arguments import globally_disabled
+from ferrogate._arguments import flag, globally_disabled, text_or_none
 from ferrogate._categories import CategoryCache
 from ferrogate._configuration import (
     ALERT_VARIABLES,
@@ -120,9 +121,9 @@ class ProductionOptimizer(Startable):
             "rate_limit_config", rate_limit_config, RateLimitConfig
         )
         self.alert_threshold = given_or_default("alert_threshold", alert_threshold, AlertThreshold)
-        self.name = name
+        self.name = text_or_none("name", name)
         self.version = None if version is None else str(version)
-        self.enabled = bool(enabled) and not globally_disabled()
+        self.enabled = flag("enabled", enabled) and not globally_disabled()
         self.cache = CategoryCache(self.cache_config, name=name, clock=clock, enabled=self.enabled)
         self.limiter = RateLimiter(
             self.rate_limit_config, name=name, clock=clock, enabled=self.enabled
@@ -177,7 +178,7 @@ class ProductionOptimizer(Startable):
     def record_generation(
         self,
         success: bool,
-        time_seconds: float,
+        time_seconds: float | timedelta,
         tokens: int = 0,
         retries: int = 0,
         cost_usd: float = 0.0,

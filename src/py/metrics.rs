@@ -1,8 +1,9 @@
 //! `PerformanceMetrics` for Python.
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyInt};
+use pyo3::types::{PyBool, PyDelta, PyInt};
 
 use crate::core::metrics::{Generation, PerformanceMetrics, PerformanceSnapshot};
 use crate::py::convert::{self, type_name};
@@ -76,8 +77,11 @@ fn count(argument: &'static str, value: Option<&Bound<'_, PyAny>>) -> PyResult<u
     })
 }
 
-/// A number: anything with a float value.
+/// A number: anything with a float value, but no `bool`.
 fn number(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    if value.is_instance_of::<PyBool>() {
+        return Err(PyTypeError::new_err(format!("{argument}: expected a number, got bool")));
+    }
     value.extract().map_err(|_| {
         if value.is_instance_of::<PyInt>() {
             return PyValueError::new_err(format!(
@@ -89,12 +93,37 @@ fn number(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
     })
 }
 
+/// A `str`.
+fn text(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<String> {
+    value.extract().map_err(|_| {
+        let got = type_name(value);
+        PyTypeError::new_err(format!("{argument}: expected a str or None, got {got}"))
+    })
+}
+
+/// A time: seconds as a number, or a `timedelta`.
+fn seconds(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    match value.cast::<PyDelta>() {
+        Ok(_) => value.call_method0(intern!(value.py(), "total_seconds"))?.extract(),
+        Err(_) => number(argument, value),
+    }
+}
+
+/// A `bool`, and nothing that is merely true or false.
+fn truth(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    value.extract().map_err(|_| {
+        let got = type_name(value);
+        PyTypeError::new_err(format!("{argument}: expected True or False, got {got}"))
+    })
+}
+
 #[pymethods]
 impl PyPerformanceMetrics {
     #[new]
     #[pyo3(signature = (name = None, *, clock = None))]
-    fn new(name: Option<String>, clock: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+    fn new(name: Option<&Bound<'_, PyAny>>, clock: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         edge("PerformanceMetrics", || {
+            let name = name.map(|name| text("name", name)).transpose()?;
             Ok(Self { name, metrics: PerformanceMetrics::new(convert::clock(clock)?) })
         })
     }
@@ -105,7 +134,7 @@ impl PyPerformanceMetrics {
         self.name.as_deref()
     }
 
-    /// Counts one generation: its time in seconds, its tokens (input and
+    /// Counts one generation: its time in seconds or a timedelta, its tokens (input and
     /// output together), the attempts beyond the first and its cost in USD.
     ///
     /// Raises `ValueError` for a number that is negative, infinite or NaN, and
@@ -113,7 +142,7 @@ impl PyPerformanceMetrics {
     #[pyo3(signature = (success, time_seconds, tokens = None, retries = None, cost_usd = None))]
     fn record_generation(
         &self,
-        success: bool,
+        success: &Bound<'_, PyAny>,
         time_seconds: &Bound<'_, PyAny>,
         tokens: Option<&Bound<'_, PyAny>>,
         retries: Option<&Bound<'_, PyAny>>,
@@ -121,8 +150,8 @@ impl PyPerformanceMetrics {
     ) -> PyResult<()> {
         edge("PerformanceMetrics.record_generation", || {
             let generation = Generation {
-                success,
-                time_seconds: number("time_seconds", time_seconds)?,
+                success: truth("success", success)?,
+                time_seconds: seconds("time_seconds", time_seconds)?,
                 tokens: count("tokens", tokens)?,
                 retries: count("retries", retries)?,
                 cost_usd: cost_usd.map_or(Ok(0.0), |usd| number("cost_usd", usd))?,
