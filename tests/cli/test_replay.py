@@ -277,29 +277,6 @@ def test_a_bad_trace_is_one_line_and_exit_code_2(
         assert what in line
 
 
-@pytest.mark.parametrize(
-    ("arguments", "what"),
-    [
-        (["replay"], "TRACE"),
-        (["nonsense"], "invalid choice"),
-        ([], "COMMAND"),
-        (["demo", "--speed", "0"], "--speed: must be above 0"),
-        (["demo", "--speed", "nan"], "--speed: must be above 0"),
-        (["demo", "--repeat-rate", "1.5"], "at most 1"),
-        (["demo", "--rpm", "-1"], "--rpm: must be at least 0"),
-        (["demo", "--limit", "0"], "--limit: must be at least 1"),
-        (["demo", "--price", "1"], "INPUT,OUTPUT"),
-        (["demo", "--seconds", "x"], "--seconds: invalid number value: 'x'"),
-        (["demo", "--model", "unheard-of"], "no price known for 'unheard-of'"),
-    ],
-)
-def test_bad_arguments_exit_with_2(ferrogate: Ferrogate, arguments: list[str], what: str) -> None:
-    done = ferrogate(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert what in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_a_part_without_requests(ferrogate: Ferrogate, tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"timestamp": 0, "input_length": 1, "output_length": 1, "hash_ids": [1]}\n')

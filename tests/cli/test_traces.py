@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -125,6 +126,7 @@ def test_a_broken_mooncake_line_7001(tmp_path: Path, line: str, what: str) -> No
         ("time,tokens\n1,2\n", "line 1: neither the Azure header"),
         ("TIMESTAMP,GeneratedTokens,ContextTokens\n", "line 1: neither the Azure header"),
         (bytes(range(256)) * 100, "line 1: not text: a zero byte"),
+        (gzip.compress(AZURE.encode()), "compressed; unpack it first"),
         (b"\x89PNG\r\n\x1a\n" * 100, "line 1: not UTF-8 text (byte 1 of the line)"),
         (b"\x7fELF\0\0\0", "line 1: not text: a zero byte"),
         (b"x" * (2 << 20), "line 1: longer than 1,048,576 bytes"),

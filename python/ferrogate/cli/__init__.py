@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from ferrogate import __version__
 from ferrogate.cli import doctor, replay
-from ferrogate.cli._errors import FAILED, INTERRUPTED, CliError
+from ferrogate.cli._errors import BAD_INPUT, FAILED, INTERRUPTED, CliError
+from ferrogate.cli.arguments import Parser
 from ferrogate.cli.output import complain, discard, write
 
 __all__ = ["main"]
@@ -45,14 +47,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ferrogate", description="Every call your agent makes goes through the gate."
     )
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     replay.add_parsers(commands)
     doctor.add_parsers(commands)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        complain(parser.format_help().rstrip())
+        return BAD_INPUT
+    if arguments[0] == "help":
+        arguments = [*arguments[1:2], "--help"]
     try:
-        options = parser.parse_args(argv)
+        options = parser.parse_args(arguments)
     except SystemExit:
         write("")  # the help that was asked for
         raise

@@ -3,40 +3,60 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
+from typing import NoReturn
 
 from ferrogate.cli._errors import CliError
 from ferrogate.cli.provider_core import ProviderConfig
 from ferrogate.cli.settings import PRICES, Settings
 
-__all__ = ["AUTO", "add_flags", "settings_from"]
+__all__ = ["AUTO", "Parser", "add_flags", "settings_from"]
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage of thirty flags would push it off the screen."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what `main` prints."""
+        message = message.removeprefix("argument ")
+        raise CliError(f"{message} (see `{self.prog} --help`)")
+
 
 AUTO = -1
 """Requests per minute by the trace's own mean rate."""
 
 
-def _number(least: float, *, above: bool = False, most: float = math.inf) -> Callable[[str], float]:
+# Far beyond anything of use, and within what timers, windows and tables can hold.
+_MOST_COUNT = 10**9
+_MOST_SECONDS = 1e9
+
+
+def _number(least: float, most: float, *, above: bool = False) -> Callable[[str], float]:
     def parse(text: str) -> float:
-        value = float(text)
-        if not math.isfinite(value) or value < least or value > most or (above and value == least):
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a number: {text}") from None
+        if not least <= value <= most or (above and value == least):  # not a NaN either
             limit = f"above {least:g}" if above else f"at least {least:g}"
-            limit += "" if math.isinf(most) else f" and at most {most:g}"
-            raise argparse.ArgumentTypeError(f"must be {limit}: {text}")
+            raise argparse.ArgumentTypeError(f"must be {limit} and at most {most:,g}: {text}")
         return value
 
-    parse.__name__ = "number"
     return parse
 
 
-def _whole(least: int) -> Callable[[str], int]:
+def _whole(least: int | None = None, most: int = _MOST_COUNT) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}: {text}")
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a whole number: {text[:40]}") from None
+        if least is not None and not least <= value <= most:
+            raise argparse.ArgumentTypeError(
+                f"must be at least {least} and at most {most:,}: {text[:40]}"
+            )
         return value
 
-    parse.__name__ = "whole number"
     return parse
 
 
@@ -48,22 +68,26 @@ def _price(text: str) -> tuple[float, float]:
     parts = text.split(",")
     if len(parts) != 2:
         raise argparse.ArgumentTypeError(f"must be INPUT,OUTPUT in USD per million tokens: {text}")
-    return _number(0)(parts[0]), _number(0)(parts[1])
+    return _number(0, 1e6)(parts[0]), _number(0, 1e6)(parts[1])
 
 
 def add_flags(parser: argparse.ArgumentParser, *, speed: float) -> None:
     """Adds every flag."""
-    share = _number(0, most=1)
+    share = _number(0, 1)
     part = parser.add_argument_group("which part of the trace")
     part.add_argument(
         "--limit", type=_whole(1), metavar="N", help="at most N requests (default: all)"
     )
     part.add_argument(
-        "--start", type=_number(0), default=None, metavar="S", help="begin S seconds into it"
+        "--start",
+        type=_number(0, _MOST_SECONDS),
+        default=None,
+        metavar="S",
+        help="begin S seconds into it",
     )
     part.add_argument(
         "--seconds",
-        type=_number(0, above=True),
+        type=_number(0, _MOST_SECONDS, above=True),
         default=None,
         metavar="S",
         help="only S seconds of it",
@@ -79,7 +103,7 @@ def add_flags(parser: argparse.ArgumentParser, *, speed: float) -> None:
     how = parser.add_argument_group("how it runs")
     how.add_argument(
         "--speed",
-        type=_number(0, above=True),
+        type=_number(0.001, 10_000),
         default=speed,
         metavar="X",
         help="arrivals, latencies and every limit's window X times as fast on both sides "
@@ -90,7 +114,7 @@ def add_flags(parser: argparse.ArgumentParser, *, speed: float) -> None:
         action="store_true",
         help="on a manual clock, without waiting and without sockets; --speed has no effect",
     )
-    how.add_argument("--seed", type=int, default=0, help="for everything random (default: 0)")
+    how.add_argument("--seed", type=_whole(), default=0, help="for everything random (default: 0)")
     how.add_argument("--no-baseline", action="store_true", help="skip the run without ferrogate")
     how.add_argument("--stream", action="store_true", help="ask for streamed answers")
     how.add_argument("--json", action="store_true", help="print the report as JSON, no progress")
@@ -117,7 +141,7 @@ def add_flags(parser: argparse.ArgumentParser, *, speed: float) -> None:
     client = parser.add_argument_group("the agent")
     client.add_argument(
         "--margin",
-        type=_number(0),
+        type=_number(0, 3600),
         default=0.5,
         metavar="S",
         help="real seconds by which the agent's windows are longer than the provider's, to cover "
@@ -125,17 +149,21 @@ def add_flags(parser: argparse.ArgumentParser, *, speed: float) -> None:
     )
     client.add_argument(
         "--max-wait",
-        type=_number(0),
+        type=_number(0, _MOST_SECONDS),
         default=None,
         metavar="S",
         help="give up on a permit after S seconds of trace time (default: never)",
     )
     client.add_argument(
-        "--retries", type=_whole(0), default=2, metavar="N", help="after a failure (default: 2)"
+        "--retries",
+        type=_whole(0, 1000),
+        default=2,
+        metavar="N",
+        help="after a failure (default: 2)",
     )
     client.add_argument(
         "--timeout",
-        type=_number(0, above=True),
+        type=_number(0, 1e6, above=True),
         default=120.0,
         metavar="S",
         help="for an answer, in trace time (default: 120)",
@@ -145,7 +173,7 @@ def add_flags(parser: argparse.ArgumentParser, *, speed: float) -> None:
     )
     client.add_argument(
         "--cache-ttl",
-        type=_number(0, above=True),
+        type=_number(0, _MOST_SECONDS, above=True),
         default=3600.0,
         metavar="S",
         help="in trace time (default: 3600)",

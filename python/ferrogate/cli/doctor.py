@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from ferrogate import __version__
+from ferrogate.cli.arguments import Parser
 from ferrogate.cli.output import write
 
 __all__ = ["add_parsers"]
@@ -18,7 +19,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 _CGROUP_FILES = ("memory.max", "cpu.max", "memory/memory.limit_in_bytes", "cpu/cpu.cfs_quota_us")
 
 
-def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     """Adds ``doctor`` and ``version``."""
     doctor = commands.add_parser("doctor", help="print what this installation runs on")
     doctor.set_defaults(run=_doctor)

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from ferrogate.cli._errors import FAILED, INTERRUPTED, CliError, require_demo_extra
-from ferrogate.cli.arguments import AUTO, add_flags, settings_from
+from ferrogate.cli.arguments import AUTO, Parser, add_flags, settings_from
 from ferrogate.cli.generator import generate
 from ferrogate.cli.output import Page, write
 from ferrogate.cli.settings import Settings
@@ -19,6 +19,8 @@ _DEMO_SECONDS = 240.0
 # Minutes 20 to 24 of the fitted hour: the load rises from 351 to 408 a minute.
 _DEMO_START = 1200.0
 _DEMO_SPEED = 10.0
+# A day: half a million requests, all in memory.
+_LONGEST_DEMO = 86_400.0
 # Below the load of 377 a minute: the plain run meets the wall, the guarded one a line.
 _DEMO_REQUESTS_PER_MINUTE = 360
 
@@ -39,7 +41,7 @@ With --trace it takes four minutes of that file, or all of it with --virtual.
 """
 
 
-def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parsers(commands: argparse._SubParsersAction[Parser]) -> None:
     """Adds both subcommands."""
     raw = argparse.RawDescriptionHelpFormatter
     replay = commands.add_parser(
@@ -74,6 +76,8 @@ def _demo(options: argparse.Namespace) -> int:
         options.seconds = _DEMO_SECONDS
     if options.trace:
         return _replay(options)
+    if options.seconds > _LONGEST_DEMO:
+        raise CliError(f"--seconds: the built-in traffic lasts at most {_LONGEST_DEMO:,.0f} s")
     start = _DEMO_START if options.start is None else options.start
     if options.rpm == AUTO:
         options.rpm = _DEMO_REQUESTS_PER_MINUTE

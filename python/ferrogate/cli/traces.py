@@ -33,6 +33,7 @@ _WHOLE = re.compile(r"[0-9]{1,9}")
 _MOONCAKE_FIELDS = ("timestamp", "input_length", "output_length", "hash_ids")
 # A Mooncake line of 126,195 tokens has 247 block ids; nothing real comes near this.
 _LONGEST_LINE = 1 << 20
+_COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"BZh", b"\xfd7zXZ\0")
 # A repeat repeats one of this many requests before it: people retry what is recent.
 _REPEAT_SPAN = 1000
 
@@ -146,6 +147,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             number = 0
             while raw := file.readline(_LONGEST_LINE + 1):
                 number += 1
+                if number == 1 and raw.startswith(_COMPRESSED):
+                    raise CliError(f"{path}: compressed; unpack it first")
                 if len(raw) > _LONGEST_LINE:
                     raise _broken(path, number, f"longer than {_LONGEST_LINE:,} bytes")
                 try:
