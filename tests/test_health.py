@@ -327,3 +327,13 @@ def test_disabled_is_a_no_op(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert not monitor.running
         report = monitor.check_sync()
     assert (report.healthy, report.alerts, calls) == (True, (), [])
+
+
+def test_a_report_shows_what_one_looks_for_first() -> None:
+    monitor = HealthMonitor()
+    monitor.register("db", lambda: 1 / 0)
+    shown = repr(monitor.check_sync())
+    assert shown.startswith("<HealthReport unhealthy: 2 components, db unhealthy, memory ")
+    assert "cpu ?" in shown
+    assert shown.endswith("critical: db is unhealthy: ZeroDivisionError: division by zero>")
+    assert len(shown) < 300

@@ -334,7 +334,7 @@ class ComponentHealth:
         return self.status in {HealthStatus.HEALTHY, HealthStatus.UNKNOWN}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class HealthReport:
     """The health of everything at one moment."""
 
@@ -359,6 +359,21 @@ class HealthReport:
             "disk_percent": self.system["disk_percent"],
             "cpu_percent": self.system["cpu_percent"],
         }
+
+    def __repr__(self) -> str:
+        # What one looks for first; the fields have all of it.
+        sick = [f"{one.name} {one.status}" for one in self.components.values() if not one.healthy]
+        shown = [
+            f"{what} {'?' if percent is None else format(percent, '.0f') + ' %'}"
+            for what, percent in (
+                ("memory", self.system["memory_percent"]),
+                ("disk", self.system["disk_percent"]),
+                ("cpu", self.system["cpu_percent"]),
+            )
+        ]
+        told = [f"{alert.severity}: {alert.message}" for alert in self.alerts]
+        parts = [f"{len(self.components)} components", *sick, *shown, *told]
+        return f"<HealthReport {self.status}: {', '.join(parts)}>"
 
     def to_dict(self) -> HealthDetailed:
         """For JSON, in the shape of ``GET /health/detailed``."""
