@@ -8,6 +8,7 @@ import gc
 import pytest
 
 from ferrogate import RateLimiter
+from ferrogate.testing import ManualClock
 
 
 def rest(limiter: RateLimiter) -> tuple[int, int]:
@@ -46,6 +47,39 @@ def test_a_task_cancelled_before_its_first_step(algorithm: str) -> None:
         async with limiter:
             assert rest(limiter) == (1, 1)
         assert rest(limiter) == (1, 0)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("algorithm", ["sliding_window", "gcra", "token_bucket"])
+def test_what_comes_back_late_is_no_second_burst(algorithm: str) -> None:
+    """Regression: gcra and token_bucket took back what they had long regenerated."""
+    clock = ManualClock()
+    limiter = RateLimiter("10/minute", algorithm=algorithm, clock=clock)  # type: ignore[arg-type]
+    unclaimed = [limiter.acquire() for _ in range(10)]
+    clock.advance(120)
+    assert sum(bool(limiter.try_acquire()) for _ in range(30)) == 10
+    unclaimed.clear()
+    assert not limiter.try_acquire()
+
+
+@pytest.mark.parametrize("algorithm", ["sliding_window", "gcra", "token_bucket"])
+def test_a_grant_that_is_cancelled_late_is_no_second_burst(algorithm: str) -> None:
+    clock = ManualClock()
+    limiter = RateLimiter("10/minute", algorithm=algorithm, clock=clock)  # type: ignore[arg-type]
+
+    async def main() -> None:
+        limiter.try_acquire(10)
+        waiting = [asyncio.create_task(limiter.acquire(5)) for _ in range(2)]
+        await asyncio.sleep(0)
+        # Granted while the loop does not turn.
+        clock.advance(60)
+        clock.advance(60)
+        assert sum(bool(limiter.try_acquire()) for _ in range(30)) == 10
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        assert not limiter.try_acquire()
 
     asyncio.run(main())
 

@@ -168,11 +168,13 @@ impl Gcra {
         self.backlog(now).saturating_add(wanted).saturating_sub(room)
     }
 
-    pub(super) fn refund(&mut self, now: Nanos, cost: u32) {
+    /// Gives back what was granted `at` that time, less what has leaked out since:
+    /// whether the bucket would have been empty without it nobody knows any more.
+    pub(super) fn refund(&mut self, now: Nanos, at: Nanos, cost: u32) {
         let time = self.set_time(now);
         let empty_at = self.shared.empty_at.load(Ordering::Relaxed);
-        // What has already leaked out cannot come back.
-        let back = empty_at.saturating_sub(self.interval.saturating_mul(u64::from(cost)));
+        let granted = self.interval.saturating_mul(u64::from(cost));
+        let back = empty_at.saturating_sub(granted.saturating_sub(now.saturating_sub(at)));
         self.shared.empty_at.store(back.max(time.min(empty_at)), Ordering::Relaxed);
     }
 
@@ -237,18 +239,22 @@ mod tests {
             }
         }
 
-        /// Never more than rate × w + burst in any window, however it is asked.
+        /// Never more than rate × w + burst in any window, however it is asked and whatever
+        /// comes back, early or late.
         #[test]
         fn obeys_rate_and_burst(
             count in 1u64..10,
             period in 1u64..1000,
-            gaps in prop::collection::vec(0u64..200, 1..300),
+            steps in prop::collection::vec((0u64..200, prop::option::weighted(0.3, 0usize..12)), 1..300),
         ) {
             let mut ours = Gcra::new(Limit::new(count, period).unwrap());
             let mut now = 0;
             let mut grants = vec![];
-            for gap in gaps {
+            for (gap, back) in steps {
                 now += gap;
+                if let Some(index) = back.and_then(|back| grants.len().checked_sub(back + 1)) {
+                    ours.refund(now, grants.remove(index), 1);
+                }
                 if ours.try_take(now, 1).granted {
                     grants.push(now);
                 }
@@ -266,11 +272,17 @@ mod tests {
     fn a_refund_gives_the_permit_back_but_no_more() {
         let mut gcra = Gcra::new(Limit::new(2, 2000).unwrap());
         assert!(gcra.try_take(0, 2).granted);
-        gcra.refund(0, 1);
+        gcra.refund(0, 0, 1);
         assert!(gcra.try_take(0, 1).granted);
         assert!(!gcra.try_take(0, 1).granted);
-        gcra.refund(100_000, 2);
+        // Half of it has leaked out.
+        gcra.refund(500, 0, 1);
+        assert_eq!(gcra.wait(500, 1), 1000 - 500 - 500);
+        gcra.refund(100_000, 0, 2);
         assert!(gcra.try_take(100_000, 2).granted);
+        assert!(!gcra.try_take(100_000, 1).granted);
+        // Regression: what had long leaked out came back, a second burst at one instant.
+        gcra.refund(100_000, 0, 2);
         assert!(!gcra.try_take(100_000, 1).granted);
     }
 

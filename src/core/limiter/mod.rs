@@ -31,6 +31,9 @@ mod loom_tests;
 mod tests;
 #[cfg(test)]
 #[cfg(not(loom))]
+mod token_bucket_tests;
+#[cfg(test)]
+#[cfg(not(loom))]
 mod window_tests;
 
 use std::hash::Hash;

@@ -107,12 +107,12 @@ impl Rule {
         }
     }
 
-    /// Gives back what was granted at `at` and never used.
+    /// Gives back what was granted at `at` and never used, as far as it still counts.
     pub(super) fn refund(&mut self, now: Nanos, at: Nanos, cost: u32) {
         match self {
             Self::Windows(rule) => rule.refund(now, at, cost),
-            Self::Gcra(rule) => rule.refund(now, cost),
-            Self::Buckets(rule) => rule.refund(now, cost),
+            Self::Gcra(rule) => rule.refund(now, at, cost),
+            Self::Buckets(rule) => rule.refund(now, at, cost),
         }
     }
 
