@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import threading
@@ -96,9 +97,7 @@ def test_a_hanging_check_times_out_without_piling_up_threads() -> None:
     stats = monitor.get_stats()
     assert (stats["timeouts"], stats["failures"], stats["runs"]) == (1, 1, 7)  # 6 of the good one
     release.set()
-    deadline = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
+    eventually(lambda: threading.active_count() <= before)
     assert monitor.check_sync().components["hung"].healthy
 
 
@@ -112,15 +111,15 @@ def test_a_hanging_async_check_times_out_and_is_cancelled() -> None:
             cancelled.append(True)
             raise
 
-    async def refuses_to_die() -> None:
-        while True:
-            try:
-                await asyncio.sleep(0.3)
-            except asyncio.CancelledError:
-                continue
-            return
-
     async def main() -> None:
+        release, ended = asyncio.Event(), asyncio.Event()
+
+        async def refuses_to_die() -> None:
+            while not release.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await release.wait()
+            ended.set()
+
         monitor = HealthMonitor(timeout=0.05)
         monitor.register("hangs", hangs)
         monitor.register("stubborn", refuses_to_die)
@@ -128,7 +127,8 @@ def test_a_hanging_async_check_times_out_and_is_cancelled() -> None:
             report = await monitor.check()
             for name in ("hangs", "stubborn"):
                 assert "timed out" in report.components[name].message
-        await asyncio.sleep(0.7)
+        release.set()
+        await asyncio.wait_for(ended.wait(), 5)
 
     asyncio.run(main())
     assert len(cancelled) == 2
@@ -138,17 +138,21 @@ def test_a_hanging_async_check_times_out_and_is_cancelled() -> None:
 
 
 def test_cancelling_a_check_leaves_the_others_their_report() -> None:
-    async def slow() -> bool:
-        await asyncio.sleep(0.05)
-        return True
-
     async def main() -> None:
+        begun, release = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> bool:
+            begun.set()
+            return await release.wait()
+
         monitor = HealthMonitor()
         monitor.register("slow", slow)
         first = asyncio.create_task(monitor.check())
         second = asyncio.create_task(monitor.check())
-        await asyncio.sleep(0)
+        await begun.wait()
         first.cancel()
+        await asyncio.wait({first})
+        release.set()
         report = await second
         assert report.components["slow"].status is HealthStatus.HEALTHY
         with pytest.raises(asyncio.CancelledError):

@@ -16,21 +16,23 @@ class Database:
 
     def __init__(self) -> None:
         self.asked = 0
+        self.begun = asyncio.Event()
 
     async def ping(self) -> bool:
         self.asked += 1
+        self.begun.set()
         if self.asked == 1:
             await asyncio.Event().wait()
         return True
 
 
-def leave_a_run_behind(monitor: HealthMonitor) -> None:
+def leave_a_run_behind(monitor: HealthMonitor, database: Database) -> None:
     """Closes a loop without ending the tasks on it, the check's included."""
     loop = asyncio.new_event_loop()
 
     async def main() -> None:
         asking = asyncio.create_task(monitor.check())
-        await asyncio.sleep(0.01)
+        await database.begun.wait()
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
@@ -43,7 +45,7 @@ def leave_a_run_behind(monitor: HealthMonitor) -> None:
 def test_a_check_whose_loop_was_closed_under_it_runs_anew(how: str) -> None:
     monitor, database = HealthMonitor(), Database()
     monitor.register("db", database.ping)
-    leave_a_run_behind(monitor)
+    leave_a_run_behind(monitor, database)
     report = asyncio.run(monitor.check()) if how == "async" else monitor.check_sync()
     assert (report.components["db"].message, database.asked) == ("", 2)
     assert report.components["db"].healthy
@@ -53,7 +55,7 @@ def test_a_check_whose_loop_was_closed_under_it_runs_anew(how: str) -> None:
 def test_a_check_registered_after_the_end_of_a_loop_need_not_wait(unregistered: bool) -> None:
     monitor, database = HealthMonitor(max_checks=1), Database()
     monitor.register("db", database.ping)
-    leave_a_run_behind(monitor)
+    leave_a_run_behind(monitor, database)
     if unregistered:
         assert monitor.unregister("db")
         monitor.register("other", lambda: True)

@@ -62,7 +62,12 @@ def test_a_check_replaced_in_the_middle_of_a_run_is_no_alarm() -> None:
     first.start()
     assert begun.wait(5)
     monitor.register("db", lambda: {"new": True})
-    second = threading.Timer(0.05, release.set)
+
+    def release_once_the_new_one_waits() -> None:
+        eventually(lambda: monitor._checks.all()[0].run is not None)
+        release.set()
+
+    second = threading.Thread(target=release_once_the_new_one_waits)
     second.start()
     component = monitor.check_sync().components["db"]
     assert component.healthy
@@ -74,20 +79,25 @@ def test_a_check_replaced_in_the_middle_of_a_run_is_no_alarm() -> None:
 
 
 def test_an_async_check_waits_its_turn_on_its_loop() -> None:
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
     loops: list[object] = []
+
+    def blocks() -> None:
+        begun.set()
+        release.wait()
 
     async def notes() -> None:
         loops.append(asyncio.get_running_loop())
 
     async def main() -> None:
         monitor = HealthMonitor(timeout=5)
-        monitor.register("db", release.wait)
+        monitor.register("db", blocks)
         first = asyncio.create_task(monitor.check())
-        await asyncio.sleep(0.02)
+        assert await asyncio.to_thread(begun.wait, 5)
         monitor.register("db", notes)
         second = asyncio.create_task(monitor.check())
-        await asyncio.sleep(0.02)
+        [check] = monitor._checks.all()
+        await asyncio.to_thread(eventually, lambda: check.run is not None)
         assert loops == []
         release.set()
         assert (await second).components["db"].healthy

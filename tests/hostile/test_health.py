@@ -9,20 +9,29 @@ from child import run_well
 
 
 @pytest.mark.hostile
-@pytest.mark.parametrize("check", ["lambda: True", "__import__('time').sleep", "asleep", "hang"])
+@pytest.mark.parametrize("check", ["well", "fails", "asleep", "hangs"])
 def test_exit_with_a_running_monitor(check: str) -> None:
     run_well(
         f"""
-        import asyncio, time, threading
+        import asyncio, threading
         from ferrogate import HealthMonitor
+        begun = threading.Semaphore(0)
+        def well():
+            begun.release()
+        def fails():
+            begun.release()
+            raise OSError("gone")
         async def asleep():
-            await asyncio.sleep(60)
-        def hang():
+            begun.release()
+            await asyncio.Event().wait()
+        def hangs():
+            begun.release()
             threading.Event().wait()
         m = HealthMonitor(interval=0.01, timeout=0.02)
         m.register("c", {check})
         m.start()
-        time.sleep(0.1)
+        for _ in range(1 if {check} is hangs else 3):
+            assert begun.acquire(timeout=20)
         """
     )
 
