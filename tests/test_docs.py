@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,51 @@ def test_every_file_that_is_named_exists(document: str) -> None:
     roots = (ROOT, ROOT / "src", ROOT / "tests", ROOT / "python/ferrogate", ROOT / "benches")
     missing = [name for name in named if not any((root / name).exists() for root in roots)]
     assert missing == []
+
+
+CONSOLE = re.compile(r"^\$ ([^#\n]*[^#\s])", re.MULTILINE)
+TRACES = {
+    "trace.csv": "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n",
+    "trace.jsonl": '{"timestamp": 0, "input_length": 9, "output_length": 9, "hash_ids": [1]}\n',
+}
+
+
+def test_the_commands_of_the_readme_run_as_they_stand(tmp_path: Path) -> None:
+    """`make` says what it would do; what that and the lines themselves call of ours is run."""
+    for name, content in TRACES.items():
+        (tmp_path / name).write_text(content)
+    seen = set()
+    for line in CONSOLE.findall((ROOT / "README.md").read_text()):
+        program, *arguments = shlex.split(line)
+        if program == "make":
+            dry = subprocess.run(
+                ["make", "--no-print-directory", "-n", *arguments],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert (dry.returncode, dry.stderr) == (0, ""), line
+            program, *arguments = shlex.split(dry.stdout.splitlines()[-1])
+        if Path(program).name != "ferrogate":
+            assert Path(program).name in ("pip", "sh") or "python" in program, line
+            continue
+        # The command is where `make demo` leaves it, or in an environment of the reader's own.
+        assert program in ("ferrogate", ".venv-demo/bin/ferrogate"), line
+        seen.add(arguments[0])
+        if arguments == ["demo"]:
+            continue  # two minutes, and tests/cli runs it in many ways
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "ferrogate.cli", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, line + done.stderr
+    assert seen == {"demo", "replay", "doctor"}
 
 
 def test_there_are_examples() -> None:

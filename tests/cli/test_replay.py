@@ -283,24 +283,3 @@ def test_a_part_without_requests(ferrogate: Ferrogate, tmp_path: Path) -> None:
     done = ferrogate("replay", path, "--start", 100)
     assert done.returncode == 2
     assert "no request in the part asked for" in done.stderr
-
-
-def test_without_the_extra_it_says_how_to_install(ferrogate: Ferrogate, tmp_path: Path) -> None:
-    # An interpreter without the extra: its packages fail to import.
-    for package in ("openai", "rich"):
-        (tmp_path / f"{package}.py").write_text("raise ImportError")
-    done = ferrogate("demo", PYTHONPATH=str(tmp_path))
-    assert done.returncode == 2
-    assert done.stderr == (
-        "ferrogate: `ferrogate demo` needs openai, rich: pip install 'ferrogate[demo]'\n"
-    )
-    assert ferrogate("version", PYTHONPATH=str(tmp_path)).returncode == 0
-
-
-def test_version_and_doctor(ferrogate: Ferrogate) -> None:
-    version = ferrogate("version")
-    assert (version.returncode, version.stderr) == (0, "")
-    done = ferrogate("doctor")
-    assert (done.returncode, done.stderr) == (0, "")
-    for fact in (version.stdout.strip(), sys.executable, "openai", "cgroup limits"):
-        assert fact in done.stdout

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import platform
 import sys
 from pathlib import Path
 
 from ferrogate import __version__
 from ferrogate.cli.arguments import Parser
+from ferrogate.cli.extras import Requirement, of_extra
 from ferrogate.cli.output import write
 
 __all__ = ["add_parsers"]
 
-_EXTRAS = {"demo": ("openai", "aiohttp", "rich")}
+_EXTRAS = ("demo",)
 _CGROUP = Path("/sys/fs/cgroup")
 _CGROUP_FILES = ("memory.max", "cpu.max", "memory/memory.limit_in_bytes", "cpu/cpu.cfs_quota_us")
 
@@ -39,9 +39,7 @@ def _doctor(_options: argparse.Namespace) -> int:
         ("executable", sys.executable),
         ("platform", platform.platform()),
     ]
-    for extra, packages in _EXTRAS.items():
-        found = [f"{package} {_version_of(package) or 'missing'}" for package in packages]
-        lines.append((f"extra {extra}", ", ".join(found)))
+    lines += [(f"extra {extra}", ", ".join(map(_said, of_extra(extra)))) for extra in _EXTRAS]
     limits = [
         f"{name} = {text}" for name in _CGROUP_FILES if (text := _read(_CGROUP / name)) is not None
     ]
@@ -51,11 +49,12 @@ def _doctor(_options: argparse.Namespace) -> int:
     return 0
 
 
-def _version_of(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _said(needed: Requirement) -> str:
+    version = needed.installed
+    if version is None:
+        return f"{needed.package} missing"
+    wrong = "" if needed.admits(version) else f" (needs {needed.versions})"
+    return f"{needed.package} {version}{wrong}"
 
 
 def _read(path: Path) -> str | None:

@@ -6,8 +6,9 @@ import argparse
 import json
 from typing import Any
 
-from ferrogate.cli._errors import FAILED, INTERRUPTED, CliError, require_demo_extra
+from ferrogate.cli._errors import FAILED, INTERRUPTED, CliError
 from ferrogate.cli.arguments import AUTO, Parser, add_flags, settings_from
+from ferrogate.cli.extras import require_demo_extra
 from ferrogate.cli.generator import generate
 from ferrogate.cli.output import Page, write
 from ferrogate.cli.settings import Settings
