@@ -113,6 +113,31 @@ impl<K: Eq + Hash + Clone, W: Clone> KeyTable<K, W> {
         Ok(slot)
     }
 
+    /// How long a new key has to wait for a place; a lower bound.
+    pub(super) fn room_in(&mut self, now: Nanos) -> Nanos {
+        if self.len() < self.max_keys {
+            return 0;
+        }
+        while let Some(&Reverse((at, slot))) = self.due.peek() {
+            if at > now {
+                return at - now;
+            }
+            match self.slots[slot as usize].as_ref().map(|slot| slot.state.idle_at()) {
+                Some(None) => self.put_off(now.saturating_add(LOOK_AGAIN)),
+                Some(Some(at)) if at > now => self.put_off(at),
+                _ => return 0,
+            }
+        }
+        0
+    }
+
+    /// The first that is due is not, before `at`.
+    fn put_off(&mut self, at: Nanos) {
+        if let Some(mut first) = self.due.peek_mut() {
+            first.0.0 = at;
+        }
+    }
+
     /// Looks at up to `looks` keys whose time may have come; stops after the first that goes.
     fn forget_idle(&mut self, now: Nanos, looks: usize, forgotten: &mut Vec<K>) {
         for _ in 0..looks {

@@ -401,9 +401,9 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
         if let Some(state) = inner.state(key) {
             return state.eta(now, cost);
         }
-        // A key that is not in the table has used nothing.
+        // A key that is not in the table has used nothing, but needs a place there.
         let fits = inner.limits.iter().all(|limit| u64::from(cost) <= limit.count());
-        if fits { 0 } else { NEVER }
+        if fits { inner.keyed.room_in(now) } else { NEVER }
     }
 
     /// The limit that `cost` waits for, if one is to blame.
