@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import inspect
 import math
@@ -13,7 +14,14 @@ from typing import Any
 
 import pytest
 
-from ferrogate import Limit, RateLimitConfig, RateLimiter, RateLimitExceeded, rate_limited
+from ferrogate import (
+    HealthMonitor,
+    Limit,
+    RateLimitConfig,
+    RateLimiter,
+    RateLimitExceeded,
+    rate_limited,
+)
 from ferrogate.testing import ManualClock
 
 
@@ -104,12 +112,13 @@ def test_keys_are_separate_and_a_limited_one_is_never_forgotten() -> None:
     for n in range(2000):
         denied = limiter.try_acquire(key=f"other {n}")
         assert denied.reason == "key table full"
-        assert denied.retry_after == 3600.0
+        assert denied.retry_after == limiter.eta(key="new") == 3600.0
     assert not limiter.try_acquire(key="a")
     assert limiter.try_acquire()
     with pytest.raises(RateLimitExceeded, match="key table full"):
         limiter.acquire_sync(key="yet another", timeout=0)
     clock.advance(3600)
+    assert limiter.eta(key="other 1") == 0.0
     assert limiter.try_acquire(key="other 1")
     assert limiter.get_stats()["keys"] <= 3
 
@@ -125,6 +134,17 @@ def test_update_while_running() -> None:
     limiter.update(RateLimitConfig(requests_per_minute=5))
     assert limiter.eta(3) == 60.0
     assert limiter.eta(2) == 0.0
+
+
+@pytest.mark.parametrize("value", ["", "0", "False", "FALSE", " Off ", "No"])
+def test_what_the_environment_calls_off_is_on(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: ``FERROGATE_DISABLED=False`` switched everything off."""
+    monkeypatch.setenv("FERROGATE_DISABLED", value)
+    assert RateLimiter("1/s").enabled
+    assert HealthMonitor().enabled
+    monkeypatch.setenv("FERROGATE_DISABLED", "True")
+    assert not RateLimiter("1/s").enabled
+    assert not HealthMonitor().enabled
 
 
 def test_switched_off_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +183,11 @@ def test_switched_off_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: RateLimiter("1/s", algorithm="leaky"), ValueError, "algorithm: .*leaky"),
         (lambda: RateLimiter("1/s", store="redis://x"), ValueError, "store: .*redis"),
         (lambda: RateLimiter("1/s", clock=time), TypeError, "clock: expected"),
+        (lambda: RateLimiter("1/s", algorithm=None), TypeError, "algorithm: .* got NoneType"),
+        (lambda: RateLimiter("1/s", name=3), TypeError, "name: .* got int"),
+        (lambda: RateLimiter("1/s", enabled="no"), TypeError, "enabled: .* got str"),
+        (lambda: RateLimiter("1/s", burst=True), TypeError, "burst: .* got bool"),
+        (lambda: RateLimiter("1/s").try_acquire(True), TypeError, "cost: .* got bool"),
         (lambda: RateLimiter("1/s").try_acquire(0), ValueError, "cost: .* got 0"),
         (lambda: RateLimiter("1/s").try_acquire(-1), ValueError, "cost"),
         (lambda: RateLimiter("1/s").try_acquire(1.5), TypeError, "cost: .* got float"),
@@ -176,12 +201,24 @@ def test_switched_off_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: RateLimitConfig(burst_limit="1"), TypeError, "burst_limit"),
         (lambda: Limit(0, 1), ValueError, "count"),
         (lambda: Limit(-1, 1), ValueError, "count"),
+        (lambda: Limit(True, 1), TypeError, "count: .* got bool"),
+        (lambda: Limit("1", 1), TypeError, "count: .* got str"),
         (lambda: Limit(1, 0), ValueError, "period"),
         (lambda: Limit(1, "s"), TypeError, "period"),
         (lambda: rate_limited(print), TypeError, "rate_limited: expected limits"),
         (lambda: rate_limited("1/s")(3), TypeError, "rate_limited: expected a function"),
         (lambda: rate_limited("1/s", timeout=-1), ValueError, "timeout"),
         (lambda: rate_limited("1/s", limiter=RateLimiter("1/s")), ValueError, "limiter"),
+        (
+            lambda: rate_limited(limiter=RateLimiter("1/s"), algorithm="gcra"),
+            ValueError,
+            "limiter: expected either",
+        ),
+        (
+            lambda: rate_limited(limiter=RateLimiter("1/s"), enabled="no"),
+            ValueError,
+            "limiter: expected either",
+        ),
         (lambda: rate_limited(limiter="1/s"), TypeError, "limiter: expected a RateLimiter"),
     ],
 )
@@ -195,7 +232,8 @@ def test_values() -> None:
     assert limit == Limit(5, 10) != Limit(5, 11)
     assert len({limit, Limit(5, 10)}) == 1
     assert (str(limit), repr(limit)) == ("5/10s", "Limit(5, 10.0)")
-    assert pickle.loads(pickle.dumps(limit)) == limit
+    for value in (limit, Limit(1, timedelta(days=200, microseconds=1))):
+        assert pickle.loads(pickle.dumps(value)) == value == copy.copy(value)
     only_slots = RateLimiter(burst=1)
     decision = only_slots.try_acquire(1000)
     assert decision.granted
@@ -259,6 +297,48 @@ def test_the_decorator_on_methods_and_with_a_shared_limiter() -> None:
         agent.tool()
     with pytest.raises(RateLimitExceeded):
         asyncio.run(agent.ask())
+
+
+def test_the_decorator_on_callable_objects() -> None:
+    """Regression: the slot was free again before the work of an ``async __call__`` began."""
+    limiter = RateLimiter("1000/s", burst=1)
+    inside = []
+
+    class Coroutine:
+        async def __call__(self) -> None:
+            inside.append(limiter.get_stats()["concurrent_requests"])
+            await asyncio.sleep(0)
+            inside.append(limiter.get_stats()["concurrent_requests"])
+
+    class AsyncGenerator:
+        async def __call__(self) -> Any:
+            yield inside.append(limiter.get_stats()["concurrent_requests"])
+
+    class Generator:
+        def __call__(self) -> Any:
+            yield inside.append(limiter.get_stats()["concurrent_requests"])
+
+    async def main() -> None:
+        ask = rate_limited(limiter=limiter)(Coroutine())
+        assert inspect.iscoroutinefunction(ask)
+        await asyncio.gather(ask(), ask())
+        assert [item async for item in rate_limited(limiter=limiter)(AsyncGenerator())()] == [None]
+        assert list(rate_limited(limiter=limiter)(Generator())()) == [None]
+
+    asyncio.run(main())
+    assert inside == [1] * 6
+    assert limiter.get_stats()["concurrent_requests"] == 0
+
+
+def test_a_plain_function_that_returns_an_awaitable_is_refused() -> None:
+    limiter = RateLimiter("1000/s", burst=1)
+
+    async def work() -> None:
+        raise AssertionError("ran without a slot")
+
+    with pytest.raises(TypeError, match=r"rate_limited: expected `async def`.*coroutine"):
+        rate_limited(limiter=limiter)(lambda _: work())(0)
+    assert limiter.get_stats()["concurrent_requests"] == 0
 
 
 def test_an_async_generator_holds_its_slot_until_it_ends() -> None:

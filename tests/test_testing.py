@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -52,3 +55,13 @@ def test_timers_are_due_however_late_it_is(start: float) -> None:
 
     with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(clock)) as runner:
         runner.run(main())
+
+
+@pytest.mark.parametrize(
+    ("start", "error"),
+    [("3", TypeError), (True, TypeError), (-1, ValueError), (math.inf, ValueError)],
+)
+def test_a_clock_starts_at_seconds(start: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="start: expected"):
+        ManualClock(start)
+    assert ManualClock(timedelta(minutes=1)).now() == 60.0

@@ -78,4 +78,5 @@ def known_policy(policy: object) -> None:
 
 def globally_disabled() -> bool:
     """Whether ``FERROGATE_DISABLED`` switches every component off (read at construction)."""
-    return os.environ.get("FERROGATE_DISABLED", "").strip() not in {"", "0", "false", "no", "off"}
+    value = os.environ.get("FERROGATE_DISABLED", "").strip().lower()
+    return value not in {"", "0", "false", "no", "off"}

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, cast, overload
 
 from ferrogate import _core
-from ferrogate._arguments import whole
+from ferrogate._arguments import flag, text_or_none, whole
 from ferrogate._core import Decision, Limit
 
 __all__ = [
@@ -136,6 +136,9 @@ class RateLimiter(_core.RateLimiter):
     ) -> RateLimiter:
         if store != "memory":
             raise ValueError(f'store: expected "memory", the only store so far, got {store!r}')
+        if not isinstance(algorithm, str):
+            raise TypeError(f"algorithm: expected a str, got {type(algorithm).__name__}")
+        enabled = flag("enabled", enabled)
         plain: list[str | Limit] = []
         for limit in limits:
             if isinstance(limit, RateLimitConfig):
@@ -151,7 +154,7 @@ class RateLimiter(_core.RateLimiter):
             algorithm=algorithm,
             max_keys=max_keys,
             max_waiters=max_waiters,
-            name=name,
+            name=text_or_none("name", name),
             clock=clock,
             enabled=enabled,
         )
@@ -240,11 +243,13 @@ class _RateLimited:
                 f"rate_limited: expected a function to decorate, got {function!r}; "
                 'write @rate_limited("60/minute")'
             )
-        if inspect.iscoroutinefunction(function):
+        # A callable object is what its class's `__call__` is.
+        call = inspect.getattr_static(type(function), "__call__", None)
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
             wrapper = self._coroutine(function)
-        elif inspect.isasyncgenfunction(function):
+        elif inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(call):
             wrapper = self._async_generator(function)
-        elif inspect.isgeneratorfunction(function):
+        elif inspect.isgeneratorfunction(function) or inspect.isgeneratorfunction(call):
             wrapper = self._generator(function)
         else:
             wrapper = self._plain(function)
@@ -257,7 +262,10 @@ class _RateLimited:
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             with hold:
-                return function(*args, **kwargs)
+                result = function(*args, **kwargs)
+                if hasattr(type(result), "__await__"):
+                    _refuse_awaitable(function, result)
+                return result
 
         return wrapper
 
@@ -304,13 +312,24 @@ class _RateLimited:
         return wrapper
 
 
+def _refuse_awaitable(function: Callable[..., Any], result: Any) -> None:
+    """The slot would be free again before the work has begun."""
+    close = getattr(result, "close", None)
+    if close is not None:
+        close()
+    raise TypeError(
+        f"rate_limited: expected `async def` where the answer is awaited; {function!r} is a "
+        f"plain function that returned an awaitable {type(result).__name__}"
+    )
+
+
 def rate_limited(
     *limits: str | Limit | RateLimitConfig,
     limiter: RateLimiter | None = None,
     cost: int = 1,
     timeout: float | timedelta | None = None,
     burst: int | None = None,
-    algorithm: _Algorithm = "sliding_window",
+    algorithm: _Algorithm | None = None,
     name: str | None = None,
     clock: _core.ManualClock | None = None,
     enabled: bool = True,
@@ -327,7 +346,8 @@ def rate_limited(
 
     For ``def``, ``async def``, generators and async generators; these two hold
     their slot until they are exhausted or closed. A plain ``def`` waits
-    blocking, so do not call it from an event loop.
+    blocking, so do not call it from an event loop, and raises ``TypeError`` if it
+    returns an awaitable: its slot would be free again before the work begins.
 
     Args:
         limits: as in :class:`RateLimiter`; or
@@ -343,10 +363,11 @@ def rate_limited(
     if len(limits) == 1 and callable(limits[0]):
         raise TypeError('rate_limited: expected limits, write @rate_limited("60/minute")')
     if limiter is None:
+        algorithm = "sliding_window" if algorithm is None else algorithm
         limiter = RateLimiter(
             *limits, burst=burst, algorithm=algorithm, name=name, clock=clock, enabled=enabled
         )
-    elif limits or burst is not None or name is not None or clock is not None or not enabled:
+    elif limits or (burst, algorithm, name, clock, enabled) != (None, None, None, None, True):
         raise ValueError("limiter: expected either limiter= or the arguments of a new one")
     elif not isinstance(limiter, RateLimiter):
         raise TypeError(f"limiter: expected a RateLimiter, got {type(limiter).__name__}")

@@ -29,7 +29,7 @@ class ManualClock(_NativeClock):
     Whoever waits on a component with this clock is woken by :meth:`advance`.
     """
 
-    def __init__(self, start: float = 0.0) -> None:
+    def __init__(self, start: float | timedelta = 0.0) -> None:
         self._lock = threading.Lock()
         self._listeners: list[weakref.WeakMethod[Callable[[], object]]] = []
 

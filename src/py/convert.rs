@@ -100,7 +100,8 @@ pub(crate) fn clock(value: Option<&Bound<'_, PyAny>>) -> PyResult<Clock> {
 /// Whether `FERROGATE_DISABLED` switches every component off (read at construction).
 pub(crate) fn globally_disabled() -> bool {
     std::env::var("FERROGATE_DISABLED")
-        .is_ok_and(|value| !matches!(value.trim(), "" | "0" | "false" | "no" | "off"))
+        .map(|value| value.trim().to_lowercase())
+        .is_ok_and(|value| !matches!(&*value, "" | "0" | "false" | "no" | "off"))
 }
 
 /// A clock that only moves when it is told to; the native half of
@@ -111,15 +112,18 @@ pub(crate) struct PyManualClock(pub(crate) ManualClock);
 #[pymethods]
 impl PyManualClock {
     #[new]
-    #[pyo3(signature = (start = 0.0))]
-    fn new(start: f64) -> PyResult<Self> {
+    #[pyo3(signature = (start = None), text_signature = "(start=0.0)")]
+    fn new(start: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         edge("ManualClock", || {
-            if !(start.is_finite() && start >= 0.0) {
+            let Some(value) = start else { return Ok(Self(ManualClock::starting_at(0))) };
+            let start = duration_or_zero("start", value)?;
+            if start == NEVER - 1 {
                 return Err(PyValueError::new_err(format!(
-                    "start: expected finite seconds of at least 0, got {start}"
+                    "start: expected finite seconds of at least 0, got {}",
+                    value.repr()?
                 )));
             }
-            Ok(Self(ManualClock::starting_at(nanos_from_secs(start))))
+            Ok(Self(ManualClock::starting_at(start)))
         })
     }
 

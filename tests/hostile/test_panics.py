@@ -292,6 +292,7 @@ RECIPES: dict[str, Recipe] = {
     "Limit": new(lambda: Limit(1, 60)),
     "Limit.__reduce__": new(lambda: Limit(1, 60).__reduce__()),
     "Limit.__repr__": new(lambda: repr(Limit(1, 60))),
+    "Limit._of_nanos": new(lambda: Limit._of_nanos(1, 60)),
     "Limit.__str__": new(lambda: str(Limit(1, 60))),
     "ManualClock": new(ManualClock),
     "ManualClock.__repr__": of_clock(repr),

@@ -3,7 +3,7 @@
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyBool, PyString};
 
 use crate::core::clock::{NEVER, Nanos, secs_from_nanos};
 use crate::core::key::Key;
@@ -56,13 +56,15 @@ pub(super) fn seconds(nanos: Nanos) -> f64 {
 
 /// A whole number from 1 on.
 pub(super) fn count(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
+    let is_bool = value.is_instance_of::<PyBool>();
     if let Ok(count) = value.extract::<u32>()
         && count > 0
+        && !is_bool
     {
         return Ok(count);
     }
     let expected = format!("{argument}: expected an int from 1 to {}, got ", u32::MAX);
-    if value.hasattr(index(value.py()))? {
+    if !is_bool && value.hasattr(index(value.py()))? {
         return Err(PyValueError::new_err(format!("{expected}{}", value.repr()?)));
     }
     Err(PyTypeError::new_err(format!("{expected}{}", type_name(value))))

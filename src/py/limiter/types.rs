@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyType};
+use pyo3::types::{PyBool, PyString, PyType};
 
 use super::request::seconds;
 use crate::core::limiter::{Decision, Limit};
@@ -19,12 +19,13 @@ impl PyLimit {
     #[new]
     fn new(count: &Bound<'_, PyAny>, period: &Bound<'_, PyAny>) -> PyResult<Self> {
         edge("Limit", || {
-            let permits = count.extract::<u64>().map_err(|_| {
-                let expected = "count: expected an int of at least 1, got";
-                match count.repr() {
-                    Ok(repr) => PyValueError::new_err(format!("{expected} {repr}")),
-                    Err(error) => error,
-                }
+            let expected = "count: expected an int of at least 1, got";
+            if count.is_instance_of::<PyBool>() || !count.hasattr("__index__")? {
+                return Err(PyTypeError::new_err(format!("{expected} {}", type_name(count))));
+            }
+            let permits = count.extract::<u64>().map_err(|_| match count.repr() {
+                Ok(repr) => PyValueError::new_err(format!("{expected} {repr}")),
+                Err(error) => error,
             })?;
             Ok(Self(Limit::new(permits, duration("period", period)?)?))
         })
@@ -50,8 +51,17 @@ impl PyLimit {
         })
     }
 
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyType>, (u64, f64))> {
-        edge("Limit.__reduce__", || Ok((slf.get_type(), (slf.get().count(), slf.get().period()))))
+    /// From whole nanoseconds, which seconds in a float are not beyond 104 days.
+    #[classmethod]
+    fn _of_nanos(_class: &Bound<'_, PyType>, count: u64, period: u64) -> PyResult<Self> {
+        edge("Limit._of_nanos", || Ok(Self(Limit::new(count, period)?)))
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (u64, u64))> {
+        edge("Limit.__reduce__", || {
+            let limit = slf.get().0;
+            Ok((slf.get_type().getattr("_of_nanos")?, (limit.count(), limit.period())))
+        })
     }
 }
 
