@@ -273,14 +273,19 @@ def over():
     assert threading.active_count() == before
 atexit.register(over)  # before the import: it runs after ferrogate's own
 from ferrogate import Cache, HealthMonitor
-hang = threading.Event()
+hang, hanging = threading.Event(), threading.Semaphore(0)
+def hangs(*_):
+    hanging.release()
+    hang.wait()
 class Hangs:
-    def get_stats(self): hang.wait()
-cache = Cache(10, ttl=0.001, cleanup_interval=0.001, on_evict=lambda *_: hang.wait())
+    def get_stats(self):
+        if threading.current_thread() is not threading.main_thread(): hangs()
+        return {"hits": 0, "misses": 0}
+cache = Cache(10, ttl=0.001, cleanup_interval=0.001, on_evict=hangs)
 cache["k"] = 1
 monitor = HealthMonitor(interval=0.01, cache=Hangs())
 monitor.start()
-time.sleep(0.1)
+for _ in range(2): assert hanging.acquire(timeout=20)
 atexit.register(lambda: begun.append(time.monotonic()))
 """
     )

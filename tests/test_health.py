@@ -281,6 +281,14 @@ def test_a_component_that_cannot_tell_is_unhealthy() -> None:
     assert report.components["rate_limiter"].healthy
 
 
+@pytest.mark.parametrize("hits", [-1, 2**64, "7", None])
+def test_figures_that_are_no_counts_make_their_component_unhealthy(hits: object) -> None:
+    monitor = HealthMonitor(cache=Numbers(hits=hits))  # type: ignore[arg-type]
+    report = monitor.evaluate()
+    assert not report.components["cache"].healthy
+    assert report.components["system_resources"].checked_at
+
+
 def test_the_shapes_are_final() -> None:
     cache = Numbers()
     monitor = HealthMonitor(

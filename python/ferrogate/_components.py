@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -59,13 +60,20 @@ def totals(watched: Mapping[str, HasStats | None]) -> Totals:
             stats: Mapping[str, Any] = component.get_stats()
             if name == "cache" and stats.get("enabled", True):
                 # One that is switched off cannot hit: that is not an alarm.
-                lookups = (stats["hits"], stats["misses"])
+                lookups = (_count(stats, "hits"), _count(stats, "misses"))
             elif name == "performance":
-                failed, spent = stats["failed"], stats["total_time_seconds"]
-                generations = (stats["total_generations"], failed, spent)
+                failed, spent = _count(stats, "failed"), float(stats["total_time_seconds"])
+                generations = (_count(stats, "total_generations"), failed, spent)
         except Exception as error:
             broken[name] = f"{type(error).__name__}: {error}"
     return generations, lookups, broken
+
+
+def _count(stats: Mapping[str, Any], name: str) -> int:
+    value = operator.index(stats[name])
+    if not 0 <= value < 2**64:
+        raise ValueError(f"{name}: expected a count between 0 and 2**64 - 1, got {value}")
+    return value
 
 
 def of_check(check: Check) -> ComponentHealth:

@@ -81,6 +81,9 @@ class HealthMonitor(Startable):
     :meth:`start` (or ``with`` / ``async with``) does so in the background
     every ``interval`` seconds until :meth:`stop`.
 
+    ``metrics``, ``cache`` and ``limiter`` are asked for their ``get_stats()`` once
+    at construction, as the base of the first window, and in every evaluation.
+
     Args:
         thresholds: levels beyond which an alert is raised.
         interval: seconds between two background rounds.
