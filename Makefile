@@ -50,8 +50,8 @@ help: ## Show this list
 lock: ## Resolve requirements/*.in again into pinned, hashed lock files (UPGRADE=1 for newer versions)
 	$(PYTHON) tools/lock.py $(if $(UPGRADE),--upgrade)
 
-soak: ## Run the tests with their full counts (FERROGATE_SOAK=times, default 100)
-	FERROGATE_SOAK=$${FERROGATE_SOAK:-100} $(PYTHON) tools/suite.py python
+soak: ## Run core and wheel tests with their full counts (FERROGATE_SOAK=times, default 100)
+	FERROGATE_SOAK=$${FERROGATE_SOAK:-100} $(PYTHON) tools/suite.py core python
 
 system: ## Install the system packages that only some tests need (valgrind), or say what is missing
 	@sh tools/system.sh

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
+from child import SEED, SOAK
+from hypothesis import settings
 
 # A shell that runs the suite in the background has it ignore Ctrl-C, and every
 # child process inherits that; the tests of Ctrl-C would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Without a seed every run tries the same examples; with one, `--hypothesis-seed` decides.
+settings.register_profile(
+    "ferrogate", derandomize="FERROGATE_SEED" not in os.environ, print_blob=True
+)
+settings.load_profile("ferrogate")
+
+
+def pytest_report_header() -> str:
+    """What it takes to repeat this run."""
+    return f"FERROGATE_SEED={SEED} FERROGATE_SOAK={SOAK}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says again under the failures what it takes to repeat them."""
+    if terminalreporter.stats.get("failed"):
+        terminalreporter.write_line(f"repeat with {pytest_report_header()}")
 
 
 @pytest.fixture

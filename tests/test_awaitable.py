@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, cast
 
 import pytest
-from child import SOAK, is_collected, run_well
+from child import is_collected, patience, run_well, times
 
 from ferrogate import Cache
 from ferrogate._core import Ready
@@ -379,13 +379,14 @@ def test_a_long_chain_of_hits_is_dropped_without_a_deep_stack() -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(patience(0.002, times(4_000, 1_000_000)))
 def test_in_many_threads_at_once() -> None:
     own: Cache[int, Any] = Cache(100)
     wrong: list[Any] = []
 
     def work(me: int) -> None:
         async def main() -> None:
-            for n in range(500 * SOAK):
+            for n in range(times(500, 125_000)):
                 own[me] = value = (me, n)
                 got = await own.get_or_set(me, asyncio.Event().wait)
                 if got is not value:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from child import SOAK
+from child import patience, times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -178,7 +178,9 @@ def apply(mapping: Any, operation: str, key: Any, value: int) -> object:
     return None
 
 
-@settings(max_examples=200 * SOAK, deadline=None)
+@pytest.mark.soak
+@pytest.mark.timeout(patience(0.05, times(200, 10_000)))
+@settings(max_examples=times(200, 10_000), deadline=None)
 @given(OPERATIONS)
 def test_unbounded_it_is_a_dict(operations: list[tuple[str, Any, int]]) -> None:
     cache: Cache[Any, int] = Cache(1_000_000)

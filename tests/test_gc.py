@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from child import SOAK, patience, run_well
+from child import SEED, patience, run_well, times
 
 from ferrogate import (
     Cache,
@@ -28,28 +28,30 @@ CALLBACKS = Path(__file__).parent / "support" / "callbacks.py"
 KINDS = ("cache_key", "del", "eq", "hash", "key", "listener", "loader", "weigher")
 
 hostile = pytest.mark.hostile
-pytestmark = pytest.mark.timeout(patience(60 * SOAK))
+pytestmark = pytest.mark.timeout(patience(60, times(1, 30)))
 
 
 def callbacks(what: str, kinds: str, threads: int, rounds: int) -> list[str]:
-    limit = 30.0 * SOAK
-    arguments = (what, kinds, str(threads), str(rounds * SOAK))
-    return run_well(CALLBACKS, *arguments, timeout=limit).split()
+    arguments = (what, kinds, str(threads), str(times(rounds, 30 * rounds)), str(SEED))
+    return run_well(CALLBACKS, *arguments, timeout=30 * times(1, 30)).split()
 
 
 @hostile
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", KINDS)
 def test_user_code_that_uses_the_cache(kind: str) -> None:
     assert callbacks("reenter", kind, 1, 1500) == [kind]
 
 
 @hostile
+@pytest.mark.soak
 @pytest.mark.parametrize(("what", "rounds"), [("reenter", 700), ("collect", 40), ("sleep", 150)])
 def test_user_code_while_others_hammer(what: str, rounds: int) -> None:
     assert callbacks(what, "all", 8, rounds) == sorted(KINDS)
 
 
 @hostile
+@pytest.mark.soak
 def test_live_values_are_no_garbage() -> None:
     # A collector that skips a cache because another thread holds its lock takes what only
     # the cache refers to for garbage.
@@ -104,7 +106,7 @@ def test_live_values_are_no_garbage() -> None:
         gc.collect()
         assert all(ref() is None for ref in watched)
     """
-    run_well(code, str(1.0 * SOAK), timeout=30 + 10 * SOAK)
+    run_well(code, str(times(1, 30)), timeout=30 + 10 * times(1, 30))
 
 
 # ── cycles
@@ -352,7 +354,9 @@ def test_cycles_are_collected(tie: Callable[[Thing], None]) -> None:
 
 
 @hostile
+@pytest.mark.soak
 def test_what_user_code_raises_comes_out_unchanged() -> None:
     code = Path(__file__).parent / "support" / "raising.py"
-    raised = run_well(code, str(4000 * SOAK), timeout=30 + 10 * SOAK).split()
+    rounds = str(times(4_000, 200_000))
+    raised = run_well(code, rounds, str(SEED), timeout=30 * times(1, 30)).split()
     assert raised == ["eq", "hash", "loader", "weigher"]

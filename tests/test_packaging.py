@@ -35,7 +35,8 @@ def files() -> list[str]:
     recorded = importlib.metadata.files("ferrogate") or []
     names = [f.as_posix() for f in recorded if "__pycache__" not in f.parts]
     if not any(n.startswith("ferrogate/") for n in names):
-        pytest.skip("only on CPython with the built wheel installed, not an editable build")
+        assert not INSTALLED, "the installed package has no record of its files"
+        pytest.skip("needs the built wheel, this is an editable build: `make test-python`")
     return names
 
 

@@ -59,7 +59,7 @@ def main_env() -> tuple[Python, Path]:
 
 
 def side_env(name: str) -> tuple[Python, Path]:
-    """`.venv-NAME`: maturin and one lock only, so that a first run is quick."""
+    """`.venv-NAME`: the tools, as maturin is one, and one lock; nothing of the suite's."""
     python = main_python()
     return python, make_env(ROOT / f".venv-{name}", python, ["tools", name])
 

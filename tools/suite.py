@@ -3,12 +3,18 @@
 Parts, all of them unless some are named: `core` (cargo test, no Python),
 `loom`, `python`, `failpoints` (a debug build whose exported callables can be
 made to panic), `memcheck` (valgrind). What stands in PYTEST_ARGS goes to pytest.
+
+With FERROGATE_SOAK above 1 (`make soak`: 100) what is repeated or drawn at
+random is so that many times the usual sample, up to the full count that each
+test names. All chance starts from FERROGATE_SEED: a soak draws and prints one,
+any other run has the same each time.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import secrets
 import shlex
 import shutil
 import sys
@@ -25,19 +31,31 @@ SUPPRESSIONS = ROOT / "tools" / "valgrind.supp"
 
 # With FERROGATE_NO_SKIP=1 (CI) a test may only skip for the interpreter's version
 # or the operating system, never for want of something that could be installed.
-EXCUSED = re.compile(r"^(needs|only on|not on) (CPython|macOS|Windows)")
+EXCUSED = re.compile(r"^(needs|only on|not on) (CPython \d|Linux|macOS|Windows)")
+
+# Cases of a property that says nothing else, as proptest has it; and how many times
+# that in a soak: at 10 the unoptimised core takes some two minutes.
+CASES, MOST = 256, 10
 
 
 def main(parts: list[str]) -> int:
     """Runs `parts`; the exit code."""
     if unknown := set(parts) - set(PARTS):
         sys.exit(f"suite.py: expected {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
-    stages = Stages("test")
+    soak = max(1, int(os.environ.get("FERROGATE_SOAK", "1")))
+    stages = Stages("soak" if soak > 1 else "test")
+    if soak > 1:
+        seed = os.environ.setdefault("FERROGATE_SEED", str(secrets.randbits(32)))
+        print(f"repeat with FERROGATE_SEED={seed} FERROGATE_SOAK={soak}", flush=True)
     pythons = select(os.environ.get("FERROGATE_PYTHONS", "").split())
     for part in parts or PARTS:
         match part:
             case "core":
-                stages.run("core", ["cargo", "test", "--locked"], env=environment())
+                drawn = {
+                    "PROPTEST_CASES": str(CASES * min(soak, MOST)),
+                    "PROPTEST_RNG_SEED": os.environ.get("FERROGATE_SEED", "0"),
+                }
+                stages.run("core", ["cargo", "test", "--locked"], env=environment(**drawn))
             case "loom":
                 loom(stages)
             case "python":
@@ -46,7 +64,7 @@ def main(parts: list[str]) -> int:
             case "failpoints":
                 failpoints(stages)
             case "memcheck":
-                memcheck(stages, preferred(pythons))
+                memcheck(stages, preferred(pythons), built="python" in (parts or PARTS))
     return stages.close()
 
 
@@ -69,7 +87,9 @@ def on_python(stages: Stages, python: Python) -> None:
     if wheel(stages, f"{python.minor}: wheel", "test", python.minor):
         extra = shlex.split(os.environ.get("PYTEST_ARGS", ""))
         inside = test_env(python.minor)
-        pytest(stages, f"{python.minor}: pytest", inside, *extra)
+        # These have parts of their own, and nothing to do in this one.
+        others = ["-m", "not failpoints and not valgrind"]
+        pytest(stages, f"{python.minor}: pytest", inside, *others, *extra)
 
 
 def failpoints(stages: Stages) -> None:
@@ -81,14 +101,15 @@ def failpoints(stages: Stages) -> None:
         pytest(stages, "failpoints: pytest", test_env("failpoints"), tests)
 
 
-def memcheck(stages: Stages, python: Python) -> None:
-    """The tests marked `memcheck` under valgrind.
+def memcheck(stages: Stages, python: Python, *, built: bool) -> None:
+    """The tests marked `memcheck` or `valgrind` under valgrind; `built`: with the wheel as it is.
 
     A small selection: an interpreter under valgrind is some thirty times slower.
     """
     # Named one by one: importing the whole suite takes longer here than running these.
     tests = (ROOT / "tests").rglob("test_*.py")
-    marked = sorted(f for f in tests if "mark.memcheck" in f.read_text(encoding="utf-8"))
+    marks = re.compile(r"\bmark\.(?:memcheck|valgrind)\b")
+    marked = sorted(f for f in tests if marks.search(f.read_text(encoding="utf-8")))
     if not marked:
         stages.absent("memcheck", "no test is marked memcheck")
         return
@@ -96,9 +117,8 @@ def memcheck(stages: Stages, python: Python) -> None:
     if valgrind is None:
         stages.absent("memcheck", "valgrind is missing: `make system` installs it, or says how")
         return
-    if not test_env(python.minor).exists() and not wheel(
-        stages, f"memcheck: wheel {python.minor}", "test", python.minor
-    ):
+    name = f"memcheck: wheel {python.minor}"
+    if not built and not wheel(stages, name, "test", python.minor):
         return
     checker = [
         valgrind,
@@ -114,7 +134,7 @@ def memcheck(stages: Stages, python: Python) -> None:
         stages,
         f"memcheck: valgrind on {python.minor}",
         test_env(python.minor),
-        *("-m", "memcheck", "--timeout=900", "-p", "no:cacheprovider"),
+        *("-m", "memcheck or valgrind", "--timeout=900", "-p", "no:cacheprovider"),
         *marked,
         before=checker,
         # glibc's allocator is the one valgrind watches; pymalloc's arenas hide errors.
@@ -140,6 +160,8 @@ def pytest(
     # `python -P` and importlib mode keep the repository's own python/ out of sys.path.
     env["PYTHONSAFEPATH"] = "1"
     env["FERROGATE_INSTALLED"] = "1"
+    seed = os.environ.get("FERROGATE_SEED")
+    chance = [] if seed is None else [f"--hypothesis-seed={seed}"]
     if TRACES.is_dir():
         env.setdefault("FERROGATE_TRACES", str(TRACES))
     where = "import ferrogate; assert 'site-packages' in ferrogate.__file__, ferrogate.__file__"
@@ -149,7 +171,7 @@ def pytest(
     junit = ROOT / ".pytest_cache" / f"junit-{slug}.xml"
     stages.run(
         name,
-        [*(before or []), inside, "-m", "pytest", f"--junitxml={junit}", *arguments],
+        [*(before or []), inside, "-m", "pytest", f"--junitxml={junit}", *chance, *arguments],
         env=env,
         junit=junit,
         excused=EXCUSED if os.environ.get("FERROGATE_NO_SKIP") == "1" else None,

@@ -13,3 +13,11 @@ pub mod key;
 pub mod limiter;
 pub mod metrics;
 pub mod sync;
+
+/// How many cases of a property, if it has `usual` of them where others have proptest's 256:
+/// `PROPTEST_CASES` scales all of them alike (`make soak`).
+#[cfg(test)]
+pub(crate) fn cases(usual: u32) -> u32 {
+    let asked = proptest::test_runner::Config::default().cases;
+    (usual.saturating_mul(asked) / 256).max(1)
+}

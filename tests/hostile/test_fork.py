@@ -77,7 +77,8 @@ def hammer(*works):
 )
 
 
-@pytest.mark.timeout(patience(60, times(1, 100)))
+@pytest.mark.soak
+@pytest.mark.timeout(patience(60, times(1, 20)))
 def test_fork_while_eight_threads_are_inside() -> None:
     run_well(
         PRELUDE
@@ -125,11 +126,11 @@ def child():
         t.join(10)
         assert not t.is_alive()
     assert limiter.get_stats()["concurrent_requests"] == 0
-for _ in range({times(15, 1500)}):
+for _ in range({times(15, 300)}):
     fork_and(child)
 finish()
 """,
-        timeout=60 * times(1, 100),
+        timeout=60 * times(1, 20),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from child import patience, run, run_well, times
+from child import SEED, patience, run, run_well, times
 
 pytestmark = [
     pytest.mark.hostile,
@@ -19,13 +19,15 @@ COUNT = times(100_000, 1_000_000)
 #: operation at 100,000 of them, where the smallest Python object takes 16.
 ALLOWED = 512 * 1024
 
-PRELUDE = """
+PRELUDE = (
+    f"SEED = {SEED}"
+    + """
 import asyncio, gc, random, sys, threading
 from ferrogate import (
     Cache, HealthMonitor, PerformanceMetrics, RateLimiter, RateLimitExceeded, cache_key, cached,
     rate_limited,
 )
-random.seed(25)
+random.seed(SEED)
 loop = asyncio.new_event_loop()
 
 def resident():
@@ -48,6 +50,7 @@ def flat(step, count, warm=0.2):
         grown = resident() - before
     assert grown < ALLOWED, f"{grown / count:.1f} bytes for each of {count} operations"
 """
+)
 
 # name: (set-up and `def step(i)`, the share of COUNT)
 STEPS = {

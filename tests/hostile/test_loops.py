@@ -53,6 +53,7 @@ def state():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="not on macOS or Windows: reads /proc")
+@pytest.mark.soak
 @pytest.mark.timeout(patience(60, times(1, 20)))
 def test_a_hundred_loops_leave_nothing_behind() -> None:
     run_well(
@@ -68,6 +69,7 @@ assert state() == before, (before, state())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="not on macOS or Windows: reads /proc")
+@pytest.mark.soak
 @pytest.mark.timeout(patience(60, times(1, 20)))
 def test_eight_loops_in_eight_threads_leave_nothing_behind() -> None:
     run_well(
@@ -230,6 +232,7 @@ assert metrics.get_stats()["total_generations"] > 0
 """
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(patience(60, times(1, 20)))
 @pytest.mark.parametrize("kind", ["sleeps", "collects"])
 def test_callbacks_that_let_others_run(kind: str) -> None:

@@ -7,7 +7,11 @@ import sys
 import pytest
 from child import MEMCHECK, run, run_well
 
-pytestmark = [pytest.mark.hostile, pytest.mark.memcheck]
+pytestmark = [
+    pytest.mark.hostile,
+    pytest.mark.valgrind,
+    pytest.mark.skipif(not MEMCHECK, reason="needs valgrind: `make test-memcheck`"),
+]
 
 PRELUDE = """
 import ctypes
@@ -40,7 +44,6 @@ cache.clear()
 }
 
 
-@pytest.mark.skipif(not MEMCHECK, reason="not on CPython alone: `make test-memcheck` runs it")
 @pytest.mark.skipif(sys.platform != "linux", reason="not on macOS or Windows")
 @pytest.mark.parametrize("wrong", WRONG)
 def test_valgrind_sees(wrong: str) -> None:
@@ -49,6 +52,5 @@ def test_valgrind_sees(wrong: str) -> None:
     assert "Invalid " in done.stderr, str(done)
 
 
-@pytest.mark.skipif(not MEMCHECK, reason="not on CPython alone: `make test-memcheck` runs it")
 def test_valgrind_says_nothing_where_nothing_is_wrong() -> None:
     run_well(PRELUDE, timeout=10)

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import pytest
-from child import SOAK
+from child import patience, times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keyed import (
@@ -126,14 +126,16 @@ def equals(draw: st.DrawFn, value: Any) -> Any:
 
 
 @pytest.mark.soak
-@settings(max_examples=250 * SOAK, deadline=None)
+@pytest.mark.timeout(patience(0.05, times(250, 10_000)))
+@settings(max_examples=times(250, 10_000), deadline=None)
 @given(values, values)
 def test_a_pair_is_one_key_exactly_when_python_says_equal(a: Any, b: Any) -> None:
     assert same(a, b) == (a == b)
 
 
 @pytest.mark.soak
-@settings(max_examples=200 * SOAK, deadline=None)
+@pytest.mark.timeout(patience(0.05, times(200, 10_000)))
+@settings(max_examples=times(200, 10_000), deadline=None)
 @given(st.data())
 def test_equal_values_written_differently_are_one_key(data: st.DataObject) -> None:
     a = data.draw(values)
@@ -144,7 +146,8 @@ def test_equal_values_written_differently_are_one_key(data: st.DataObject) -> No
 
 
 @pytest.mark.soak
-@settings(max_examples=80 * SOAK, deadline=None)
+@pytest.mark.timeout(patience(0.05, times(80, 8_000)))
+@settings(max_examples=times(80, 8_000), deadline=None)
 @given(st.lists(values, max_size=6))
 def test_a_cache_and_a_dict_agree_on_hashable_keys(keys: list[Any]) -> None:
     keys = [key for key in keys if is_hashable(key)]

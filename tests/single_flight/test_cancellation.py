@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from child import SOAK
+from child import SEED, patience, times
 from loaders import Loader
 
 from ferrogate import Cache, cached
@@ -203,15 +203,16 @@ def test_cancelled_at_every_await_point(run: Any) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(patience(0.01, times(1_000, 100_000)))
 def test_completion_and_cancel_in_the_same_tick(run: Any) -> None:
-    rng = random.Random(17)
+    rng = random.Random(SEED)
     noise: list[Any] = []
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: noise.append(context))
         cache: Cache[int, int] = Cache(10_000)
-        for number in range(1_000 * SOAK):
+        for number in range(times(1_000, 100_000)):
             event = asyncio.Event()
 
             async def load(event: asyncio.Event = event, number: int = number) -> int:

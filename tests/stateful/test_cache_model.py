@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from child import SOAK
+from child import patience, times
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -311,7 +311,9 @@ def number(key: Any) -> int:
     return next(n for n, row in enumerate(SPELLINGS) if key in row)
 
 
+EXAMPLES = times(100, 5_000)
 CacheModel.TestCase.settings = settings(
-    max_examples=100 * SOAK, stateful_step_count=50, deadline=None
+    max_examples=EXAMPLES, stateful_step_count=50, deadline=None
 )
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(patience(0.1, EXAMPLES))]
 TestCache = CacheModel.TestCase

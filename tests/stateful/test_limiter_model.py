@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from child import SOAK
+import pytest
+from child import patience, times
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -78,7 +79,9 @@ class LimiterModel(RuleBasedStateMachine):
         assert shown == sorted(expected.items())
 
 
+EXAMPLES = times(60, 5_000)
 LimiterModel.TestCase.settings = settings(
-    max_examples=60 * SOAK, stateful_step_count=40, deadline=None
+    max_examples=EXAMPLES, stateful_step_count=40, deadline=None
 )
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(patience(0.1, EXAMPLES))]
 TestLimiter = LimiterModel.TestCase

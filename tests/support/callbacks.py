@@ -1,6 +1,6 @@
 """A child's program: a cache, and user code of every kind that it calls, under load.
 
-``python callbacks.py WHAT KINDS THREADS ROUNDS``: user code of the given kinds
+``python callbacks.py WHAT KINDS THREADS ROUNDS SEED``: user code of the given kinds
 (comma-separated, or ``all``) reenters the cache, collects garbage, or sleeps
 (and so drops the GIL). Says how often each kind was called.
 """
@@ -180,7 +180,7 @@ def use(n: int) -> None:
 
 
 def work(seed: int) -> None:
-    turn = random.Random(seed)
+    turn = random.Random(seed + SEED)
     for n in range(ROUNDS):
         use(turn.randrange(60))
         if n % 20 == 0:
@@ -189,7 +189,8 @@ def work(seed: int) -> None:
             assert len(list(cache)) <= ROOM
 
 
-WHAT, kinds, threads, ROUNDS = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+WHAT, kinds, threads, ROUNDS, SEED = *sys.argv[1:3], *map(int, sys.argv[3:])
+random.seed(SEED)
 KINDS_NOW = KINDS if kinds == "all" else tuple(kinds.split(","))
 
 failures: list[object] = []

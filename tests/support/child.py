@@ -27,6 +27,8 @@ from typing import IO
 MEMCHECK = os.environ.get("FERROGATE_MEMCHECK") == "1"
 #: How many times the usual sample; 1 in `make test`, 100 in `make soak`.
 SOAK = max(1, int(os.environ.get("FERROGATE_SOAK", "1")))
+#: What every random choice starts from: the same in each `make test`, another in each soak.
+SEED = int(os.environ.get("FERROGATE_SEED", "0"))
 
 #: First line of a child that forks on purpose while it has threads.
 FORKS = 'import warnings; warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)\n'
@@ -38,7 +40,7 @@ def times(sample: int, full: int) -> int:
 
 
 def patience(seconds: float, runs: int = 1) -> float:
-    """A limit for pytest.mark.timeout around children that take up to ``seconds`` each."""
+    """A limit for pytest.mark.timeout around ``runs`` that take up to ``seconds`` each."""
     return 60 + seconds * runs * (40 if MEMCHECK else 1)
 
 

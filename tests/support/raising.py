@@ -21,7 +21,7 @@ class Ending(BaseException):
 
 armed = ""
 failure: BaseException
-turn = random.Random(7)
+turn = random.Random(int(sys.argv[2]))
 raised: collections.Counter[str] = collections.Counter()
 ERRORS = (
     Mine,

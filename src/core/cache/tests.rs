@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::{Bounds, Cause, Graveyard, Insert, Lifetime, Stats, Table, Tag};
+use crate::core::cases;
 use crate::core::clock::{Clock, ManualClock, NEVER, Nanos};
 use crate::core::key::Key;
 
@@ -69,7 +70,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(cases(600)))]
 
     #[test]
     fn behaves_as_the_model(

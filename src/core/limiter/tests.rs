@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use proptest::prelude::*;
 
 use super::*;
+use crate::core::cases;
 use crate::core::clock::{ManualClock, SECOND};
 
 type Woken = Arc<AtomicUsize>;
@@ -379,7 +380,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(cases(200)))]
 
     /// Waiters look only when woken or when their timer is due, as the real ones do. Whatever
     /// happens: grants follow the order of arrival, no window and no slot count is ever exceeded,

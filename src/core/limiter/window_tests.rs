@@ -6,6 +6,7 @@ use super::decision::Reason;
 use super::limit::Limit;
 use super::log::BLOCK;
 use super::window::SlidingWindows;
+use crate::core::cases;
 use crate::core::clock::{NEVER, Nanos, SECOND};
 
 /// All grants ever, and arithmetic that anybody can check.
@@ -151,7 +152,7 @@ fn take(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(cases(1000)))]
 
     /// Admits exactly when the list does, and says exactly when it will.
     #[test]
@@ -173,7 +174,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(cases(40)))]
 
     /// Enough grants for many blocks, so that whole ones expire and are stepped over.
     #[test]
