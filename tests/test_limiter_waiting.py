@@ -12,9 +12,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from child import SOAK
+from child import SEED, patience, times
 
-from ferrogate import RateLimiter, RateLimitExceeded, rate_limited
+from ferrogate import Limit, RateLimiter, RateLimitExceeded, rate_limited
 from ferrogate.testing import ManualClock, VirtualTimeLoop
 
 
@@ -200,16 +200,19 @@ def test_cancelled_at_every_await_point(slot: bool) -> None:
     clock = ManualClock()
 
     async def main() -> None:
+        entered: list[int] = []
         for step in range(4):
-            limiter = RateLimiter("1/minute", burst=1, clock=clock)
+            limiter = RateLimiter("1/minute", "9/day", burst=1, clock=clock)
             limiter.try_acquire()
 
-            async def enter(limiter: RateLimiter = limiter) -> None:
+            async def enter(limiter: RateLimiter = limiter, step: int = step) -> None:
                 if slot:
                     async with limiter:
+                        entered.append(step)
                         await asyncio.sleep(0)
                 else:
                     await limiter.acquire()
+                    entered.append(step)
                     await asyncio.sleep(0)
 
             task = asyncio.create_task(enter())
@@ -222,30 +225,43 @@ def test_cancelled_at_every_await_point(slot: bool) -> None:
                 await task
             stats = limiter.get_stats()
             assert (stats["waiting"], stats["concurrent_requests"]) == (0, 0)
+            # A permit is spent by who came in, and by nobody else.
+            assert stats["windows"]["9/day"] == 1 + (step in entered)
             clock.advance(60)
             assert limiter.try_acquire()
+        assert entered == [3]
 
     asyncio.run(main())
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(patience(0.01, times(2_000, 100_000)))
 def test_cancel_and_grant_in_the_same_tick(caplog: pytest.LogCaptureFixture) -> None:
-    seed = random.randrange(1 << 32)
-    rng = random.Random(seed)
+    rng = random.Random(SEED)
     clock = ManualClock()
-    limiter = RateLimiter("1/s", burst=1, clock=clock)
+    # The second window forgets nothing, so that it shows every permit that was ever spent.
+    limiter = RateLimiter("1/s", Limit(10**9, 10**9), burst=1, clock=clock)
     problems: list[dict[str, Any]] = []
+    spent = 0
 
     async def hold() -> None:
+        nonlocal spent
         async with limiter:
+            spent += 1
             await asyncio.sleep(0)
 
+    async def take() -> None:
+        nonlocal spent
+        await limiter.acquire()
+        spent += 1
+
     async def main() -> None:
+        nonlocal spent
         asyncio.get_running_loop().set_exception_handler(lambda _, info: problems.append(info))
-        for _ in range(2000 * SOAK):
-            limiter.try_acquire()
+        for _ in range(times(2_000, 100_000)):
+            spent += bool(limiter.try_acquire())
             tasks = [
-                asyncio.create_task(hold() if rng.random() < 0.5 else limiter.acquire())
+                asyncio.create_task(hold() if rng.random() < 0.5 else take())
                 for _ in range(rng.randrange(1, 4))
             ]
             for _ in range(rng.randrange(3)):
@@ -264,15 +280,17 @@ def test_cancel_and_grant_in_the_same_tick(caplog: pytest.LogCaptureFixture) -> 
                 clock.advance(1)
                 if all(task.done() for task in tasks):
                     break
-            assert all(task.done() for task in tasks), seed
+            assert all(task.done() for task in tasks)
             await asyncio.gather(*tasks, return_exceptions=True)
             stats = limiter.get_stats()
-            assert (stats["waiting"], stats["concurrent_requests"]) == (0, 0), seed
+            assert (stats["waiting"], stats["concurrent_requests"]) == (0, 0)
+            # Granted to one that was cancelled is given back, or the next one's.
+            assert max(stats["windows"].values()) == spent
             clock.advance(1)
 
     asyncio.run(main())
-    assert not problems, seed
-    assert not caplog.records, seed
+    assert not problems
+    assert not caplog.records
     assert limiter.try_acquire()
 
 
