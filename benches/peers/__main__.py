@@ -1,7 +1,8 @@
 """`python benches/peers`: ferrogate beside its rivals, in one interleaved run.
 
-Prints, for every row of the speed targets, each contender's median, its ratio to the
-named base, and whether the target is met. `--json FILE` writes the same as data,
+Prints, for every row of the speed targets, each contender's median, how many times as
+long as the named base (the first) it takes, and whether the target is met; then the same
+as the table of README.md, where ratios are to ferrogate. `--json FILE` writes the same as data,
 `--only PATTERN` picks rows, `--quick` trades care for time (a look, not a figure).
 The exit code is 0 whether or not targets are met: the table says so.
 """
@@ -19,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import markdown
 import rows_cache
 import rows_key
 import rows_limiter
@@ -43,6 +45,7 @@ def main() -> int:
     machine = describe()
     print(*(f"{name}: {value}" for name, value in machine.items()), sep="\n")
     print(f"{samples} interleaved rounds, medians; the loop's own cost is subtracted")
+    print("x: as many times as long as the first of the row")
     table = []
     with asyncio.Runner() as runner:
         for row in rows:
@@ -55,6 +58,7 @@ def main() -> int:
     for row_data in table:
         if row_data["met"] is not True:
             print(f"  {VERDICTS[row_data['met']]}: {row_data['row']}")
+    print(f"\nfor README.md:\n\n{markdown.table(table)}")
     return 0
 
 
