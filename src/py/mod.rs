@@ -12,6 +12,7 @@ mod intern;
 mod key;
 mod limiter;
 mod metrics;
+mod stack;
 
 use pyo3::prelude::*;
 

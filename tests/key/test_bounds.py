@@ -100,19 +100,70 @@ def test_ctrl_c_during_a_long_walk() -> None:
     assert run_well(code) == "True\n"
 
 
-def test_the_deepest_allowed_structure_on_a_small_stack() -> None:
-    code = """
-    import threading
-    from ferrogate import cache_key
-    deep = 0
-    for n in range(63):
-        deep = {"k": [deep], "l": 1}
-    def run():
-        out.append(cache_key(deep))
-    out = []
-    threading.stack_size(256 * 1024)
-    thread = threading.Thread(target=run)
-    thread.start(); thread.join()
-    print(len(out[0]))
-    """
-    assert run_well(code) == "64\n"
+SMALL_STACKS = """
+import collections, dataclasses, threading, types, typing
+import pydantic
+from ferrogate import Cache, cache_key
+
+@dataclasses.dataclass
+class Data:
+    x: object
+
+class Model(pydantic.BaseModel):
+    x: typing.Any
+
+class Own:
+    def __init__(self, key):
+        self.key = key
+    def __cache_key__(self):
+        return self.key
+
+class Row(tuple):
+    pass
+
+makes = [
+    lambda v: [v],
+    lambda v: (v,),
+    lambda v: {"k": v, "l": 1},
+    lambda v: {1: v},
+    lambda v: frozenset([v]),
+    lambda v: Row([v]),
+    lambda v: collections.OrderedDict(k=v),
+    lambda v: types.MappingProxyType({1: v}),
+    lambda v: Model.model_construct(x=v),
+    Data,
+    Own,
+]
+for kib in (32, 64, 128, 256, 1024):
+    shallowest, deepest = 1000, 0
+    for make in makes:
+        value, reached = 0, 0
+        def run():
+            global reached
+            for level in range(1, 140):
+                try:
+                    cache_key(value)
+                except ValueError as error:
+                    assert "nested too deeply (the limit" in str(error), error
+                    assert (kib < 1024) or "(the limit is 128 levels)" in str(error), error
+                    break
+                reached = level
+                nest()
+        def nest():
+            global value
+            value = make(value)
+        threading.stack_size(kib * 1024)
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        shallowest = min(shallowest, reached)
+    print(kib, shallowest)
+"""
+
+
+def test_no_structure_is_too_deep_for_a_small_stack() -> None:
+    reached = dict(map(int, line.split()) for line in run_well(SMALL_STACKS).splitlines())
+    # A subclass and what it is counts as two levels.
+    assert reached[1024] == reached[256] == 64
+    assert reached[128] >= 40
+    assert reached[64] >= 8

@@ -27,7 +27,7 @@ struct Inner {
 
 pub(super) enum Kind {
     Unencodable(String),
-    TooDeep { cycle: bool },
+    TooDeep { cycle: bool, limit: usize },
     TooLarge,
     Raised(PyErr),
 }
@@ -73,10 +73,11 @@ impl From<Failure> for PyErr {
                  {WAYS_OUT}",
                 MAX_BYTES >> 20
             )),
-            Kind::TooDeep { cycle } => {
+            Kind::TooDeep { cycle, limit } => {
                 let why = if cycle { "it contains itself" } else { "it is nested too deeply" };
+                let here = if limit < MAX_DEPTH { " on the stack of this thread" } else { "" };
                 PyValueError::new_err(format!(
-                    "{path}: cannot make a cache key: {why} (the limit is {MAX_DEPTH} levels)"
+                    "{path}: cannot make a cache key: {why} (the limit{here} is {limit} levels)"
                 ))
             }
         }

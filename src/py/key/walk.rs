@@ -9,12 +9,20 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
 use super::failure::{Failure, Kind, changed, step_to};
 use super::few::FewItems;
+use super::standard::prepare;
 use crate::core::key::Encoder;
 use crate::core::key::encode::tag;
 use crate::py::intern::{Held, Interner};
+use crate::py::stack::is_short;
 
 /// Deeper structures are refused; Python's own recursion limit is of this order.
 pub(super) const MAX_DEPTH: usize = 128;
+
+/// Those who nest less are not asked how much stack they have left.
+const SHALLOW: usize = 8;
+
+/// What must be left of the thread's stack for one more level, and the Python code in it.
+const STACK_BYTES: usize = 32 << 10;
 
 /// A larger encoding is refused: a list that holds another one twice, and so on for thirty
 /// levels, has a few hundred bytes of objects and gigabytes of encoding.
@@ -127,13 +135,31 @@ impl<'a> Walker<'a> {
     /// Guards one level of nesting.
     fn enter(&mut self, value: &Bound<'_, PyAny>, body: impl FnOnce(&mut Self) -> Walk) -> Walk {
         let address = value.as_ptr() as usize;
-        if self.open.len() >= MAX_DEPTH {
-            return Err(Failure::of(Kind::TooDeep { cycle: self.open.contains(&address) }));
+        if self.open.len() >= SHALLOW {
+            self.may_go_deeper(value)?;
         }
         self.open.push(address);
         let result = body(self).and_then(|()| self.check(value.py()));
         self.open.pop();
         result
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn may_go_deeper(&self, value: &Bound<'_, PyAny>) -> Walk {
+        let limit = self.open.len();
+        if limit == SHALLOW {
+            // While there is room: an import takes more stack than anything else here.
+            prepare(value.py())?;
+        }
+        if limit >= MAX_DEPTH || is_short(STACK_BYTES) {
+            // A subclass of a container is on top already, as what it is.
+            let address = value.as_ptr() as usize;
+            let below = self.open.len() - usize::from(self.open.last() == Some(&address));
+            let cycle = self.open[..below].contains(&address);
+            return Err(Failure::of(Kind::TooDeep { cycle, limit }));
+        }
+        Ok(())
     }
 
     /// Looks now and then whether the encoding is too large, or the user has pressed Ctrl-C.
