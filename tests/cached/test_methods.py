@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import dataclasses
+import enum
 import functools
 import inspect
 import typing
@@ -225,6 +226,74 @@ def test_instances_that_cannot_be_referenced_weakly() -> None:
     assert Slotted().shared() is Slotted().shared()
     assert Keyed("a").ask(1) is Keyed("a").ask(1)
     assert Keyed("a").ask(1) is not Keyed("b").ask(1)
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+    @cached
+    def ask(self, x: int = 0) -> object:
+        return object()
+
+
+class Grade(enum.IntEnum):
+    LOW = 1
+    ask = Level.ask
+
+
+class Place(typing.NamedTuple):
+    x: Any
+
+    @cached
+    def ask(self) -> object:
+        return object()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frozen:
+    x: Any
+
+    @cached
+    def ask(self) -> object:
+        return object()
+
+
+@dataclasses.dataclass(slots=True)
+class Mutable:
+    x: Any
+
+    @cached
+    def ask(self) -> object:
+        return object()
+
+
+def test_instances_that_are_nothing_but_their_value() -> None:
+    assert Level.LOW.ask() is Level.LOW.ask(0) is Level.ask(Level(1))
+    assert Level.LOW.ask() is not Level.HIGH.ask()
+    assert Level.LOW.ask() is not Level.LOW.ask(1)
+    assert Level.ask.cache_info().currsize == 3
+    for kind in (Place, Frozen):
+        one = kind(1)
+        assert one.ask() is kind(1).ask() is kind(1.0).ask() is one.ask()
+        assert one.ask() is not kind(2).ask()
+        assert kind(1).ask.cache_invalidate()
+        assert not one.ask.cache_invalidate()
+    # What equals them need not have the same methods behind it.
+    assert Grade.LOW == Level.LOW
+    assert Grade.LOW.ask() is not Level.LOW.ask()
+    made = [dataclasses.make_dataclass("Made", ["x"], slots=True, frozen=True) for _ in range(2)]
+    shared = cached(lambda self: object())
+    for cls in made:
+        cls.ask = shared  # type: ignore[attr-defined]
+        shared.__set_name__(cls, "ask")
+    first, second = (cls(1) for cls in made)
+    assert first.ask() is first.ask()  # type: ignore[attr-defined]
+    assert first.ask() is not second.ask()  # type: ignore[attr-defined]
+    # Those that hold what has no value, or may change, would be kept alive.
+    for other in (Frozen(object()), Place([object()]), Mutable(1)):
+        with pytest.raises(TypeError, match=r"^self: instances of .* cannot be weakly referenced"):
+            other.ask()
 
 
 def test_an_unhashable_instance_is_itself() -> None:

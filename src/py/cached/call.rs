@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyTupleMethods, PyType};
 
 use super::CachedFunction;
+use super::instances::{Part, Token};
 use super::params::Arguments;
 use crate::core::key::encode::tag;
 use crate::core::key::{Key, Probe, hex_digest};
@@ -21,7 +22,7 @@ use crate::py::key::{Encoded, Failure, Opaque, Walker, text_probe, with_encoder}
 /// The key of a call, and whose method it was.
 pub(crate) struct CallKey {
     pub(crate) encoded: Encoded,
-    instance: Option<super::instances::Token>,
+    instance: Option<Token>,
 }
 
 /// The interpreter calls this for `f(...)`.
@@ -213,7 +214,7 @@ fn tags<'py>(
         tags => tags.as_ref().map(|tags| tags.bind(py).clone()),
     };
     let internal: Vec<String> =
-        key.instance.iter().map(super::instances::Token::tag).chain(this.function_tag()).collect();
+        key.instance.iter().map(Token::tag).chain(this.function_tag()).collect();
     if internal.is_empty() {
         return Ok(own);
     }
@@ -234,8 +235,21 @@ fn key(
     bound: bool,
 ) -> PyResult<Option<CallKey>> {
     let this = slf.get();
-    let token = instance_token(slf, arguments, bound)?;
-    let first = token.as_ref().map(super::instances::Token::encoding);
+    let (mut instance, mut held) = (None, Vec::new());
+    let (number, encoding);
+    let first: Option<&[u8]> = match instance_part(slf, arguments, bound)? {
+        Some(Part::Token(token)) => {
+            number = token.encoding();
+            instance = Some(token);
+            Some(&number)
+        }
+        Some(Part::Value(own, below)) => {
+            encoding = own;
+            held = below;
+            Some(&encoding)
+        }
+        None => None,
+    };
     let interner = &this.cache.get().store.interner;
     with_encoder(this.options.typed, |encoder| {
         let mut walker = Walker::new(encoder, Opaque::Intern(interner));
@@ -244,12 +258,12 @@ fn key(
             walker.encoder().tag(tag::FUNCTION);
             walker.encoder().str(name);
         }
-        if !write(slf, arguments, first.as_ref().map(<[u8; 9]>::as_slice), &mut walker)? {
+        if !write(slf, arguments, first, &mut walker)? {
             return Ok(None);
         }
-        let held = walker.finish();
+        held.extend(walker.finish());
         let encoded = Encoded { key: Key::new(encoder.as_bytes()), held };
-        Ok(Some(CallKey { encoded, instance: token }))
+        Ok(Some(CallKey { encoded, instance }))
     })
 }
 
@@ -317,11 +331,11 @@ fn write<'py>(
 }
 
 /// What stands for `self` in the key of a method call.
-fn instance_token(
+fn instance_part(
     slf: &Bound<'_, CachedFunction>,
     arguments: &Arguments<'_, '_>,
     bound: bool,
-) -> PyResult<Option<super::instances::Token>> {
+) -> PyResult<Option<Part>> {
     let this = slf.get();
     let Some(instance) = arguments.positional.first() else { return Ok(None) };
     let by_instance = (bound || this.is_method || this.owners.have(instance))
@@ -338,5 +352,5 @@ fn instance_token(
     if has_key || instance.is_instance_of::<PyType>() {
         return Ok(None);
     }
-    this.instances.token(instance, this.cache.bind(slf.py())).map(Some)
+    this.instances.part(instance, this.cache.bind(slf.py()), this.options.typed).map(Some)
 }

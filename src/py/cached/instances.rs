@@ -2,7 +2,8 @@
 //!
 //! `self` is part of a method's key, but by a number, not by reference: the
 //! cache must not keep the instance alive, and when the instance dies its
-//! entries go with it.
+//! entries go with it. One that nobody can refer to weakly takes part by its
+//! value, if that is all it is.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use crate::core::key::encode::tag;
 use crate::core::sync::Mutex;
 use crate::py::cache::Cache;
 use crate::py::convert::type_name;
+use crate::py::intern::Held;
+use crate::py::key::class_and_value;
 
 /// The classes that have a cached function as an attribute, not kept alive by it.
 #[derive(Default)]
@@ -83,18 +86,46 @@ impl Token {
     }
 }
 
+/// What stands for an instance in a key.
+pub(crate) enum Part {
+    /// Its number.
+    Token(Token),
+    /// The encoding of its class and value, and what that stands on.
+    Value(Vec<u8>, Vec<Held>),
+}
+
 /// A tag that no user can have chosen by accident.
 fn instance_tag(number: u64) -> String {
     format!("\0self:{number}")
 }
 
 impl Instances {
-    /// The number of a live instance.
-    pub(crate) fn token(
+    /// What stands for `instance` in the keys of `cache`.
+    pub(crate) fn part(
         &self,
         instance: &Bound<'_, PyAny>,
         cache: &Bound<'_, Cache>,
-    ) -> PyResult<Token> {
+        typed: bool,
+    ) -> PyResult<Part> {
+        // SAFETY: attached; reads a field of a live type. (`PyType_SUPPORTS_WEAKREFS` of pyo3-ffi
+        // asks for a positive one, as was right before 3.12.)
+        if unsafe { (*instance.get_type_ptr()).tp_weaklistoffset } != 0 {
+            return self.token(instance, cache).map(Part::Token);
+        }
+        let (encoding, held) = class_and_value(instance, &cache.get().store.interner, typed)?
+            .ok_or_else(|| {
+                PyTypeError::new_err(format!(
+                    "self: instances of {} cannot be weakly referenced, so a cached method would \
+                     keep them alive; add '__weakref__' to __slots__, give the class a \
+                     __cache_key__() method, or leave self out with ignore=(\"self\",)",
+                    type_name(instance)
+                ))
+            })?;
+        Ok(Part::Value(encoding, held))
+    }
+
+    /// The number of a live instance.
+    fn token(&self, instance: &Bound<'_, PyAny>, cache: &Bound<'_, Cache>) -> PyResult<Token> {
         let py = instance.py();
         let address = instance.as_ptr() as usize;
         loop {
@@ -140,14 +171,7 @@ impl Instances {
             }
             Ok(())
         })?;
-        let weak = PyWeakrefReference::new_with(instance, farewell).map_err(|_| {
-            PyTypeError::new_err(format!(
-                "self: instances of {} cannot be weakly referenced, so a cached method would keep them \
-                 alive; add '__weakref__' to __slots__, give the class a __cache_key__() method, or \
-                 leave self out with ignore=(\"self\",)",
-                type_name(instance)
-            ))
-        })?;
+        let weak = PyWeakrefReference::new_with(instance, farewell)?;
         let mut known = self.0.lock();
         if known.get(&address).map(|(number, _)| *number) != seen {
             drop(known);

@@ -43,6 +43,11 @@ impl Failure {
         Self(Box::new(Inner { path: Vec::new(), kind }))
     }
 
+    /// Whether the value is one that has no key, rather than too large or one that raised.
+    pub(crate) fn is_unencodable(&self) -> bool {
+        matches!(self.0.kind, Kind::Unencodable(_))
+    }
+
     pub(crate) fn within(mut self, step: impl FnOnce() -> String) -> Self {
         self.0.path.push(step());
         self

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::core::key::encode::tag;
 use crate::core::key::{Encoder, Key, Probe, ShortText, hex_digest};
 use crate::py::edge::edge;
 use crate::py::intern::{Held, Interner};
@@ -60,6 +61,31 @@ pub(crate) fn key_of(value: &Bound<'_, PyAny>, interner: &Arc<Interner>) -> PyRe
         walker.value(value).map_err(|failure| failure.within(|| "key".to_owned()))?;
         let held = walker.finish();
         Ok(Encoded { key: Key::new(encoder.as_bytes()), held })
+    })
+}
+
+/// The encoding of an object as its class and value, and what it stands on; `None` if it is
+/// more than its value. Its class too, for what equals it need not have its methods.
+pub(crate) fn class_and_value(
+    object: &Bound<'_, PyAny>,
+    interner: &Arc<Interner>,
+    typed: bool,
+) -> PyResult<Option<(Vec<u8>, Vec<Held>)>> {
+    let class = object.get_type();
+    if class.getattr("__hash__")?.is_none() {
+        return Ok(None);
+    }
+    with_encoder(typed, |encoder| {
+        let mut walker = Walker::new(encoder, Opaque::RefuseButClasses(interner));
+        walker.encoder().tag(tag::FIELDS);
+        match walker.class(&class).and_then(|()| walker.value(object)) {
+            Ok(()) => {
+                let held = walker.finish();
+                Ok(Some((encoder.as_bytes().to_vec(), held)))
+            }
+            Err(failure) if failure.is_unencodable() => Ok(None),
+            Err(failure) => Err(failure.within(|| "self".to_owned()).into()),
+        }
     })
 }
 

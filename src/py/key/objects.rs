@@ -69,7 +69,7 @@ impl Walker<'_> {
         self.module(class)?;
         let name = class.qualname()?;
         self.text(&name)?;
-        if let Opaque::Intern(interner) = self.opaque
+        if let Opaque::Intern(interner) | Opaque::RefuseButClasses(interner) = self.opaque
             && !is_found_by_name(class)?
         {
             let (id, held) = interner.intern(class)?;

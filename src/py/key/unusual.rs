@@ -57,10 +57,12 @@ impl Walker<'_> {
             ))));
         }
         match self.opaque {
-            Opaque::Refuse => Err(Failure::of(Kind::Unencodable(format!(
-                "an object of type {} that means the same in every process",
-                type_name(value)
-            )))),
+            Opaque::Refuse | Opaque::RefuseButClasses(_) => {
+                Err(Failure::of(Kind::Unencodable(format!(
+                    "an object of type {} that means the same in every process",
+                    type_name(value)
+                ))))
+            }
             Opaque::Intern(interner) => {
                 let (id, held) = interner.intern(value)?;
                 self.held.push(held);

@@ -41,6 +41,8 @@ pub(crate) enum Opaque<'a> {
     Refuse,
     /// They take part by identity of their equals, within the process.
     Intern(&'a Arc<Interner>),
+    /// They raise, but classes may be known by identity: the key means the same in this process.
+    RefuseButClasses(&'a Arc<Interner>),
 }
 
 /// Walks one value and writes its encoding.
