@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,7 +16,69 @@ import pytest
 from child import patience, times
 from waiting import eventually
 
-from ferrogate import RateLimiter
+from ferrogate import Limit, RateLimiter, RateLimitExceeded
+from ferrogate.testing import ManualClock
+
+NS = 1_000_000_000
+
+
+@pytest.mark.soak
+def test_threads_and_loops_together_get_what_a_list_of_timestamps_grants() -> None:
+    """At every instant of a clock that stands still, to the permit: no more, and no less."""
+    rng = random.Random(rounds := 40 * SOAK)
+    clock = ManualClock()
+    limits = {NS: 40, 3 * NS: 90, 10 * NS: 250}
+    limiter = RateLimiter(*(Limit(n, period / NS) for period, n in limits.items()), clock=clock)
+    granted = [0] * 6
+    barrier = threading.Barrier(len(granted) + 1)
+
+    def tries(worker: int) -> None:
+        while limiter.try_acquire():
+            granted[worker] += 1
+
+    def blocks(worker: int) -> None:
+        with contextlib.suppress(RateLimitExceeded):
+            while True:
+                limiter.acquire_sync(timeout=0)
+                granted[worker] += 1
+
+    def awaits(worker: int) -> None:
+        async def one() -> None:
+            with contextlib.suppress(RateLimitExceeded):
+                while True:
+                    await limiter.acquire(timeout=0)
+                    granted[worker] += 1
+                    await asyncio.sleep(0)
+
+        async def several() -> None:
+            await asyncio.gather(*(asyncio.create_task(one()) for _ in range(3)))
+
+        asyncio.run(several())
+
+    def work(worker: int) -> None:
+        for _ in range(rounds):
+            barrier.wait(60)
+            (tries, blocks, awaits)[worker % 3](worker)
+            barrier.wait(60)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(len(granted))]
+    for thread in threads:
+        thread.start()
+    grants: list[int] = []
+    for _ in range(rounds):
+        clock._advance_ns(rng.choice([1, NS // 7, NS - 1, NS, rng.randrange(3 * NS), 10 * NS]))
+        now = clock.now_ns()
+        room = min(
+            count - sum(at > now - period for at in grants) for period, count in limits.items()
+        )
+        before = sum(granted)
+        barrier.wait(60)
+        barrier.wait(60)
+        assert sum(granted) - before == room
+        grants = [at for at in grants if at > now - 10 * NS] + [now] * room
+    for thread in threads:
+        thread.join(60)
+    assert limiter.get_stats()["waiting"] == 0
 
 
 @pytest.mark.soak
