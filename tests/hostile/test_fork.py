@@ -270,6 +270,52 @@ finish()
     )
 
 
+def test_a_block_that_forked_releases_nobody_elses_slot() -> None:
+    """Regression: the child's count started anew, and then the block that had forked took the
+    slot of whoever had gone in since."""
+    run_well(
+        PRELUDE
+        + """
+limiter = RateLimiter(burst=2)
+inside, go_on = threading.Event(), threading.Event()
+def hold():
+    with limiter:
+        inside.set()
+        go_on.wait(20)
+def used():
+    return limiter.get_stats()["concurrent_requests"]
+def after(other):
+    # The block that forked has ended in the child.
+    assert used() == 1, used()
+    go_on.set(); other.join()
+    assert used() == 0, used()
+    with limiter, limiter:
+        assert used() == 2
+    assert used() == 0
+with limiter:
+    pid = os.fork()
+    if pid == 0:
+        other = threading.Thread(target=hold); other.start(); inside.wait(20)
+        with limiter: pass
+        async def use():
+            async with limiter: pass
+        asyncio.run(use())
+        rate_limited(limiter=limiter)(used)()
+        assert used() == 1, used()
+if pid == 0:
+    try:
+        after(other)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+assert os.waitpid(pid, 0)[1] == 0
+assert used() == 0
+""",
+        timeout=60,
+    )
+
+
 SCRIPT = """
 import warnings
 warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)

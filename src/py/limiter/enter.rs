@@ -30,8 +30,9 @@ pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
 /// Gives back what a granted, never awaited `acquire` has spent.
 fn give_back(limiter: &Bound<'_, PyAny>, spent: &Unclaimed) {
     let Ok(limiter) = limiter.cast::<RateLimiter>() else { return };
+    let slot = spent.slot && limiter.get().forked.leaves();
     limiter.get().calling(limiter.py(), |core, out| {
-        core.undo(spent.key.as_deref(), spent.at, spent.cost, spent.slot, out);
+        core.undo(spent.key.as_deref(), spent.at, spent.cost, slot, out);
     });
 }
 
@@ -72,6 +73,9 @@ impl RateLimiter {
         });
         if decision.granted {
             let Request { key, cost, slot } = *request;
+            if slot {
+                this.forked.enters();
+            }
             let key = key.map(Box::new);
             let spent = Unclaimed { give_back, at, cost, slot, key };
             return ready_or_back(py, result, slf.clone().into_any(), spent);
@@ -96,15 +100,19 @@ impl RateLimiter {
     ) -> PyResult<()> {
         let deadline = self.deadline(timeout)?;
         let decision = self.try_enter(py, request);
-        if decision.granted {
-            return Ok(());
+        if !decision.granted {
+            self.wait_sync(py, request, deadline)?;
         }
-        self.wait_sync(py, request, deadline)
+        if request.slot {
+            self.forked.enters();
+        }
+        Ok(())
     }
 
     pub(super) fn release(&self, py: Python<'_>) {
-        // Nothing to release is fine: a fork inside the block has reset the slots.
-        self.calling(py, Core::release_slot);
+        if self.forked.leaves() {
+            self.calling(py, Core::release_slot);
+        }
     }
 
     pub(super) fn deadline(&self, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Nanos> {

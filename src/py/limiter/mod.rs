@@ -4,6 +4,7 @@
 //! only a refused one reaches Python, the `Place` of `ferrogate/_waiting.py`.
 
 mod enter;
+mod forked;
 mod hold;
 mod request;
 mod types;
@@ -11,6 +12,7 @@ mod wait;
 
 use pyo3::prelude::*;
 
+use self::forked::Forked;
 use self::hold::PyHold;
 use self::request::{Request, count, seconds};
 use self::types::{PyDecision, PyLimit, limit_from};
@@ -49,6 +51,7 @@ pub(crate) struct RateLimiter {
     core: Core,
     name: Option<String>,
     missed: Missed,
+    forked: Forked,
 }
 
 #[pymethods]
@@ -76,7 +79,12 @@ impl RateLimiter {
                 enabled: enabled && !globally_disabled(),
             };
             let clock = self::clock(clock.as_ref())?;
-            Ok(Self { core: Core::new(settings, clock)?, name, missed: Missed::default() })
+            Ok(Self {
+                core: Core::new(settings, clock)?,
+                name,
+                missed: Missed::default(),
+                forked: Forked::default(),
+            })
         })
     }
 
@@ -219,6 +227,7 @@ impl RateLimiter {
     /// In the child of a fork.
     fn _after_fork(&self, py: Python<'_>) -> PyResult<()> {
         edge("RateLimiter._after_fork", || {
+            self.forked.here(self.core.stats().concurrent);
             self.calling(py, Core::after_fork);
             Ok(())
         })

@@ -152,9 +152,13 @@ impl PyTicket {
 
     fn withdraw(&self, core: &Core, out: &mut Out) {
         match self.stage.swap(DONE, Ordering::Relaxed) {
-            WAITING => drop(core.cancel(self.request.key.as_ref(), self.ticket, out)),
+            WAITING => {
+                core.cancel(self.request.key.as_ref(), self.ticket, out);
+            }
             // The permits are spent; their windows get over it, the slot would not.
-            GRANTED if self.request.slot => drop(core.release_slot(out)),
+            GRANTED if self.request.slot && self.limiter.get().forked.leaves() => {
+                core.release_slot(out);
+            }
             _ => {}
         }
     }
@@ -191,6 +195,9 @@ impl PyTicket {
             let delay = limiter.look(py, &self.request, self.ticket, self.deadline, trust)?;
             if delay.is_none() {
                 self.stage.store(GRANTED, Ordering::Relaxed);
+                if self.request.slot {
+                    limiter.forked.enters();
+                }
             }
             Ok(delay.map(seconds))
         })
