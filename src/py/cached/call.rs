@@ -235,7 +235,7 @@ fn key(
     bound: bool,
 ) -> PyResult<Option<CallKey>> {
     let this = slf.get();
-    let (mut instance, mut held) = (None, Vec::new());
+    let (mut instance, mut below) = (None, Vec::new());
     let (number, encoding);
     let first: Option<&[u8]> = match instance_part(slf, arguments, bound)? {
         Some(Part::Token(token)) => {
@@ -243,9 +243,9 @@ fn key(
             instance = Some(token);
             Some(&number)
         }
-        Some(Part::Value(own, below)) => {
+        Some(Part::Value(own, held)) => {
             encoding = own;
-            held = below;
+            below = held;
             Some(&encoding)
         }
         None => None,
@@ -261,7 +261,10 @@ fn key(
         if !write(slf, arguments, first, &mut walker)? {
             return Ok(None);
         }
-        held.extend(walker.finish());
+        let mut held = walker.finish();
+        if !below.is_empty() {
+            held.append(&mut below);
+        }
         let encoded = Encoded { key: Key::new(encoder.as_bytes()), held };
         Ok(Some(CallKey { encoded, instance }))
     })

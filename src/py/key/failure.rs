@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use super::walk::{MAX_BYTES, MAX_DEPTH};
+use super::bounds::{MAX_BYTES, MAX_DEPTH};
 
 /// How much of the path to a structure that is too deep or too large is shown.
 const SHOWN_STEPS: usize = 8;

@@ -3,6 +3,7 @@
 //! All Python code that a key needs (`__hash__`, `__eq__`, `__cache_key__`,
 //! `utcoffset` …) runs here, before any lock is taken.
 
+mod bounds;
 mod failure;
 mod few;
 mod foreign;

@@ -7,32 +7,12 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
-use super::failure::{Failure, Kind, changed, step_to};
+use super::bounds::{CHECK_BYTES, LONG_BYTES, SHALLOW};
+use super::failure::{Failure, changed, step_to};
 use super::few::FewItems;
-use super::standard::prepare;
 use crate::core::key::Encoder;
 use crate::core::key::encode::tag;
 use crate::py::intern::{Held, Interner};
-use crate::py::stack::is_short;
-
-/// Deeper structures are refused; Python's own recursion limit is of this order.
-pub(super) const MAX_DEPTH: usize = 128;
-
-/// Those who nest less are not asked how much stack they have left.
-const SHALLOW: usize = 8;
-
-/// What must be left of the thread's stack for one more level, and the Python code in it.
-const STACK_BYTES: usize = 32 << 10;
-
-/// A larger encoding is refused: a list that holds another one twice, and so on for thirty
-/// levels, has a few hundred bytes of objects and gigabytes of encoding.
-pub(super) const MAX_BYTES: usize = 64 << 20;
-
-/// How much is written between two looks at Ctrl-C and [`MAX_BYTES`].
-const CHECK_BYTES: usize = 256 << 10;
-
-/// Text and the like from here on is refused before it is copied, not after.
-const LONG_BYTES: usize = 64 << 10;
 
 /// What becomes of hashable objects without a canonical form.
 #[derive(Clone, Copy)]
@@ -51,9 +31,9 @@ pub(crate) struct Walker<'a> {
     pub(super) opaque: Opaque<'a>,
     pub(super) held: Vec<Held>,
     /// The containers that are being walked, to tell a cycle from depth.
-    open: Vec<usize>,
+    pub(super) open: Vec<usize>,
     /// How long the encoding may become before the next [`checkpoint`](Self::checkpoint).
-    unchecked: usize,
+    pub(super) unchecked: usize,
 }
 
 pub(super) type Walk = Result<(), Failure>;
@@ -146,48 +126,6 @@ impl<'a> Walker<'a> {
         result
     }
 
-    #[cold]
-    #[inline(never)]
-    fn may_go_deeper(&self, value: &Bound<'_, PyAny>) -> Walk {
-        let limit = self.open.len();
-        if limit == SHALLOW {
-            // While there is room: an import takes more stack than anything else here.
-            prepare(value.py())?;
-        }
-        if limit >= MAX_DEPTH || is_short(STACK_BYTES) {
-            // A subclass of a container is on top already, as what it is.
-            let address = value.as_ptr() as usize;
-            let below = self.open.len() - usize::from(self.open.last() == Some(&address));
-            let cycle = self.open[..below].contains(&address);
-            return Err(Failure::of(Kind::TooDeep { cycle, limit }));
-        }
-        Ok(())
-    }
-
-    /// Looks now and then whether the encoding is too large, or the user has pressed Ctrl-C.
-    /// May run Python code: the handlers of signals.
-    #[inline]
-    fn check(&mut self, py: Python<'_>) -> Walk {
-        if self.encoder.position() < self.unchecked { Ok(()) } else { self.checkpoint(py) }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn checkpoint(&mut self, py: Python<'_>) -> Walk {
-        self.room_for(0)?;
-        self.unchecked = self.encoder.position() + CHECK_BYTES;
-        Ok(py.check_signals()?)
-    }
-
-    /// Refuses what would make the encoding too large.
-    #[inline]
-    pub(super) fn room_for(&self, len: usize) -> Walk {
-        if self.encoder.position() + len > MAX_BYTES {
-            return Err(Failure::of(Kind::TooLarge));
-        }
-        Ok(())
-    }
-
     pub(super) fn bytes(&mut self, value: &[u8]) -> Walk {
         self.room_for(value.len())?;
         self.encoder.bytes(value);
@@ -265,7 +203,6 @@ impl<'a> Walker<'a> {
             walker.encoder.tag(tag::LIST);
             walker.encoder.len(len);
             for index in 0..len {
-                walker.check(list.py())?;
                 // By index, because what an element runs may change the list under us.
                 if index >= list.len() {
                     return Err(changed("list").into());
@@ -275,6 +212,7 @@ impl<'a> Walker<'a> {
                 let item = unsafe {
                     let item = ffi::PyList_GET_ITEM(list.as_ptr(), index as ffi::Py_ssize_t);
                     if walker.plain(item) {
+                        walker.check(list.py())?;
                         continue;
                     }
                     Bound::from_borrowed_ptr(list.py(), item)
