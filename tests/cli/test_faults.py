@@ -9,16 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
+import openai
 import pytest
 
-from ferrogate.cli.agent import Ask, Reply, Run
+from ferrogate.cli.agent import Ask, Attempts, Reply, Run
 from ferrogate.cli.sending import replay_rows
 from ferrogate.cli.traces import Row
-
-Ferrogate = Callable[..., subprocess.CompletedProcess[str]]
 
 
 LONG = ["--seconds", "3000", "--speed", "5"]
@@ -71,13 +69,32 @@ def test_a_killed_provider_ends_the_run_with_a_partial_report(flags: list[str]) 
     assert (run["usd_spent"], run["provider"]) == (None, {})
 
 
-def test_hundreds_of_retries_are_no_error_of_their_own(ferrogate: Ferrogate) -> None:
-    flags = ["--inject-500", 1, "--limit", 2, "--retries", 1000, "--timeout", 1, "--no-baseline"]
-    done = ferrogate("demo", "--virtual", "--json", *flags)
-    assert (done.returncode, done.stderr) == (0, "")
-    run = json.loads(done.stdout)["runs"]["with"]
-    assert run["failed"] == run["requests"] == 2
-    assert run["errors"] == {"500 injected_error": 2002}
+def test_a_second_ctrl_c_ends_it_at_once_and_leaves_nothing_behind() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ferrogate.cli", "demo", *LONG, "--json"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 30
+    while not (providers := children(process.pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(1.0)
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    assert process.wait(10) == 130
+    while any(Path(f"/proc/{pid}").exists() for pid in providers):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_pause_stays_a_pause_after_any_number_of_attempts() -> None:
+    client = openai.AsyncOpenAI(api_key="k")
+    attempts = Attempts(client, model="m", speed=1.0, retries=9, timeout=1.0, stream=False, seed=0)
+    assert 0.375 < attempts._pause(0, {}) <= 0.5
+    for attempt in (4, 10, 1_100, 10**9):
+        assert 6.0 < attempts._pause(attempt, {}) <= 8.0
 
 
 ROWS = tuple(Row(0.0, 1, 1, str(number), number) for number in range(20))

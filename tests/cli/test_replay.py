@@ -67,11 +67,11 @@ def check_books(report: dict[str, Any]) -> None:
 
 
 def test_no_429_with_ferrogate_many_without(ferrogate: Ferrogate) -> None:
-    report = report_of(ferrogate("demo", "--virtual", "--json"))
+    report = report_of(ferrogate("demo", "--virtual", "--json", "--seconds", 150))
     check_books(report)
     guarded, plain = report["runs"]["with"], report["runs"]["without"]
     assert guarded["provider"]["rate_limited"] == 0
-    assert plain["provider"]["rate_limited"] > 300
+    assert plain["provider"]["rate_limited"] > 60
     assert guarded["answered"] == guarded["requests"] > plain["answered"]
     assert guarded["waits"] > 0
     transit = guarded["transit_wall_seconds"]["max"]
@@ -79,14 +79,16 @@ def test_no_429_with_ferrogate_many_without(ferrogate: Ferrogate) -> None:
 
 
 def test_without_the_margin_the_same_run_is_over_the_limit(ferrogate: Ferrogate) -> None:
-    report = report_of(ferrogate("demo", "--virtual", "--json", "--margin", 0, "--no-baseline"))
+    report = report_of(
+        ferrogate("demo", "--virtual", "--json", "--seconds", 150, "--margin", 0, "--no-baseline")
+    )
     assert report["runs"]["with"]["provider"]["rate_limited"] > 0
 
 
 def test_virtual_time_repeats_itself(ferrogate: Ferrogate) -> None:
     def run(seed: int) -> dict[str, Any]:
         flags = ["--repeat-rate", 0.2, "--inject-500", 0.02, "--inject-429", 0.02]
-        done = ferrogate("demo", "--virtual", "--json", "--seconds", 40, "--seed", seed, *flags)
+        done = ferrogate("demo", "--virtual", "--json", "--seconds", 20, "--seed", seed, *flags)
         report = report_of(done)
         check_books(report)
         for run in report["runs"].values():
@@ -100,8 +102,8 @@ def test_virtual_time_repeats_itself(ferrogate: Ferrogate) -> None:
 def test_every_limit_every_fault_and_repeats_at_once(ferrogate: Ferrogate) -> None:
     report = report_of(
         ferrogate(
-            *("demo", "--virtual", "--json", "--seconds", 150, "--repeat-rate", 0.25, "--stream"),
-            *("--rpm", 330, "--rph", 700, "--tpm", 400_000, "--concurrency", 25),
+            *("demo", "--virtual", "--json", "--seconds", 90, "--repeat-rate", 0.25, "--stream"),
+            *("--rpm", 330, "--rph", 350, "--tpm", 400_000, "--concurrency", 25),
             *("--inject-429", 0.02, "--inject-500", 0.02, "--inject-timeout", 0.01, "--retries", 6),
         )
     )
@@ -111,7 +113,7 @@ def test_every_limit_every_fault_and_repeats_at_once(ferrogate: Ferrogate) -> No
     assert guarded["failed"] == 0
     for fault in ("injected_429", "injected_500", "injected_timeout"):
         assert guarded["provider"][fault] > 0
-    assert guarded["hits"] + guarded["joins"] == report["trace"]["synthetic_repeats"] > 150
+    assert guarded["hits"] + guarded["joins"] == report["trace"]["synthetic_repeats"] > 90
     assert guarded["joins"] > 0
     assert guarded["usd_saved"] > 0
     assert guarded["provider"]["peak_in_flight"] <= 25
@@ -147,21 +149,21 @@ def test_giving_up_on_a_permit_is_a_rejection(ferrogate: Ferrogate) -> None:
 def test_the_busiest_minutes_of_the_conversation_trace(
     ferrogate: Ferrogate, conversation: Path
 ) -> None:
-    part = ["--start", 1_500, "--seconds", 360]
+    part = ["--start", 1_560, "--seconds", 180]
     report = report_of(ferrogate("replay", conversation, "--virtual", "--json", *part))
     check_books(report)
-    assert report["trace"]["distinct_prompts"] == report["trace"]["requests"] > 2_500
+    assert report["trace"]["distinct_prompts"] == report["trace"]["requests"] > 1_300
     assert report["runs"]["with"]["provider"]["rate_limited"] == 0
-    assert report["runs"]["without"]["provider"]["rate_limited"] > 100
+    assert report["runs"]["without"]["provider"]["rate_limited"] > 30
 
 
 def test_mooncake_hits_are_its_repeats(ferrogate: Ferrogate, mooncake: Path) -> None:
-    flags = ["--virtual", "--json", "--no-baseline", "--limit", 3_000]
+    flags = ["--virtual", "--json", "--no-baseline", "--limit", 1_500]
     report = report_of(ferrogate("replay", mooncake, *flags))
     check_books(report)
-    distinct = len({row.prompt for row in read_trace(mooncake).rows[:3_000]})
+    distinct = len({row.prompt for row in read_trace(mooncake).rows[:1_500]})
     guarded = report["runs"]["with"]
-    assert guarded["hits"] + guarded["joins"] == 3_000 - distinct > 20
+    assert guarded["hits"] + guarded["joins"] == 1_500 - distinct > 10
     assert guarded["provider"]["served"] == distinct
     assert guarded["provider"]["rate_limited"] == 0
     assert guarded["tokens_saved"]["input"] > 100_000
@@ -170,7 +172,8 @@ def test_mooncake_hits_are_its_repeats(ferrogate: Ferrogate, mooncake: Path) -> 
 def test_a_slice_over_real_http(ferrogate: Ferrogate) -> None:
     report = report_of(
         ferrogate(
-            *("demo", "--json", "--seconds", 50, "--speed", 10, "--rpm", 240, "--margin", 1),
+            # A window of 2 s and its margin of 1 s: it meets the limit and waits for room once.
+            *("demo", "--json", "--seconds", 50, "--speed", 30, "--rpm", 240, "--margin", 1),
             *("--repeat-rate", 0.1, "--inject-500", 0.02, "--concurrency", 40),
         )
     )
@@ -180,11 +183,13 @@ def test_a_slice_over_real_http(ferrogate: Ferrogate) -> None:
     assert plain["provider"]["rate_limited"] > 0
     assert guarded["answered"] >= plain["answered"]
     assert guarded["hits"] + guarded["joins"] > 10
-    assert guarded["seconds"] == pytest.approx(guarded["wall_seconds"] * 10, rel=0.5)
+    assert guarded["waits"] > 0
+    # Not in virtual time: the row that left last did so after that many real seconds.
+    assert guarded["wall_seconds"] > guarded["seconds"] / 30 > 50 / 30
 
 
 def test_streamed_over_real_http(ferrogate: Ferrogate) -> None:
-    flags = ["--seconds", 10, "--speed", 10, "--stream", "--no-baseline"]
+    flags = ["--seconds", 20, "--speed", 40, "--stream", "--no-baseline"]
     report = report_of(ferrogate("demo", "--json", *flags))
     check_books(report)
     assert report["runs"]["with"]["failed"] == 0
@@ -194,7 +199,7 @@ def test_streamed_over_real_http(ferrogate: Ferrogate) -> None:
 @pytest.mark.parametrize("mode", ["--virtual", "--speed=5"])
 def test_ctrl_c_prints_the_partial_report(mode: str, machine: bool) -> None:
     flags = ["--seconds", "3000", mode, *(["--json"] if machine else [])]
-    for delay in (2.5, 5.0, 10.0):  # a busy machine may not even have imported by then
+    for delay in (1.5, 3.0, 6.0, 12.0):  # a busy machine may not even have imported by then
         process = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "ferrogate.cli", "demo", *flags],
             stdout=subprocess.PIPE,
@@ -202,6 +207,10 @@ def test_ctrl_c_prints_the_partial_report(mode: str, machine: bool) -> None:
             text=True,
             start_new_session=True,
         )
+        started = time.monotonic()
+        while mode != "--virtual" and not children(process.pid):
+            assert time.monotonic() - started < 30
+            time.sleep(0.02)
         time.sleep(delay)
         providers = children(process.pid)
         # A terminal signals the whole group; the provider is not in it.
