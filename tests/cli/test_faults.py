@@ -18,7 +18,6 @@ from ferrogate.cli.agent import Ask, Attempts, Reply, Run
 from ferrogate.cli.sending import replay_rows
 from ferrogate.cli.traces import Row
 
-
 LONG = ["--seconds", "3000", "--speed", "5"]
 
 
