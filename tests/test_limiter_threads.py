@@ -23,9 +23,10 @@ NS = 1_000_000_000
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(patience(60, times(1, 20)))
 def test_threads_and_loops_together_get_what_a_list_of_timestamps_grants() -> None:
     """At every instant of a clock that stands still, to the permit: no more, and no less."""
-    rng = random.Random(rounds := 40 * SOAK)
+    rng = random.Random(rounds := times(40, 4_000))
     clock = ManualClock()
     limits = {NS: 40, 3 * NS: 90, 10 * NS: 250}
     limiter = RateLimiter(*(Limit(n, period / NS) for period, n in limits.items()), clock=clock)
