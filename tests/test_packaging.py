@@ -91,7 +91,8 @@ def state():
     return tasks, open_files, threading.active_count()
 before = state()
 import ferrogate
-assert state() == before, (before, state())
+after = state()
+assert after == before, (before, after)
 """
     )
 
