@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from child import SEED, SOAK
@@ -32,6 +34,27 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Says again under the failures what it takes to repeat them."""
     if terminalreporter.stats.get("failed"):
         terminalreporter.write_line(f"repeat with {pytest_report_header()}")
+
+
+LOOPS = [pytest.param(asyncio.new_event_loop, id="asyncio")]
+try:
+    import uvloop
+except ImportError:
+    missing = pytest.mark.skip(reason="uvloop is not installed")
+    LOOPS.append(pytest.param(None, id="uvloop", marks=missing))
+else:
+    LOOPS.append(pytest.param(uvloop.new_event_loop, id="uvloop"))
+
+
+@pytest.fixture(params=LOOPS)
+def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """`asyncio.run` on either kind of loop, in debug mode as well."""
+
+    def run(main: Any, *, debug: bool = False) -> Any:
+        with asyncio.Runner(loop_factory=request.param, debug=debug) as runner:
+            return runner.run(main)
+
+    return run
 
 
 @pytest.fixture

@@ -1,36 +1,12 @@
-"""Every test on either kind of loop, and nothing is left over."""
+"""Nothing is left over, on whatever loop."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from ferrogate import _loads
-
-try:
-    import uvloop
-except ImportError:  # pragma: no cover
-    uvloop = None  # type: ignore[assignment]
-
-Loops = Callable[[], asyncio.AbstractEventLoop]
-
-LOOPS = [pytest.param(asyncio.new_event_loop, id="asyncio")]
-if uvloop is not None:
-    LOOPS.append(pytest.param(uvloop.new_event_loop, id="uvloop"))
-
-
-@pytest.fixture(params=LOOPS)
-def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[Any]], Any]:
-    """`asyncio.run` on either kind of loop, in debug mode as well."""
-
-    def run(main: Any, *, debug: bool = False) -> Any:
-        with asyncio.Runner(loop_factory=request.param, debug=debug) as runner:
-            return runner.run(main)
-
-    return run
 
 
 @pytest.fixture(autouse=True)
