@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -23,6 +24,12 @@ settings.register_profile(
     "ferrogate", derandomize="FERROGATE_SEED" not in os.environ, print_blob=True
 )
 settings.load_profile("ferrogate")
+
+
+def pytest_collection_finish() -> None:
+    """Keeps what was imported out of the many collections in tests: 0.17 s each without."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header() -> str:

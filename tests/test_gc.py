@@ -44,6 +44,7 @@ def test_user_code_that_uses_the_cache(kind: str) -> None:
 
 
 @hostile
+@pytest.mark.memcheck
 @pytest.mark.soak
 @pytest.mark.parametrize(("what", "rounds"), [("reenter", 700), ("collect", 40), ("sleep", 150)])
 def test_user_code_while_others_hammer(what: str, rounds: int) -> None:
@@ -340,6 +341,7 @@ CYCLES = [
 ]
 
 
+@pytest.mark.memcheck
 @pytest.mark.parametrize("tie", CYCLES, ids=lambda tie: tie.__name__)
 def test_cycles_are_collected(tie: Callable[[Thing], None]) -> None:
     thing = Thing()
@@ -354,9 +356,11 @@ def test_cycles_are_collected(tie: Callable[[Thing], None]) -> None:
 
 
 @hostile
+@pytest.mark.memcheck
 @pytest.mark.soak
 def test_what_user_code_raises_comes_out_unchanged() -> None:
     code = Path(__file__).parent / "support" / "raising.py"
-    rounds = str(times(4_000, 200_000))
+    # Enough to raise each of them some dozens of times, under valgrind as well.
+    rounds = str(max(2_000, times(4_000, 200_000)))
     raised = run_well(code, rounds, str(SEED), timeout=30 * times(1, 30)).split()
     assert raised == ["eq", "hash", "loader", "weigher"]

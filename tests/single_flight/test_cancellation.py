@@ -202,6 +202,7 @@ def test_cancelled_at_every_await_point(run: Any) -> None:
     run(main())
 
 
+@pytest.mark.memcheck
 @pytest.mark.soak
 @pytest.mark.timeout(patience(0.01, times(1_000, 100_000)))
 def test_completion_and_cancel_in_the_same_tick(run: Any) -> None:

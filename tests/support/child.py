@@ -35,8 +35,11 @@ FORKS = 'import warnings; warnings.filterwarnings("ignore", ".*fork.*", Deprecat
 
 
 def times(sample: int, full: int) -> int:
-    """How many runs: ``sample`` usually, under FERROGATE_SOAK up to ``full``."""
-    return min(full, sample * SOAK)
+    """How many runs: ``sample`` usually, under FERROGATE_SOAK up to ``full``.
+
+    Under valgrind a twentieth, but at least ten.
+    """
+    return min(sample, max(10, sample // 20)) if MEMCHECK else min(full, sample * SOAK)
 
 
 def patience(seconds: float, runs: int = 1) -> float:
