@@ -33,10 +33,6 @@ SUPPRESSIONS = ROOT / "tools" / "valgrind.supp"
 # or the operating system, never for want of something that could be installed.
 EXCUSED = re.compile(r"^(needs|only on|not on) (CPython \d|Linux|macOS|Windows)")
 
-# Cases of a property that says nothing else, as proptest has it; and how many times
-# that in a soak: at 10 the unoptimised core takes some two minutes.
-CASES, MOST = 256, 10
-
 
 def main(parts: list[str]) -> int:
     """Runs `parts`; the exit code."""
@@ -51,10 +47,7 @@ def main(parts: list[str]) -> int:
     for part in parts or PARTS:
         match part:
             case "core":
-                drawn = {
-                    "PROPTEST_CASES": str(CASES * min(soak, MOST)),
-                    "PROPTEST_RNG_SEED": os.environ.get("FERROGATE_SEED", "0"),
-                }
+                drawn = {"PROPTEST_RNG_SEED": os.environ.get("FERROGATE_SEED", "0")}
                 stages.run("core", ["cargo", "test", "--locked"], env=environment(**drawn))
             case "loom":
                 loom(stages)

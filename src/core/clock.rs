@@ -236,6 +236,8 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(crate::core::cases(256, 10_000))]
+
         /// Ticks that stand still for up to the slack, and sleeps after which the tick is new.
         #[test]
         fn the_tick_changes_no_answer(

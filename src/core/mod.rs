@@ -14,10 +14,12 @@ pub mod limiter;
 pub mod metrics;
 pub mod sync;
 
-/// How many cases of a property, if it has `usual` of them where others have proptest's 256:
-/// `PROPTEST_CASES` scales all of them alike (`make soak`).
+/// `usual` cases of a property, under `FERROGATE_SOAK` that many times more, up to `full`.
+///
+/// Not by `PROPTEST_CASES`, which overrides whatever number of cases a property asks for.
 #[cfg(test)]
-pub(crate) fn cases(usual: u32) -> u32 {
-    let asked = proptest::test_runner::Config::default().cases;
-    (usual.saturating_mul(asked) / 256).max(1)
+pub(crate) fn cases(usual: u32, full: u32) -> proptest::test_runner::Config {
+    let soak = std::env::var("FERROGATE_SOAK").ok().and_then(|times| times.parse().ok());
+    let cases = usual.saturating_mul(soak.unwrap_or(1)).clamp(usual, full);
+    proptest::test_runner::Config { cases, ..Default::default() }
 }

@@ -70,7 +70,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases(600)))]
+    #![proptest_config(cases(600, 20_000))]
 
     #[test]
     fn behaves_as_the_model(

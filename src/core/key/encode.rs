@@ -282,6 +282,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::core::cases(256, 10_000))]
+
         #[test]
         fn the_order_of_parts_does_not_count(
             mut parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..20), 1..12),

@@ -203,6 +203,8 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(crate::core::cases(256, 10_000))]
+
         /// The same steps through governor's own front door.
         #[test]
         fn decides_as_governor_does(

@@ -380,7 +380,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases(200)))]
+    #![proptest_config(cases(200, 4_000))]
 
     /// Waiters look only when woken or when their timer is due, as the real ones do. Whatever
     /// happens: grants follow the order of arrival, no window and no slot count is ever exceeded,

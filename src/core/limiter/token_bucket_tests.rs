@@ -7,6 +7,8 @@ use super::token_bucket::TokenBuckets;
 use crate::core::clock::{NEVER, Nanos};
 
 proptest! {
+    #![proptest_config(crate::core::cases(256, 10_000))]
+
     #[test]
     fn obeys_rate_and_burst_and_says_when(
         limits in prop::collection::vec((1u64..12, 1u64..500), 1..4),
@@ -56,6 +58,8 @@ proptest! {
 }
 
 proptest! {
+    #![proptest_config(crate::core::cases(256, 10_000))]
+
     /// To set the same limits again changes nothing; to set one with a larger bucket and the
     /// first again wins nothing.
     #[test]

@@ -109,6 +109,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::core::cases(256, 10_000))]
+
         #[test]
         fn percentiles_are_within_their_error(
             mut micros in prop::collection::vec(1u64..1_000_000_000_000, 1..300),

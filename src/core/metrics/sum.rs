@@ -67,6 +67,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::core::cases(256, 10_000))]
+
         /// Micro-dollars are integers: their exact sum is known.
         #[test]
         fn sums_are_right_to_the_last_place(micros in prop::collection::vec(0u64..1_000_000_000_000, 0..500)) {
