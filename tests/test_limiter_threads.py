@@ -13,7 +13,7 @@ import threading
 import time
 
 import pytest
-from child import patience, times
+from child import SEED, patience, times
 from waiting import eventually
 
 from ferrogate import Limit, RateLimiter, RateLimitExceeded
@@ -26,7 +26,7 @@ NS = 1_000_000_000
 @pytest.mark.timeout(patience(60, times(1, 20)))
 def test_threads_and_loops_together_get_what_a_list_of_timestamps_grants() -> None:
     """At every instant of a clock that stands still, to the permit: no more, and no less."""
-    rng = random.Random(rounds := times(40, 4_000))
+    rng, rounds = random.Random(SEED), times(40, 4_000)
     clock = ManualClock()
     limits = {NS: 40, 3 * NS: 90, 10 * NS: 250}
     limiter = RateLimiter(*(Limit(n, period / NS) for period, n in limits.items()), clock=clock)
