@@ -180,11 +180,14 @@ def test_a_permit_wakes_a_waiter_of_another_loop() -> None:
 
 def test_ctrl_c_ends_a_blocking_wait() -> None:
     code = (
-        "import time\n"
+        "import threading, time\n"
         "from ferrogate import RateLimiter\n"
         "limiter = RateLimiter('1/hour')\n"
         "limiter.try_acquire()\n"
-        "print('ready', flush=True)\n"
+        "def tell():\n"
+        "    while not limiter.get_stats()['waiting']: time.sleep(0.001)\n"
+        "    print('waits', flush=True)\n"
+        "threading.Thread(target=tell).start()\n"
         "try:\n"
         "    limiter.acquire_sync()\n"
         "except KeyboardInterrupt:\n"
@@ -193,8 +196,7 @@ def test_ctrl_c_ends_a_blocking_wait() -> None:
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     with child:
         assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        time.sleep(0.2)
+        assert child.stdout.readline() == "waits\n"
         sent = time.monotonic()
         child.send_signal(signal.SIGINT)
         ended, waiting = child.stdout.readline().split()
