@@ -230,7 +230,7 @@ def loop(work):
 threads = [threading.Thread(target=loop, args=(w,), daemon=True) for w in works]
 for t in threads: t.start()
 for t in threads:
-    t.join(30)
+    t.join(SECONDS + 30)
     assert not t.is_alive(), "a thread hangs"
 if failures: raise failures[0]
 assert len(cache) <= 8 and limiter.get_stats()["concurrent_requests"] == 0
