@@ -40,6 +40,11 @@ def test_statistics() -> None:
         "hits": 0,
         "misses": 0,
         "hit_rate": 0.0,
+        "stale_hits": 0,
+        "negative_hits": 0,
+        "refreshes": 0,
+        "refresh_failures": 0,
+        "stale_on_error": 0,
         "insertions": 0,
         "updates": 0,
         "evictions": 0,
@@ -88,7 +93,9 @@ def test_explain() -> None:
     before = cache.get_stats()
     assert cache.explain("a") == {
         "present": True,
+        "state": "fresh",
         "age_seconds": 7.0,
+        "fresh_for_seconds": 1.0,
         "expires_in_seconds": 1.0,
         "weight": 3,
         "tags": ["x"],

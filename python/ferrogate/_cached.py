@@ -7,13 +7,15 @@ import functools
 import inspect
 import itertools
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
-from ferrogate import _core, _flight
+from ferrogate import _core, _failures, _flight
 from ferrogate._arguments import flag, known_policy
 from ferrogate._core import CachedFunction, ManualClock
+from ferrogate._freshness import Terms, freshness_of
+from ferrogate._refresh import refresh_async, refresh_sync
 from ferrogate.cache import Cache, CacheInfo, Seconds
 
 P = ParamSpec("P")
@@ -59,6 +61,13 @@ def cached(
     tags: Iterable[str] | Callable[..., Iterable[str]] | None = ...,
     policy: Literal["lru"] = ...,
     cache: _core.Cache | None = ...,
+    stale_while_revalidate: Seconds | None = ...,
+    stale_if_error: Seconds | None = ...,
+    negative_ttl: Mapping[type[Exception], Seconds] | None = ...,
+    skip_if: Callable[[Any], object] | None = ...,
+    bypass_if: Callable[..., object] | None = ...,
+    ttl_jitter: float | None = ...,
+    early_refresh: float | None = ...,
     single_flight: bool = ...,
     clock: ManualClock | None = ...,
     name: str | None = ...,
@@ -78,6 +87,13 @@ def cached(
     tags: Iterable[str] | Callable[..., Iterable[str]] | None = None,
     policy: Literal["lru"] = "lru",
     cache: _core.Cache | None = None,
+    stale_while_revalidate: Seconds | None = None,
+    stale_if_error: Seconds | None = None,
+    negative_ttl: Mapping[type[Exception], Seconds] | None = None,
+    skip_if: Callable[[Any], object] | None = None,
+    bypass_if: Callable[..., object] | None = None,
+    ttl_jitter: float | None = None,
+    early_refresh: float | None = None,
     single_flight: bool = True,
     clock: ManualClock | None = None,
     name: str | None = None,
@@ -88,9 +104,11 @@ def cached(
     ``f(1, 2)``, ``f(1, y=2)`` and ``f(y=2, x=1)`` are one key, with defaults
     filled in. A method's results belong to its instance and leave with it; one
     that refers to the instance keeps it until it expires or is evicted.
-    Exceptions are not cached. The result has ``cache_info()``,
-    ``cache_clear()``, ``cache_invalidate(*args, **kwargs)``,
-    ``cache_key(*args, **kwargs)``, ``cache_parameters()`` and ``__wrapped__``.
+    Exceptions are not cached unless ``negative_ttl`` says so. The result has
+    ``cache_info()``, ``cache_clear()``, ``cache_invalidate(*args, **kwargs)``,
+    ``cache_key(*args, **kwargs)``, ``cache_parameters()`` and ``__wrapped__``;
+    ``cache_bypass(*args, **kwargs)`` calls through and stores nothing, and
+    ``cache_refresh(*args, **kwargs)`` loads anew and stores, whatever there is.
 
     Args:
         max_size: results at most; the least recently used one makes room.
@@ -102,6 +120,22 @@ def cached(
         policy: ``"lru"``.
         cache: a :class:`Cache` to share with others instead of one of its own. Iterating
             over it skips the results of functions, whose keys are made from arguments.
+        stale_while_revalidate: seconds after ``ttl`` in which a result is still
+            served, while one refresh runs in the background: a task in asyncio, a
+            thread for a plain function, in the context of the caller.
+        stale_if_error: seconds after ``ttl`` in which a result is served to those
+            whose load raised an ``Exception``.
+        negative_ttl: exception classes and the seconds for which such a failure
+            is raised again without a call; the class nearest in the MRO counts.
+            Where there is a stale result, that is kept instead.
+        skip_if: called with the result; true delivers it without storing it.
+        bypass_if: called with the arguments; true calls through: nothing is looked
+            up, shared or stored (``lambda *_, temperature=0, **__: temperature > 0``).
+        ttl_jitter: ratio 0..1 of the ``ttl`` that may be cut off at random, so that
+            what was written together does not expire together.
+        early_refresh: the factor beta of XFetch (Vattani et al., VLDB 2015): the
+            longer a load takes and the nearer the end of the ``ttl`` is, the
+            likelier a hit begins a refresh in the background; 1.0 is the usual one.
         single_flight: concurrent calls with one key run the function once.
         clock: a :class:`ferrogate.testing.ManualClock` in tests.
         name: the name of its own cache; the function's by default.
@@ -122,6 +156,13 @@ def cached(
             tags=tags,
             policy=policy,
             cache=cache,
+            stale_while_revalidate=stale_while_revalidate,
+            stale_if_error=stale_if_error,
+            negative_ttl=negative_ttl,
+            skip_if=skip_if,
+            bypass_if=bypass_if,
+            ttl_jitter=ttl_jitter,
+            early_refresh=early_refresh,
             single_flight=single_flight,
             clock=clock,
             name=name,
@@ -129,6 +170,15 @@ def cached(
         )
     known_policy(policy)
     _check_function(function, key)
+    _check_bypass(bypass_if)
+    terms: Terms = {
+        "stale_while_revalidate": stale_while_revalidate,
+        "stale_if_error": stale_if_error,
+        "negative_ttl": negative_ttl,
+        "skip_if": skip_if,
+        "ttl_jitter": ttl_jitter,
+        "early_refresh": early_refresh,
+    }
     if isinstance(ignore, str):
         raise TypeError(f"ignore: expected names of parameters such as ({ignore!r},), got a str")
     if not isinstance(ignore, Iterable):
@@ -166,18 +216,27 @@ def cached(
             shared_as += f" key#{_number(key)}"
         if typed or ignore:
             shared_as += f" {typed} {sorted(set(ignore))}"
+    told = any(term is not None for term in terms.values())
+    freshness = freshness_of(cache.ttl, ttl, terms if told else {})
     is_async = inspect.iscoroutinefunction(function)
     load: Callable[..., Any]
+    load_anew: Callable[..., Any]
+    refresh: Callable[..., Any]
     if is_async:
         load = _flight.load_async if single_flight else _flight.load_async_alone
+        load_anew, refresh, fail = _flight.load_anew_async, refresh_async, _failures.fail_async
     else:
         load = _flight.load_sync if single_flight else _flight.load_sync_alone
+        load_anew, refresh, fail = _flight.load_anew_sync, refresh_sync, _failures.fail
     wrapper = CachedFunction(
         function,
         cache,
         is_async=is_async,
         enabled=enabled,
         load=load,
+        load_anew=load_anew,
+        refresh=refresh,
+        fail=fail,
         info=CacheInfo,
         parameters={
             "max_size": cache.max_size,
@@ -185,13 +244,16 @@ def cached(
             "typed": typed,
             "ignore": tuple(ignore),
             "policy": policy,
+            **terms,
+            "bypass_if": bypass_if,
             "single_flight": single_flight,
             "enabled": enabled and cache.enabled,
         },
         key=key,
         typed=typed,
         ignore=list(ignore),
-        ttl=ttl,
+        freshness=freshness,
+        bypass_if=bypass_if,
         tags=tags,
         shared_as=shared_as,
     )
@@ -205,6 +267,16 @@ def _check_shared(**given: object) -> None:
                 f"{name}: belongs to the cache, and cache= is one that has its own; "
                 "leave one of the two out"
             )
+
+
+def _check_bypass(bypass_if: object) -> None:
+    if bypass_if is None:
+        return
+    if not callable(bypass_if):
+        got = type(bypass_if).__name__
+        raise TypeError(f"bypass_if: expected a callable that gets the arguments, got {got}")
+    if inspect.iscoroutinefunction(bypass_if):
+        raise TypeError("bypass_if: expected a plain function; it is not awaited")
 
 
 def _check_function(function: object, key: object) -> None:

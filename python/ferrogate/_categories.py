@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Unpack
 
+from ferrogate._freshness import Terms
 from ferrogate.cache import Cache
 
 # A key with more colons than this is still cached; it is then found under its first eight
@@ -71,9 +72,11 @@ class CategoryCache(Cache[Any, Any]):
         *,
         ttl: float | timedelta | None = None,
         tags: Iterable[str] | None = None,
+        **terms: Unpack[Terms],
     ) -> Awaitable[Any]:
         """Like :meth:`Cache.get_or_set`."""
-        return super().get_or_set(key, factory, ttl=ttl, tags=_with_category(key, tags))
+        tags = _with_category(key, tags)
+        return super().get_or_set(key, factory, ttl=ttl, tags=tags, **terms)
 
     def get_or_set_sync(
         self,
@@ -82,9 +85,11 @@ class CategoryCache(Cache[Any, Any]):
         *,
         ttl: float | timedelta | None = None,
         tags: Iterable[str] | None = None,
+        **terms: Unpack[Terms],
     ) -> Any:
         """Like :meth:`Cache.get_or_set_sync`."""
-        return super().get_or_set_sync(key, factory, ttl=ttl, tags=_with_category(key, tags))
+        tags = _with_category(key, tags)
+        return super().get_or_set_sync(key, factory, ttl=ttl, tags=tags, **terms)
 
     def _tags_of_calls(self, key: Callable[..., object], tags: _CallTags) -> _CallTags:
         def both(*args: Any, **kwargs: Any) -> Iterable[str]:

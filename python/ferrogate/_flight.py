@@ -19,11 +19,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from types import CoroutineType
 from typing import Any, TypeVar
 
-from ferrogate import _loads
+from ferrogate import _failures, _loads
 from ferrogate._core import Cache as _NativeCache
-from ferrogate._core import Flight, Lookup
+from ferrogate._core import Flight, Freshness, Lookup
 
 _T = TypeVar("_T")
+Join = Callable[[Lookup], tuple[Flight, bool, tuple[Any] | None]]
 
 #: Seconds between two looks whether the loop of somebody else's loader is closed:
 #: a loop that is closed over a pending task tells nobody.
@@ -56,20 +57,52 @@ def load_sync(
     function: Callable[..., _T],
     args: tuple[Any, ...] = (),
     kwargs: dict[str, Any] | None = None,
-    ttl: Any = None,
+    freshness: Freshness | None = None,
     tags: Iterable[str] | None = None,
 ) -> _T:
     """The value for ``lookup``: loaded by this thread, or by whoever is loading it already."""
+    try:
+        return _load_sync(cache, cache._join, lookup, function, args, kwargs, freshness, tags)
+    except Exception:
+        found = None if freshness is None else cache._fallback(lookup, freshness)
+        if found is None:
+            raise
+        return found[0]  # type: ignore[no-any-return]
+
+
+def load_anew_sync(
+    cache: _NativeCache,
+    lookup: Lookup,
+    function: Callable[..., _T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
+    freshness: Freshness | None,
+    tags: Iterable[str] | None,
+) -> _T:
+    """As :func:`load_sync`, whatever there is."""
+    return _load_sync(cache, cache._join_anew, lookup, function, args, kwargs, freshness, tags)
+
+
+def _load_sync(
+    cache: _NativeCache,
+    join: Join,
+    lookup: Lookup,
+    function: Callable[..., _T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
+    freshness: Freshness | None,
+    tags: Iterable[str] | None,
+) -> _T:
     while True:
-        flight, leads, found = cache._join(lookup)
+        flight, leads, found = join(lookup)
         try:
             if found is not None:
                 flight.land_value(found[0])
                 return found[0]  # type: ignore[no-any-return]
             if leads:
-                return _lead_sync(lookup, flight, function, args, kwargs or {}, ttl, tags)
+                return lead_sync(lookup, flight, function, args, kwargs or {}, freshness, tags)
             if _loads.is_of_another_greenlet(flight):
-                return load_sync_alone(cache, lookup, function, args, kwargs, ttl, tags)
+                return load_sync_alone(cache, lookup, function, args, kwargs, freshness, tags)
             succeeded, value = _follow_sync(flight)
             if succeeded:
                 return value  # type: ignore[no-any-return]
@@ -77,15 +110,16 @@ def load_sync(
             del flight  # see _result
 
 
-def _lead_sync(
+def lead_sync(
     lookup: Lookup,
     flight: Flight,
     function: Callable[..., _T],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    ttl: Any,
+    freshness: Freshness | None,
     tags: Iterable[str] | None,
 ) -> _T:
+    """Loads in this thread and lands the flight."""
     number, handled = flight.id, sys.exception()
     token = _loads.leading.set(_loads.under_way() | {number})
     _loads.loaders[number] = _loads.Loader(None, flight.handle())
@@ -94,9 +128,9 @@ def _lead_sync(
             flight.tag(tags)
         value = function(*args, **kwargs)
         _refuse_coroutine(value)
-        flight.store(lookup, value, ttl)
+        _store(flight, lookup, value, freshness)
     except BaseException as error:
-        _land_error(flight, error, handled)
+        _failures.land_error(flight, error, handled, lookup, freshness)
         raise
     else:
         flight.land_value(value)
@@ -143,17 +177,23 @@ def load_sync_alone(
     function: Callable[..., _T],
     args: tuple[Any, ...] = (),
     kwargs: dict[str, Any] | None = None,
-    ttl: Any = None,
+    freshness: Freshness | None = None,
     tags: Iterable[str] | None = None,
 ) -> _T:
     """Loads and stores without regard for other loads."""
-    flight = cache._depart_alone(lookup)
+    flight, handled = cache._depart_alone(lookup), sys.exception()
     try:
         if tags is not None:
             flight.tag(tags)
         value = function(*args, **(kwargs or {}))
         _refuse_coroutine(value)
-        flight.store(lookup, value, ttl)
+        _store(flight, lookup, value, freshness)
+    except Exception as error:
+        found = _failures.failed_alone(cache, flight, error, handled, lookup, freshness)
+        if found is None:
+            raise
+        return found[0]  # type: ignore[no-any-return]
+    else:
         return value
     finally:
         flight.abandon()
@@ -165,16 +205,22 @@ async def load_async_alone(
     function: Callable[..., Awaitable[_T]],
     args: tuple[Any, ...] = (),
     kwargs: dict[str, Any] | None = None,
-    ttl: Any = None,
+    freshness: Freshness | None = None,
     tags: Iterable[str] | None = None,
 ) -> _T:
     """Loads in the caller's own coroutine and stores, without regard for other loads."""
-    flight = cache._depart_alone(lookup)
+    flight, handled = cache._depart_alone(lookup), sys.exception()
     try:
         if tags is not None:
             flight.tag(tags)
         value = await function(*args, **(kwargs or {}))
-        flight.store(lookup, value, ttl)
+        _store(flight, lookup, value, freshness)
+    except Exception as error:
+        found = _failures.failed_alone(cache, flight, error, handled, lookup, freshness)
+        if found is None:
+            raise
+        return found[0]  # type: ignore[no-any-return]
+    else:
         return value
     finally:
         flight.abandon()
@@ -186,20 +232,51 @@ async def load_async(
     function: Callable[..., Awaitable[_T]],
     args: tuple[Any, ...] = (),
     kwargs: dict[str, Any] | None = None,
-    ttl: Any = None,
+    freshness: Freshness | None = None,
     tags: Iterable[str] | None = None,
 ) -> _T:
     """The value for ``lookup``: loaded by a task of ours, or by whoever is loading it already."""
+    try:
+        return await _load_async(cache._join, lookup, function, args, kwargs, freshness, tags)
+    except Exception:
+        found = None if freshness is None else cache._fallback(lookup, freshness)
+        if found is None:
+            raise
+        return found[0]  # type: ignore[no-any-return]
+
+
+async def load_anew_async(
+    cache: _NativeCache,
+    lookup: Lookup,
+    function: Callable[..., Awaitable[_T]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
+    freshness: Freshness | None,
+    tags: Iterable[str] | None,
+) -> _T:
+    """As :func:`load_async`, whatever there is."""
+    return await _load_async(cache._join_anew, lookup, function, args, kwargs, freshness, tags)
+
+
+async def _load_async(
+    join: Join,
+    lookup: Lookup,
+    function: Callable[..., Awaitable[_T]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
+    freshness: Freshness | None,
+    tags: Iterable[str] | None,
+) -> _T:
     loop = asyncio.get_running_loop()
     while True:
-        flight, leads, found = cache._join(lookup)
+        flight, leads, found = join(lookup)
         try:
             if found is not None:
                 flight.land_value(found[0])
                 return found[0]  # type: ignore[no-any-return]
             if leads:
-                loader = _load(lookup, flight, function, args, kwargs or {}, ttl, tags)
-                task = _start(loop, flight, loader)
+                loader = load(lookup, flight, function, args, kwargs or {}, freshness, tags)
+                task = start(loop, flight, loader)
                 await _wait(loop, flight)
             else:
                 await _follow_async(loop, flight)
@@ -278,12 +355,14 @@ def _raise_end(task: asyncio.Task[None]) -> None:
     raise asyncio.CancelledError("the loader was cancelled")
 
 
-def _start(loop: asyncio.AbstractEventLoop, flight: Flight, loader: Any) -> asyncio.Task[None]:
+def start(loop: asyncio.AbstractEventLoop, flight: Flight, loader: Any) -> asyncio.Task[None]:
+    """Runs :func:`load` in a task of its own; at once, if somebody waits for it."""
     number = flight.id
     if len(_loads.loaders) % _loads.SWEEP == _loads.SWEEP - 1:
         _loads.sweep_orphans()
     _loads.loaders[number] = _loads.Loader(None, flight.handle())
     eager = sys.version_info >= (3, 12) and loop.get_task_factory() is None
+    eager = eager and not flight.unattended
     try:
         if sys.version_info >= (3, 12) and eager:
             task: asyncio.Task[None] = asyncio.Task(loader, loop=loop, eager_start=True)
@@ -293,7 +372,7 @@ def _start(loop: asyncio.AbstractEventLoop, flight: Flight, loader: Any) -> asyn
     except BaseException as error:
         loader.close()
         _loads.landed(number)
-        _land_error(flight, error, None)
+        _failures.land_error(flight, error, None)
         raise
     finally:
         del flight  # see _result
@@ -312,28 +391,31 @@ def _land_unbegun(number: int) -> None:
         loader.flight.abandon()
 
 
-async def _load(
+async def load(
     lookup: Lookup,
     flight: Flight,
     function: Callable[..., Awaitable[Any]],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    ttl: Any,
+    freshness: Freshness | None,
     tags: Iterable[str] | None,
 ) -> None:
+    """Loads and lands the flight."""
     # Begun eagerly, it runs inside of its first caller until it waits for the first time.
     number, handled = flight.id, sys.exception()
-    _loads.leading.set(_loads.under_way() | {number})
+    # Whoever is served meanwhile does not wait for it, and may load what it asks for.
+    mine = frozenset() if flight.unattended else _loads.under_way()
+    _loads.leading.set(mine | {number})
     try:
         if tags is not None:
             flight.tag(tags)
         value = await function(*args, **kwargs)
-        flight.store(lookup, value, ttl)
+        _store(flight, lookup, value, freshness)
     except asyncio.CancelledError:
         flight.abandon()
         raise
     except BaseException as error:
-        _land_error(flight, error, handled)
+        _failures.land_error(flight, error, handled, lookup, freshness)
         if isinstance(error, Exception):
             return
         # Thrown away, it may run inside any task that made the collector start.
@@ -356,28 +438,9 @@ def _heard(task: asyncio.Task[None]) -> None:
         task.exception()
 
 
-def _land_error(flight: Flight, error: BaseException, handled: BaseException | None) -> None:
-    """The loader's own errors are everybody's; what ends the thread or task is not.
-
-    `handled` is what its caller was handling when it began to load: that is not
-    for the others to see.
-    """
-    if not isinstance(error, Exception):
-        flight.abandon()
-        return
-    if handled is not None and flight.waiting():
-        _sever(error, handled)
-    flight.land_error((error, error.__traceback__, error.__context__))
-
-
-def _sever(error: BaseException, handled: BaseException) -> None:
-    seen: set[int] = set()
-    while (context := error.__context__) is not None and id(context) not in seen:
-        if context is handled:
-            error.__context__ = None
-            return
-        seen.add(id(context))
-        error = context
+def _store(flight: Flight, lookup: Lookup, value: Any, freshness: Freshness | None) -> None:
+    if freshness is None or not freshness.skips(value):
+        flight.store(lookup, value, freshness)
 
 
 async def _leave(loop: asyncio.AbstractEventLoop, flight: Flight, waiter: int) -> None:
@@ -386,7 +449,7 @@ async def _leave(loop: asyncio.AbstractEventLoop, flight: Flight, waiter: int) -
         if flight.leave(waiter) > 0:
             return
         task = _loads.task_of(flight)
-        if task is None or task.done():
+        if task is None or task.done() or flight.unattended:
             return
         if task.get_loop() is not loop:
             _loads.cancel_from_anywhere(flight)

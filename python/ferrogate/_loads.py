@@ -77,12 +77,12 @@ def leave_line(flight: Flight, mine: list[int]) -> None:
 
 def is_of_another_greenlet(flight: Flight) -> bool:
     """Whether this very thread runs the loader and is here all the same: to wait is to hang."""
-    return flight.began_here() and task_of(flight) is None and flight.id not in leading.get()
+    return flight.is_of_this_thread() and task_of(flight) is None and flight.id not in leading.get()
 
 
 def refuse_own_thread(flight: Flight) -> None:
     """Raises RuntimeError if the loop of this thread has to load it."""
-    if flight.began_here() and task_of(flight) is not None:
+    if flight.is_of_this_thread() and task_of(flight) is not None:
         raise RuntimeError(
             "this thread's event loop is loading that key; waiting here would block it for ever"
         )
@@ -114,7 +114,7 @@ def sweep_orphans() -> None:
 
 def cancel_from_anywhere(flight: Flight) -> None:
     task = task_of(flight)
-    if task is None or task.done():
+    if task is None or task.done() or flight.unattended:
         return
     try:
         task.get_loop().call_soon_threadsafe(_cancel_unless_wanted, flight, task)

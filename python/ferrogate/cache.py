@@ -14,11 +14,22 @@ from collections.abc import (
 )
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+)
 
-from ferrogate import _core, _flight, _janitor
+from ferrogate import _core, _failures, _flight, _janitor, _refresh
 from ferrogate._arguments import flag, known_policy, seconds_or_never, text_or_none, whole
-from ferrogate._core import CachedFunction, ManualClock, cache_key
+from ferrogate._core import CachedFunction, Freshness, ManualClock, cache_key
+from ferrogate._freshness import Terms, freshness_of
 from ferrogate._weigher import deep_size
 
 __all__ = [
@@ -87,6 +98,11 @@ class CacheStats(TypedDict):
     hits: int
     misses: int
     hit_rate: float  #: hits / lookups, 0..1; 0 before the first lookup
+    stale_hits: int  #: the hits among them that were stale
+    negative_hits: int  #: the hits among them that were failures, raised without a call
+    refreshes: int  #: loads of what was still served, in the background or forced
+    refresh_failures: int  #: the refreshes among them that raised
+    stale_on_error: int  #: callers whose load raised and who got the stale value
     insertions: int
     updates: int
     evictions: int
@@ -102,7 +118,8 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
     The bound holds after every operation. When room is needed, expired entries
     go first, then the least recently used one. Lookups by ``get``, ``[]`` and
     ``get_or_set`` count and make an entry recent; ``in``, iteration and
-    ``explain`` do not.
+    ``explain`` do not. Values that a load left behind as stale, and failures
+    that it had remembered, are entries for the bound; only loads see them.
 
     Keys may be anything: equal values are one key (``1 == 1.0 == True``, dicts
     and sets in any order), unhashable ones included. Iteration gives the keys
@@ -215,20 +232,32 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
         *,
         ttl: Seconds | None = None,
         tags: Iterable[str] | None = None,
+        **terms: Unpack[Terms],
     ) -> Awaitable[V]:
         """Awaits to the value under ``key``; on a miss ``await factory()`` makes it.
 
         Single flight: however many tasks, loops and threads ask at once, one
-        factory runs. What it raises reaches everybody and is not stored.
+        factory runs. What it raises reaches everybody and is not stored, unless
+        the terms say so: ``stale_while_revalidate=``, ``stale_if_error=``,
+        ``negative_ttl=``, ``skip_if=``, ``ttl_jitter=`` and ``early_refresh=`` as
+        for :func:`cached`.
 
         Raises:
             RuntimeError: ``factory`` asks for the key that it is loading.
         """
-        answer = self._ready_or_lookup(key)
+        freshness = freshness_of(self.ttl, ttl, terms) if terms else None
+        answer = self._ready_or_lookup(key, freshness)
         if isinstance(answer, _core.Lookup):
-            tags = _check_load(factory, ttl, tags)
-            return _flight.load_async(self, answer, factory, (), None, ttl, tags)
-        return answer
+            freshness, tags = _check_load(self, factory, freshness, ttl, tags)
+            return _flight.load_async(self, answer, factory, (), None, freshness, tags)
+        if isinstance(answer, tuple):
+            ready, more = answer
+            if ready is None:
+                return _failures.fail_async(more)
+            freshness, tags = _check_load(self, factory, freshness, ttl, tags)
+            _refresh.refresh_async(self, more, factory, (), None, freshness, tags)
+            return cast("Awaitable[V]", ready)
+        return cast("Awaitable[V]", answer)
 
     def get_or_set_sync(
         self,
@@ -237,14 +266,24 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
         *,
         ttl: Seconds | None = None,
         tags: Iterable[str] | None = None,
+        **terms: Unpack[Terms],
     ) -> V:
         """The blocking twin of :meth:`get_or_set`; waiting threads do not hold the GIL."""
-        lookup = self._ready_or_lookup(key)
-        if isinstance(lookup, _core.Lookup):
-            tags = _check_load(factory, ttl, tags)
-            return _flight.load_sync(self, lookup, factory, (), None, ttl, tags)
+        freshness = freshness_of(self.ttl, ttl, terms) if terms else None
+        answer = self._ready_or_lookup(key, freshness)
+        if isinstance(answer, _core.Lookup):
+            freshness, tags = _check_load(self, factory, freshness, ttl, tags)
+            return _flight.load_sync(self, answer, factory, (), None, freshness, tags)
+        if isinstance(answer, tuple):
+            answer, more = answer
+            if answer is None:
+                return cast(V, _failures.fail(more))
+            freshness, tags = _check_load(self, factory, freshness, ttl, tags)
+            loaded = _refresh.refresh_sync(self, more, factory, (), None, freshness, tags)
+            if loaded is not None:
+                return cast(V, loaded[0])
         try:
-            lookup.send(None)
+            answer.send(None)
         except StopIteration as hit:
             return cast(V, hit.value)
         raise AssertionError("a hit is ready at once")
@@ -339,16 +378,20 @@ class _Values(ValuesView[V]):
 
 
 def _check_load(
-    factory: object, ttl: Seconds | None, tags: Iterable[str] | None
-) -> Iterable[str] | None:
+    cache: Cache[Any, Any],
+    factory: object,
+    freshness: Freshness | None,
+    ttl: Seconds | None,
+    tags: Iterable[str] | None,
+) -> tuple[Freshness | None, Iterable[str] | None]:
     """Refuses before a load that may be dear what could not be stored after it."""
     if not callable(factory):
         raise TypeError(
             f"factory: expected a callable without arguments, got {type(factory).__name__}"
         )
-    if ttl is not None:
-        seconds_or_never("ttl", ttl)
-    return None if tags is None else _core._check_tags(tags)
+    if freshness is None:
+        freshness = freshness_of(cache.ttl, ttl, {})
+    return freshness, None if tags is None else _core._check_tags(tags)
 
 
 # Last: the decorator makes caches of the class above.

@@ -12,8 +12,20 @@ from datetime import timedelta
 from typing import Any
 
 from ferrogate._core import ManualClock as _NativeClock
+from ferrogate._core import _seed
 
-__all__ = ["ManualClock", "VirtualTimeLoop"]
+__all__ = ["ManualClock", "VirtualTimeLoop", "seed"]
+
+
+def seed(number: int) -> None:
+    """Has this process draw the same random numbers again after the same ``number``.
+
+    Jitter and early refreshes draw from it, in the order in which they come.
+
+    Args:
+        number: 0 to 2**64 - 1.
+    """
+    _seed(number)
 
 
 class ManualClock(_NativeClock):

@@ -12,6 +12,7 @@ pub mod health;
 pub mod key;
 pub mod limiter;
 pub mod metrics;
+pub mod random;
 pub mod sync;
 
 /// `usual` cases of a property, under `FERROGATE_SOAK` that many times more, up to `full`.

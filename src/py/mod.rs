@@ -31,7 +31,9 @@ fn core_module(m: &Bound<'_, PyModule>) -> PyResult<()> {
     }
     m.add_class::<convert::PyManualClock>()?;
     m.add_class::<cache::Cache>()?;
+    m.add_class::<cache::Failure>()?;
     m.add_class::<cache::Flight>()?;
+    m.add_class::<cache::Freshness>()?;
     m.add_class::<cache::Lookup>()?;
     m.add_class::<cached::CachedFunction>()?;
     m.add_class::<cached::CachedMethod>()?;
@@ -39,6 +41,7 @@ fn core_module(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(after_fork_in_child, m)?)?;
     m.add_function(wrap_pyfunction!(before_fork, m)?)?;
     m.add_function(wrap_pyfunction!(cache::check_tags, m)?)?;
+    m.add_function(wrap_pyfunction!(cache::seed, m)?)?;
     awaitable::register(m)?;
     health::register(m)?;
     limiter::register(m)?;

@@ -6,6 +6,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::core::random::Random;
+
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
 /// Counts the forks between the first process and this one; state that another
@@ -18,4 +20,5 @@ pub fn generation() -> u64 {
 /// Called in the child after `fork`.
 pub fn after_fork_in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
+    Random::shared().stir();
 }

@@ -42,6 +42,13 @@ def test_cache_parameters() -> None:
         "typed": False,
         "ignore": (),
         "policy": "lru",
+        "stale_while_revalidate": None,
+        "stale_if_error": None,
+        "negative_ttl": None,
+        "skip_if": None,
+        "bypass_if": None,
+        "ttl_jitter": None,
+        "early_refresh": None,
         "single_flight": True,
         "enabled": True,
     }

@@ -141,6 +141,47 @@ daemons(blocks, acquires, f, lambda: asyncio.run(loops()))
         0,
         "",
     ),
+    "refreshes of stale values under way": (
+        """
+from ferrogate.testing import ManualClock
+clock, hang = ManualClock(), False
+def slow(x):
+    while hang: time.sleep(0.001)
+async def aslow(x):
+    while hang: await asyncio.sleep(0.001)
+f = cached(ttl=1, clock=clock, stale_while_revalidate=60)(slow)
+g = cached(ttl=1, clock=clock, stale_while_revalidate=60)(aslow)
+async def main():
+    for i in range(12):
+        f(i); await g(i)
+    globals()["hang"] = True
+    clock.advance(5)
+    for i in range(8):
+        f(i); await g(i)
+    await asyncio.sleep(0.01)
+asyncio.run(main())
+import atexit
+atexit.register(f, 0)
+""",
+        0,
+        "",
+    ),
+    "refreshes that end the thread": (
+        """
+from ferrogate.testing import ManualClock
+clock, end = ManualClock(), False
+@cached(ttl=1, clock=clock, stale_while_revalidate=60)
+def f(x):
+    if end: sys.exit(7)
+for i in range(8): f(i)
+end = True
+clock.advance(5)
+for i in range(8): f(i)
+sys.exit(5)
+""",
+        5,
+        "",
+    ),
     "cancelled": (
         """
 limiter = RateLimiter("1/hour", burst=1)

@@ -245,6 +245,51 @@ assert "in the child" not in swept
     )
 
 
+def test_fork_with_refreshes_under_way() -> None:
+    """The child has none of the threads, and refreshes in threads of its own."""
+    run_well(
+        PRELUDE
+        + """
+from ferrogate.testing import ManualClock
+clock, held = ManualClock(), False  # no lock: a thread of the parent might hold it
+@cached(ttl=10, clock=clock, stale_while_revalidate=1000)
+def f(x):
+    while held: time.sleep(0.001)
+    return os.getpid(), threading.get_ident()
+def refreshed(pid):
+    clock.advance(1)
+    for x in range(20): f(x)
+    end = time.monotonic() + 10
+    while not all(f(x)[0] == pid for x in range(20)):
+        assert time.monotonic() < end, [f(x) for x in range(20)]
+        clock.advance(1)
+        time.sleep(0.002)
+for x in range(20): f(x)
+for i in range(10):
+    while f.cache.get_stats()["loading"]: time.sleep(0.001)
+    clock.advance(10)
+    held = True
+    for x in range(6): f(x)  # six of the threads are busy now
+    def child():
+        global held
+        held = False
+        me = os.getpid()
+        refreshed(me)
+        fork_and(lambda: clock.advance(10) or refreshed(os.getpid()))
+        # In threads, not in place.
+        assert threading.get_ident() not in {f(x)[1] for x in range(20)}
+    fork_and(child)
+    held = False
+    refreshed(os.getpid())
+finish = hammer(lambda i: clock.advance(1) or f(i % 20), lambda i: f.cache_refresh(i % 20))
+for i in range(10):
+    fork_and(lambda: clock.advance(10) or refreshed(os.getpid()))
+finish()
+""",
+        timeout=60,
+    )
+
+
 def test_a_child_that_exits_normally() -> None:
     """Through ``sys.exit`` and atexit, with all that the parent had running."""
     run_well(

@@ -102,6 +102,37 @@ def step(i):
 """,
         0.5,
     ),
+    "stale values, failures and refreshes": (
+        """
+from ferrogate.testing import ManualClock
+clock = ManualClock()
+cache = Cache(200, ttl=5, clock=clock)
+TERMS = dict(
+    stale_while_revalidate=5, stale_if_error=20, negative_ttl={ValueError: 3}, ttl_jitter=0.5,
+    early_refresh=1.0, skip_if=lambda result: result % 7 == 0,
+)
+@cached(cache=cache, ttl=5, **TERMS)
+def f(x):
+    clock.advance(0.01)
+    if random.random() < 0.3: raise ValueError([x])
+    return x
+@cached(cache=cache, ttl=5, **TERMS)
+async def g(x):
+    await asyncio.sleep(0)
+    return f.__wrapped__(x)
+async def main(i):
+    try: await g(i % 90)
+    except ValueError: pass
+    await asyncio.sleep(0)
+def step(i):
+    for call in (f, f.cache_refresh):
+        try: call(i * 7 % 90)
+        except ValueError: pass
+    loop.run_until_complete(main(i))
+    if i % 50 == 0: f.cache_invalidate(i % 90)
+""",
+        0.1,
+    ),
     "cached hit": (
         """
 @cached(max_size=100)

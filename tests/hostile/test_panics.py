@@ -33,6 +33,10 @@ pytestmark = [
 arm: Any = getattr(_core, "_arm_failpoint", None)
 seen: Any = getattr(_core, "_seen_failpoints", None)
 
+FRESHNESS = _core.Freshness(
+    ttl=5, stale_if_error=5, negative_ttl={ValueError: 5}, skip_if=lambda _: False
+)
+
 #: A recipe makes a call that can be repeated; the objects stay the same.
 Recipe = Callable[[], Callable[[], object]]
 
@@ -225,7 +229,10 @@ RECIPES: dict[str, Recipe] = {
     "Cache.__len__": of_cache(len),
     "Cache.__setitem__": of_cache(lambda c: c.__setitem__("k", 2)),
     "Cache._depart_alone": of_cache(lambda c: c._depart_alone(missed(c)).abandon()),
+    "Cache._fallback": of_cache(lambda c: c._fallback(missed(c), FRESHNESS)),
     "Cache._join": of_cache(lambda c: c._join(missed(c))[0].abandon()),
+    "Cache._join_anew": of_cache(lambda c: c._join_anew(missed(c))[0].abandon()),
+    "Cache._join_refresh": of_cache(lambda c: c._join_refresh(missed(c))[0].abandon()),
     "Cache._peek": of_cache(lambda c: c._peek("k")),
     "Cache._ready_or_lookup": of_cache(lambda c: c._ready_or_lookup("k")),
     "Cache._snapshot": of_cache(lambda c: c._snapshot()),
@@ -252,35 +259,46 @@ RECIPES: dict[str, Recipe] = {
     "CachedFunction.__repr__": of_function(repr),
     "CachedFunction.__setattr__": of_function(set_and_delete_attribute),
     "CachedFunction._doc": of_function(lambda f: f._doc),
+    "CachedFunction.cache_bypass": of_function(lambda f: f.cache_bypass(1)),
     "CachedFunction.cache_clear": of_function(lambda f: f.cache_clear()),
     "CachedFunction.cache_info": of_function(lambda f: f.cache_info()),
     "CachedFunction.cache_invalidate": of_function(lambda f: f.cache_invalidate(1)),
     "CachedFunction.cache_key": of_function(lambda f: f.cache_key(1)),
     "CachedFunction.cache_parameters": of_function(lambda f: f.cache_parameters()),
+    "CachedFunction.cache_refresh": of_function(lambda f: f.cache_refresh(1)),
     "CachedMethod.__call__": of_method(lambda m: m(1)),
     "CachedMethod.__getattribute__": of_method(lambda m: m.__name__),
     "CachedMethod.__reduce__": of_method(lambda m: m.__reduce__()),
     "CachedMethod.__repr__": of_method(repr),
     "CachedMethod.__wrapped__": of_method(lambda m: m.__wrapped__(1)),
     "CachedMethod._doc": of_method(lambda m: m._doc),
+    "CachedMethod.cache_bypass": of_method(lambda m: m.cache_bypass(1)),
     "CachedMethod.cache_clear": of_method(lambda m: m.cache_clear()),
     "CachedMethod.cache_info": of_method(lambda m: m.cache_info()),
     "CachedMethod.cache_invalidate": of_method(lambda m: m.cache_invalidate(1)),
     "CachedMethod.cache_key": of_method(lambda m: m.cache_key(1)),
     "CachedMethod.cache_parameters": of_method(lambda m: m.cache_parameters()),
+    "CachedMethod.cache_refresh": of_method(lambda m: m.cache_refresh(1)),
     "Decision.__repr__": of_limiter(lambda r: repr(r.try_acquire())),
     "Flight.abandon": of_flight(lambda f: f.abandon()),
-    "Flight.began_here": of_flight(lambda f: f.began_here()),
     "Flight.enroll": of_flight(enroll),
     "Flight.handle": of_flight(lambda f: f.handle()),
+    "Flight.is_of_this_thread": of_flight(lambda f: f.is_of_this_thread()),
     "Flight.land_error": of_flight(lambda f: f.land_error((ValueError(), None, None))),
     "Flight.land_value": of_flight(lambda f: f.land_value(1)),
     "Flight.leave": of_flight(lambda f: f.leave(enroll(f))),
+    "Flight.move_here": of_flight(lambda f: f.move_here()),
     "Flight.outcome": of_flight(lambda f: landed(f).outcome()),
-    "Flight.store": of_flight(lambda f: f.store(missed(filled()), 1, 5)),
+    "Flight.store": of_flight(lambda f: f.store(missed(filled()), 1, FRESHNESS)),
+    "Flight.store_failure": of_flight(
+        lambda f: f.store_failure(missed(filled()), ValueError(), 5, 0)
+    ),
     "Flight.tag": of_flight(lambda f: f.tag(["t"])),
     "Flight.wait": of_flight(lambda f: landed(f).wait(1.0)),
     "Flight.waiting": of_flight(lambda f: f.waiting()),
+    "Freshness": new(lambda: _core.Freshness(ttl=5)),
+    "Freshness.negative_ttl": new(lambda: FRESHNESS.negative_ttl(ValueError())),
+    "Freshness.skips": new(lambda: FRESHNESS.skips(1)),
     "HealthCore": new(HealthMonitor),
     "HealthCore.alert_counts": of_health(lambda h: h.alert_counts()),
     "HealthCore.alert_history": of_health(lambda h: h.alert_history()),
@@ -330,6 +348,7 @@ RECIPES: dict[str, Recipe] = {
     "_Ticket.cancel": of_ticket(lambda t: t.cancel()),
     "_Ticket.poll": of_ticket(lambda t: (t.poll(Waiter()), t.cancel())),
     "_before_fork": new(_core._before_fork),
+    "_seed": new(lambda: _core._seed(7)),
     "_check_tags": new(lambda: _core._check_tags(["t"])),
     "cache_key": new(lambda: ferrogate.cache_key(1, x=[2])),
 }
@@ -337,7 +356,6 @@ RECIPES: dict[str, Recipe] = {
 #: Exported under one name, goes through the edge of another.
 THROUGH = {
     "Cache.__contains__": "Cache.exists",
-    "Cache.__delitem__": "Cache.delete",
     "CachedFunction._doc": "CachedFunction.__doc__",
     "CachedMethod._doc": "CachedMethod.__doc__",
 }
@@ -368,7 +386,12 @@ EXCUSED = {
     "Decision.remaining": READS,
     "Decision.reset_after": READS,
     "Decision.retry_after": READS,
+    "Failure.context": READS,
+    "Failure.error": READS,
     "Flight.id": READS,
+    "Flight.unattended": READS,
+    "Flight.weighs": READS,
+    "Freshness.needs_ttl": READS,
     "Limit.__eq__": COMPARES,
     "Limit.__hash__": COMPARES,
     "Limit.count": READS,
@@ -494,6 +517,51 @@ print("done")
 """
     )
     # Rust's own message about the panic is on stderr.
+    assert (done.code, done.stdout) == (0, "done\n"), str(done)
+
+
+#: Panics on the way of a refresh or of a failure to be remembered.
+STATES = ("Cache._join_refresh", "Flight.move_here", "Flight.store", "Flight.land_error")
+STATES += ("Flight.land_value", "Flight.handle", "Flight.store_failure", "Freshness.negative_ttl")
+
+
+@pytest.mark.parametrize("edge", STATES)
+def test_a_panic_inside_a_refresh_leaves_the_value_and_the_key(edge: str) -> None:
+    done = run(
+        f"""
+import time
+from ferrogate import InternalError, _core, cached, _refresh
+from ferrogate.testing import ManualClock
+clock, calls, fails = ManualClock(), 0, {"fail" in edge or "error" in edge or "neg" in edge}
+@cached(ttl=10, clock=clock, stale_while_revalidate=1000, negative_ttl={{ValueError: 50}})
+def f(x):
+    global calls
+    calls += 1
+    if fails and calls > 1: raise ValueError("no")
+    return calls
+def settled():
+    end = time.monotonic() + 10
+    while len(_refresh._threads._alive) > _refresh._threads._waiting:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+f(1)
+clock.advance(10)
+_core._arm_failpoint({edge!r})
+assert f(1) == 1
+settled()
+_core._arm_failpoint(None)
+assert f.cache.get_stats()["loading"] == 0
+fails = False
+clock.advance(1)
+f(1)
+settled()
+assert f(1) == calls > 1
+try: f.cache_refresh(1)
+except InternalError: pass
+assert f.cache.get_stats()["loading"] == 0
+print("done")
+"""
+    )
     assert (done.code, done.stdout) == (0, "done\n"), str(done)
 
 

@@ -13,7 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ferrogate import Cache
+from ferrogate import Cache, _refresh
+from ferrogate._weigher import deep_size
 from ferrogate.testing import ManualClock
 
 NS = 1_000_000_000
@@ -46,13 +47,26 @@ class Value:
 VALUES = st.builds(Value, st.sampled_from([0, 1, 1, 2, 3, 5, 9, 10, 11, 2**70]))
 
 
+class No(LookupError):
+    """What a loader raises; it weighs something too."""
+
+    weight = deep_size(None, LookupError("no"))
+
+
 @dataclass
 class Entry:
-    value: Value
+    value: Value | No
     written: int
+    end: int  # of its time to live
     deadline: int
     touched: int
     tags: list[str]
+    asked: int = -NS  # to refresh it
+
+    def state(self, now: int) -> str:
+        if isinstance(self.value, No):
+            return "negative"
+        return "fresh" if now < self.end or self.end >= FAR else "stale"
 
 
 class CacheModel(RuleBasedStateMachine):
@@ -69,7 +83,9 @@ class CacheModel(RuleBasedStateMachine):
         self.max_size, self.max_bytes = max_size, max_bytes
         self.ttl, self.tti = ttl, tti
         self.clock = ManualClock(start)
-        self.told: list[tuple[int, Value, str]] = []
+        # No room in the background: what is refreshed is refreshed in place.
+        self.threads, _refresh._threads = _refresh._threads, _refresh.Threads(0, 0.0)
+        self.told: list[tuple[int, Any, str]] = []
         self.cache: Cache[Any, Value] = Cache(
             max_size,
             ttl=ttl,
@@ -80,8 +96,12 @@ class CacheModel(RuleBasedStateMachine):
             clock=self.clock,
         )
         self.entries: OrderedDict[int, Entry] = OrderedDict()
-        self.left: list[tuple[int, Value, str]] = []
+        self.left: list[tuple[int, Any, str]] = []
         self.counts: Counter[str] = Counter()
+
+    def teardown(self) -> None:
+        if hasattr(self, "threads"):
+            _refresh._threads = self.threads
 
     # ── the model
 
@@ -100,19 +120,35 @@ class CacheModel(RuleBasedStateMachine):
         self.left.append((key, entry.value, cause))
         return entry
 
+    def fresh(self) -> dict[int, Entry]:
+        """What anybody sees, in order."""
+        now = self.clock.now_ns()
+        return {key: one for key, one in self.entries.items() if one.state(now) == "fresh"}
+
     def weight(self) -> int:
         return sum(entry.value.weight for entry in self.entries.values()) if self.max_bytes else 0
 
     def look_up(self, key: int) -> Value | None:
-        entry = self.entries.get(key)
+        entry = self.fresh().get(key)
         self.counts["misses" if entry is None else "hits"] += 1
         if entry is None:
             return None
-        entry.touched = self.clock.now_ns()
-        self.entries.move_to_end(key)
+        self.touch(key)
+        assert isinstance(entry.value, Value)
         return entry.value
 
-    def store(self, key: int, value: Value, ttl: int | None = None, tags: Any = ()) -> None:
+    def touch(self, key: int) -> None:
+        self.entries[key].touched = self.clock.now_ns()
+        self.entries.move_to_end(key)
+
+    def store(
+        self,
+        key: int,
+        value: Value | No,
+        ttl: int | None = None,
+        tags: Any = (),
+        grace: int = 0,
+    ) -> None:
         heavy = self.max_bytes is not None and value.weight > self.max_bytes
         if key in self.entries:
             self.leave(key, "replaced")
@@ -128,8 +164,9 @@ class CacheModel(RuleBasedStateMachine):
             self.counts["evictions"] += 1
         now = self.clock.now_ns()
         ttl = self.ttl if ttl is None else ttl
-        deadline = FAR if ttl is None else now + ttl * NS
-        self.entries[key] = Entry(value, now, deadline, now, list(dict.fromkeys(tags)))
+        end = FAR if ttl is None else now + ttl * NS
+        tags = list(dict.fromkeys(tags))
+        self.entries[key] = Entry(value, now, end, end + grace * NS, now, tags)
 
     # ── what is done to both
 
@@ -152,14 +189,18 @@ class CacheModel(RuleBasedStateMachine):
     @rule(key=KEYS)
     def see(self, key: tuple[int, Any]) -> None:
         entry = self.entries.get(key[0])
-        assert (key[1] in self.cache) == (entry is not None)
+        assert (key[1] in self.cache) == (key[0] in self.fresh())
         facts = self.cache.explain(key[1])
         assert facts["present"] == (entry is not None)
         if entry is not None:
             now, expires = self.clock.now_ns(), self.expires(entry)
-            left = None if expires == FAR else (expires - now) / NS
+            left = None if expires >= FAR else (expires - now) / NS
             assert facts["expires_in_seconds"] == (left if left is None else pytest.approx(left))
             assert facts["age_seconds"] == pytest.approx((now - entry.written) / NS)
+            assert facts["state"] == entry.state(now)
+            end = 0 if entry.state(now) == "negative" else min(entry.end, expires)
+            fresh = None if end >= FAR else max(0, end - now) / NS
+            assert facts["fresh_for_seconds"] == (fresh if fresh is None else pytest.approx(fresh))
             assert facts["weight"] == (entry.value.weight if self.max_bytes else 0)
             assert facts["tags"] == entry.tags
 
@@ -180,8 +221,105 @@ class CacheModel(RuleBasedStateMachine):
         self.store(key[0], value, ttl, tags)
         self.cache.set(key[1], value, ttl=ttl, tags=tags)
 
+    @rule(
+        key=KEYS,
+        brings=VALUES | st.builds(No, st.just("no")),
+        ttl=st.none() | SECONDS,
+        tags=st.lists(st.sampled_from("xyz"), max_size=2),
+        stale=st.none() | SECONDS,
+        on_error=st.none() | SECONDS,
+        negative=st.none() | SECONDS,
+        skips=st.booleans(),
+    )
+    def load_by_terms(
+        self,
+        key: tuple[int, Any],
+        brings: Value | No,
+        ttl: int | None,
+        tags: list[str],
+        stale: int | None,
+        on_error: int | None,
+        negative: int | None,
+        skips: bool,
+    ) -> None:
+        if ttl is None and self.ttl is None:
+            ttl = 5
+
+        def factory() -> Value:
+            if isinstance(brings, No):
+                raise brings
+            return brings
+
+        try:
+            found: Value | No = self.cache.get_or_set_sync(
+                key[1],
+                factory,
+                ttl=ttl,
+                tags=tags,
+                stale_while_revalidate=stale,
+                stale_if_error=on_error,
+                negative_ttl=None if negative is None else {KeyError: 1, LookupError: negative},
+                skip_if=lambda _: skips,
+            )
+        except No as error:
+            found = error
+        assert found is self.answer(key[0], brings, ttl, tags, stale, on_error, negative, skips)
+
+    def answer(
+        self,
+        key: int,
+        brings: Value | No,
+        ttl: int | None,
+        tags: list[str],
+        stale: int | None,
+        on_error: int | None,
+        negative: int | None,
+        skips: bool,
+    ) -> Value | No:
+        now, entry, grace = (
+            self.clock.now_ns(),
+            self.entries.get(key),
+            max(stale or 0, on_error or 0),
+        )
+        state = "absent" if entry is None else entry.state(now)
+        within = stale or 0
+        if entry is not None and (state in ("fresh", "negative") or now - entry.end < within * NS):
+            self.counts["hits"] += 1
+            self.touch(key)
+            if state == "fresh":
+                return entry.value
+            self.counts[f"{state}_hits"] += 1
+            if state == "negative" or now < entry.asked + NS:
+                return entry.value
+            entry.asked = now
+            self.counts["refreshes"] += 1
+            if isinstance(brings, No):
+                self.counts["refresh_failures"] += 1
+                return entry.value
+            if not skips:
+                self.store(key, brings, ttl, tags, grace)
+            return brings
+        self.counts["misses"] += 1
+        if isinstance(brings, Value):
+            if not skips:
+                self.store(key, brings, ttl, tags, grace)
+            return brings
+        if entry is None:
+            if negative is not None:
+                self.store(key, brings, negative, tags)
+        elif now - entry.end < (on_error or 0) * NS:
+            self.counts["stale_on_error"] += 1
+            return entry.value
+        return brings
+
     @rule(key=KEYS, value=VALUES, way=st.sampled_from(["load", "setdefault"]))
     def load(self, key: tuple[int, Any], value: Value, way: str) -> None:
+        entry = self.entries.get(key[0])
+        if way == "load" and entry is not None and isinstance(entry.value, No):
+            with pytest.raises(No) as caught:
+                self.cache.get_or_set_sync(key[1], lambda: value)
+            assert caught.value is self.answer(key[0], value, None, [], None, None, None, False)
+            return
         expected = self.look_up(key[0])
         if expected is None:
             expected = value
@@ -193,15 +331,16 @@ class CacheModel(RuleBasedStateMachine):
 
     @rule(key=KEYS, way=st.sampled_from(["delete", "del", "pop", "pop or"]))
     def delete(self, key: tuple[int, Any], way: str) -> None:
-        there = key[0] in self.entries
+        there, seen = key[0] in self.entries, key[0] in self.fresh()
         value = self.leave(key[0], "deleted").value if there else None
+        value = value if seen else None
         ways: dict[str, Callable[[], object]] = {
             "delete": lambda: self.cache.delete(key[1]),
             "del": lambda: self.cache.__delitem__(key[1]),
             "pop": lambda: self.cache.pop(key[1]),
             "pop or": lambda: self.cache.pop(key[1], None),
         }
-        if way in ("del", "pop") and not there:
+        if way in ("del", "pop") and not seen:
             with pytest.raises(KeyError):
                 ways[way]()
             return
@@ -210,11 +349,11 @@ class CacheModel(RuleBasedStateMachine):
 
     @rule()
     def popitem(self) -> None:
-        if not self.entries:
+        if not self.fresh():
             with pytest.raises(KeyError):
                 self.cache.popitem()
             return
-        oldest = next(iter(self.entries))
+        oldest = next(iter(self.fresh()))
         value = self.leave(oldest, "deleted").value
         key, popped = self.cache.popitem()
         assert (number(key), popped) == (oldest, value)
@@ -257,7 +396,7 @@ class CacheModel(RuleBasedStateMachine):
 
     @rule()
     def count(self) -> None:
-        assert len(self.cache) == len(self.entries)
+        assert len(self.cache) == len(self.fresh())
 
     @rule()
     def statistics_agree(self) -> None:
@@ -268,6 +407,7 @@ class CacheModel(RuleBasedStateMachine):
         for name in (
             *("hits", "misses", "insertions", "updates"),
             *("evictions", "expirations", "invalidations", "rejections"),
+            *("stale_hits", "negative_hits", "stale_on_error", "refreshes", "refresh_failures"),
         ):
             assert stats[name] == self.counts[name], name  # type: ignore[literal-required]
         # Whatever came in is there or was told to have left.
@@ -299,9 +439,9 @@ class CacheModel(RuleBasedStateMachine):
         if not hasattr(self, "cache"):
             return
         snapshot = list(self.cache.items())
-        assert [number(key) for key, _ in snapshot] == list(self.entries)
-        assert [value for _, value in snapshot] == [one.value for one in self.entries.values()]
-        assert len(snapshot) <= self.max_size
+        assert [number(key) for key, _ in snapshot] == list(self.fresh())
+        assert [value for _, value in snapshot] == [one.value for one in self.fresh().values()]
+        assert len(self.entries) <= self.max_size
         assert self.max_bytes is None or self.weight() <= self.max_bytes
         self.check_what_left()
 

@@ -39,6 +39,12 @@ async def use() -> None:
     assert_type(cache.get_or_set("a", load), Awaitable[int])
     assert_type(await cache.get_or_set("a", load, ttl=5, tags=["x"]), int)
     assert_type(cache.get_or_set_sync("a", lambda: 1), int)
+    assert_type(await cache.get_or_set("a", load, ttl=5, stale_if_error=5, ttl_jitter=0.5), int)
+    assert_type(await answer.cache_refresh("a"), str)
+    assert_type(await answer.cache_bypass("a", temperature=0.5), str)
+    await answer.cache_refresh(5)  # type: ignore[arg-type]
+    cache.get_or_set("a", load, stale=5)  # type: ignore[call-arg]
+    cache.get_or_set("a", load, negative_ttl={BaseException: 5})  # type: ignore[dict-item]
     cache.get_or_set("a", lambda: 1)  # type: ignore[arg-type, return-value]
     cache.get_or_set(5, load)  # type: ignore[arg-type]
     cache.get_or_set_sync("a", lambda: "text")  # type: ignore[arg-type, return-value]
@@ -52,6 +58,20 @@ def plain(a: int, *, b: str = "") -> float:
 @cached(ttl=60, ignore=["b"], tags=lambda a, b: [str(a)])
 async def coroutine(a: int, b: str = "") -> str:
     return b * a
+
+
+@cached(
+    ttl=60,
+    stale_while_revalidate=10,
+    stale_if_error=timedelta(hours=1),
+    negative_ttl={LookupError: 5, OSError: timedelta(seconds=1)},
+    skip_if=lambda result: not result,
+    bypass_if=lambda prompt, temperature=0.0: temperature > 0,
+    ttl_jitter=0.1,
+    early_refresh=1.0,
+)
+async def answer(prompt: str, temperature: float = 0.0) -> str:
+    return prompt
 
 
 class Client:
@@ -82,6 +102,8 @@ plain.cache_key()  # type: ignore[call-arg]
 as_written: CachedFunction[[float], float] = cached(float.__neg__)
 awaitable: Coroutine[Any, Any, str] = coroutine(1)
 assert_type(Client().ask(1), list[int])
+assert_type(Client().ask.cache_refresh(1), list[int])
+assert_type(Client().ask.cache_bypass(x=1), list[int])
 assert_type(Client.ask(Client(), 1), list[int])
 assert_type(Client().ask.cache_invalidate(1), bool)
 Client().ask("1")  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::aging::{Aging, State};
 use crate::core::clock::Nanos;
 
 /// A label under which entries are invalidated together.
@@ -41,6 +42,8 @@ pub struct Insert {
     pub weight: u64,
     /// Under which tags it can be invalidated.
     pub tags: Vec<Tag>,
+    /// What it has beside its lifetime; boxed, for most entries have nothing.
+    pub aging: Option<Box<Aging>>,
 }
 
 /// One entry as [`Table::explain`](super::Table::explain) shows it.
@@ -50,7 +53,11 @@ pub struct Entry<'a, V> {
     pub value: &'a V,
     /// When it was written.
     pub written: Nanos,
-    /// When it expires, or [`NEVER`](crate::core::clock::NEVER).
+    /// Whether it is served.
+    pub state: State,
+    /// Until when it is fresh, or [`NEVER`](crate::core::clock::NEVER); 0 for a failure.
+    pub fresh: Nanos,
+    /// When it leaves, or [`NEVER`](crate::core::clock::NEVER).
     pub expires: Nanos,
     /// Its weight.
     pub weight: u64,

@@ -1,10 +1,11 @@
-//! The object cache: exact LRU, exact bounds, exact expiry.
+//! The object cache: exact LRU, exact bounds, exact expiry, stale values and failures.
 //!
 //! [`Table`] is single-threaded state; the caller wraps it in one mutex. Every
 //! operation that removes entries hands them out through a [`Graveyard`], so
 //! that their values are dropped after the lock is gone: dropping a value may
 //! run arbitrary code.
 
+mod aging;
 mod deadlines;
 mod entry;
 mod graveyard;
@@ -15,6 +16,7 @@ mod table;
 mod tests;
 mod upkeep;
 
+pub use aging::{Aging, Look, State, Wish};
 pub use entry::{Bounds, Entry, Insert, Lifetime, Tag};
 pub use graveyard::Graveyard;
 pub use stats::Stats;

@@ -3,8 +3,12 @@
 /// Counters since the start or the last reset, and the present size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Lookups that found a live value.
+    /// Lookups that were answered, also with what is stale or a failure.
     pub hits: u64,
+    /// Those hits that were stale.
+    pub stale_hits: u64,
+    /// Those hits that were failures.
+    pub negative_hits: u64,
     /// Lookups that did not.
     pub misses: u64,
     /// Values written under a new key.
@@ -17,6 +21,12 @@ pub struct Stats {
     pub expirations: u64,
     /// Entries removed by tag.
     pub invalidations: u64,
+    /// Loads of a key whose value was still served.
+    pub refreshes: u64,
+    /// Those refreshes that failed.
+    pub refresh_failures: u64,
+    /// Callers whose load failed and who got the stale value.
+    pub stale_on_error: u64,
     /// Values refused because they alone exceed `max_bytes`.
     pub rejections: u64,
 }

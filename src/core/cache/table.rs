@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
+use super::aging::{Aging, State};
 use super::deadlines::{Deadlines, Queue};
 use super::entry::{Bounds, Insert, Lifetime, Tag};
 use super::lru::{Links, List, NIL, Slots};
@@ -20,12 +21,24 @@ pub(super) struct Slot<V> {
     recency: Links,
     expiry: Links,
     pub(super) written: Nanos,
-    deadline: Nanos,
+    /// Until then it is served without a second look: fresh, and nothing to be done. It
+    /// expires then, unless it has an [`Aging`].
+    pub(super) calm: Nanos,
     /// Last read or write; kept only when the table has a time to idle.
     touched: Nanos,
     pub(super) weight: u64,
-    queue: Queue,
+    pub(super) queue: Queue,
     pub(super) tags: Option<Box<[Tag]>>,
+    /// Absent if it is expired as soon as it is not fresh.
+    pub(super) aging: Option<Box<Aging>>,
+}
+
+impl<V> Slot<V> {
+    /// When its time is over, not counting idleness.
+    #[inline]
+    pub(super) fn deadline(&self) -> Nanos {
+        self.aging.as_deref().map_or(self.calm, Aging::deadline)
+    }
 }
 
 pub(super) struct ByRecency<'a, V>(pub(super) &'a mut [Slot<V>]);
@@ -56,6 +69,8 @@ pub struct Table<V> {
     pub(super) deadlines: Deadlines,
     pub(super) tags: HashMap<Tag, HashSet<u32>>,
     pub(super) weight: u64,
+    /// How many entries have an [`Aging`].
+    pub(super) aging: usize,
     pub(super) stats: Stats,
     /// For lookups, which ask the time far more often than an entry expires.
     seen: Seen,
@@ -75,6 +90,7 @@ impl<V> Table<V> {
             deadlines: Deadlines::new(),
             tags: HashMap::new(),
             weight: 0,
+            aging: 0,
             stats: Stats::default(),
             seen: Seen::default(),
         }
@@ -115,34 +131,60 @@ impl<V> Table<V> {
         self.stats = Stats::default();
     }
 
-    /// The live value under `key`, which becomes the most recently used one.
+    /// The fresh value under `key`, which becomes the most recently used one.
     #[inline]
     pub fn get(&mut self, key: &impl Probe, clock: &Clock, grave: &mut Graveyard<V>) -> Option<&V> {
         let Some(slot) = self.find(key) else {
             self.stats.misses += 1;
             return None;
         };
-        if clock.has_come(self.expires(slot), &mut self.seen) {
-            self.bury(slot, Cause::Expired, grave);
+        if self.needs_second_look(slot, clock) && !self.is_fresh_or_buried(slot, clock, grave) {
             self.stats.misses += 1;
             return None;
         }
+        self.note_hit(slot, clock);
+        self.slots[slot as usize].value.as_ref()
+    }
+
+    /// As [`get`](Self::get), but without a trace if there is none: neither counted nor buried.
+    #[inline]
+    pub fn hit(&mut self, key: &impl Probe, clock: &Clock) -> Option<&V> {
+        let slot = self.find(key)?;
+        if self.needs_second_look(slot, clock) {
+            return None;
+        }
+        self.note_hit(slot, clock);
+        self.slots[slot as usize].value.as_ref()
+    }
+
+    /// The fresh value under `key`; neither counts nor changes the order.
+    #[inline]
+    pub fn peek(&mut self, key: &impl Probe, clock: &Clock) -> Option<&V> {
+        let slot = self.find(key)?;
+        if self.needs_second_look(slot, clock) && !self.is_fresh(slot, clock.now()) {
+            return None;
+        }
+        self.slots[slot as usize].value.as_ref()
+    }
+
+    /// Whether an entry may be anything but fresh, or is to be refreshed early.
+    #[inline]
+    pub(super) fn needs_second_look(&mut self, slot: u32, clock: &Clock) -> bool {
+        let entry = &self.slots[slot as usize];
+        let until = match self.bounds.tti {
+            Some(tti) => entry.calm.min(entry.touched.saturating_add(tti)),
+            None => entry.calm,
+        };
+        clock.has_come(until, &mut self.seen)
+    }
+
+    #[inline]
+    pub(super) fn note_hit(&mut self, slot: u32, clock: &Clock) {
         self.stats.hits += 1;
         if self.bounds.tti.is_some() {
             self.slots[slot as usize].touched = clock.now();
         }
         self.make_newest(slot);
-        self.slots[slot as usize].value.as_ref()
-    }
-
-    /// The live value under `key`; neither counts nor changes the order.
-    #[inline]
-    pub fn peek(&mut self, key: &impl Probe, clock: &Clock) -> Option<&V> {
-        let slot = self.find(key)?;
-        if clock.has_come(self.expires(slot), &mut self.seen) {
-            return None;
-        }
-        self.slots[slot as usize].value.as_ref()
     }
 
     /// Counts a lookup that was answered elsewhere as a miss.
@@ -155,7 +197,8 @@ impl<V> Table<V> {
     ///
     /// # Errors
     /// Gives the value back if its weight alone exceeds the bound; an older
-    /// value under the key is removed then, for it is no longer true.
+    /// value under the key is removed then, for it is no longer true. Gives a
+    /// failure back if there is a value, fresh or stale, which is worth more.
     pub fn insert(
         &mut self,
         key: &impl Probe,
@@ -171,6 +214,9 @@ impl<V> Table<V> {
                 self.replace(slot, value, &insert, now, grave);
                 return Ok(());
             }
+            if live && self.is_worth_more(slot, now, &insert) {
+                return Err(value);
+            }
             self.bury(slot, if live { Cause::Replaced } else { Cause::Expired }, grave);
             if live && !too_heavy {
                 self.stats.updates += 1;
@@ -182,9 +228,12 @@ impl<V> Table<V> {
         }
         self.stats.insertions += 1;
         self.make_room(insert.weight, now, grave);
-        let (deadline, queue) = self.deadline(insert.lifetime, now);
+        let (mut deadline, mut queue) = self.deadline(insert.lifetime, now);
         self.weight += insert.weight;
         let slot = self.occupy(key, value, &insert, now, deadline, queue);
+        if let Some(aging) = insert.aging {
+            (deadline, queue) = self.begin_to_age(slot, aging);
+        }
         self.recency.push_newest(&mut ByRecency(&mut self.slots), slot);
         self.deadlines.add(&mut ByExpiry(&mut self.slots), slot, deadline, queue);
         if !insert.tags.is_empty() {
@@ -195,14 +244,16 @@ impl<V> Table<V> {
         Ok(())
     }
 
-    /// Whether a new value may take the old one's place: no tag changes, and no
-    /// other entry has to go for it.
+    /// Whether a new value may take the old one's place: no tag changes, neither of them
+    /// ages, and no other entry has to go for it.
     #[inline]
     fn fits_in_place(&self, slot: u32, insert: &Insert) -> bool {
         let entry = &self.slots[slot as usize];
         let heavier = insert.weight.saturating_sub(entry.weight);
         insert.tags.is_empty()
             && entry.tags.is_none()
+            && insert.aging.is_none()
+            && entry.aging.is_none()
             && self.bounds.max_weight.is_none_or(|max| self.weight.saturating_add(heavier) <= max)
     }
 
@@ -218,7 +269,7 @@ impl<V> Table<V> {
     ) {
         let (deadline, queue) = self.deadline(insert.lifetime, now);
         let entry = &mut self.slots[slot as usize];
-        let (old_deadline, old_queue) = (entry.deadline, entry.queue);
+        let (old_deadline, old_queue) = (entry.calm, entry.queue);
         if let Some(old) = entry.value.replace(value) {
             grave.bury(Cause::Replaced, old);
         }
@@ -226,7 +277,7 @@ impl<V> Table<V> {
         entry.weight = insert.weight;
         entry.written = now;
         entry.touched = now;
-        entry.deadline = deadline;
+        entry.calm = deadline;
         entry.queue = queue;
         if queue != Queue::Usual || old_queue != Queue::Usual {
             let mut slots = ByExpiry(&mut self.slots);
@@ -240,20 +291,23 @@ impl<V> Table<V> {
         self.stats.updates += 1;
     }
 
-    /// Removes the entry under `key`; true if it was live.
-    pub fn remove(&mut self, key: &Key, now: Nanos, grave: &mut Graveyard<V>) -> bool {
-        let Some(slot) = self.find(key) else { return false };
-        let live = !self.is_expired(slot, now);
-        self.bury(slot, if live { Cause::Deleted } else { Cause::Expired }, grave);
-        live
+    /// Removes the entry under `key`; returns the state that it was in, if it was not expired.
+    pub fn remove(&mut self, key: &Key, now: Nanos, grave: &mut Graveyard<V>) -> Option<State> {
+        let slot = self.find(key)?;
+        let state = (!self.is_expired(slot, now)).then(|| self.state(slot, now));
+        self.bury(slot, if state.is_some() { Cause::Deleted } else { Cause::Expired }, grave);
+        state
     }
 
-    /// Removes the least recently used live entry.
+    /// Removes the least recently used fresh entry.
     pub fn remove_oldest(&mut self, now: Nanos, grave: &mut Graveyard<V>) -> bool {
-        while let Some(slot) = self.recency.oldest() {
-            let live = !self.is_expired(slot, now);
-            self.bury(slot, if live { Cause::Deleted } else { Cause::Expired }, grave);
-            if live {
+        let mut next = self.recency.oldest();
+        while let Some(slot) = next {
+            next = List::newer(&mut ByRecency(&mut self.slots), slot);
+            if self.is_expired(slot, now) {
+                self.bury(slot, Cause::Expired, grave);
+            } else if self.state(slot, now) == State::Fresh {
+                self.bury(slot, Cause::Deleted, grave);
                 return true;
             }
         }
@@ -271,8 +325,8 @@ impl<V> Table<V> {
     pub(super) fn expires(&self, slot: u32) -> Nanos {
         let slot = &self.slots[slot as usize];
         match self.bounds.tti {
-            Some(tti) => slot.deadline.min(slot.touched.saturating_add(tti)),
-            None => slot.deadline,
+            Some(tti) => slot.deadline().min(slot.touched.saturating_add(tti)),
+            None => slot.deadline(),
         }
     }
 
@@ -301,7 +355,7 @@ impl<V> Table<V> {
     }
 
     pub(super) fn due(&self, now: Nanos) -> Option<u32> {
-        let by_deadline = self.deadlines.due(now, |slot| self.slots[slot as usize].deadline);
+        let by_deadline = self.deadlines.due(now, |slot| self.slots[slot as usize].calm);
         by_deadline.or_else(|| self.recency.oldest().filter(|slot| self.is_expired(*slot, now)))
     }
 
@@ -321,7 +375,7 @@ impl<V> Table<V> {
         }
     }
 
-    /// Puts a value without tags into a free slot; its links are still loose.
+    /// Puts a value without tags and aging into a free slot; its links are still loose.
     #[inline]
     fn occupy(
         &mut self,
@@ -339,11 +393,12 @@ impl<V> Table<V> {
                 recency: Links::UNLINKED,
                 expiry: Links::UNLINKED,
                 written: now,
-                deadline,
+                calm: deadline,
                 touched: now,
                 weight: insert.weight,
                 queue,
                 tags: None,
+                aging: None,
             });
             return (self.slots.len() - 1) as u32;
         };
@@ -352,7 +407,7 @@ impl<V> Table<V> {
         slot.key = key.to_key();
         slot.value = Some(value);
         slot.written = now;
-        slot.deadline = deadline;
+        slot.calm = deadline;
         slot.touched = now;
         slot.weight = insert.weight;
         slot.queue = queue;
@@ -369,7 +424,7 @@ impl<V> Table<V> {
     pub(super) fn bury(&mut self, slot: u32, cause: Cause, grave: &mut Graveyard<V>) {
         let (hash, deadline, queue) = {
             let entry = &self.slots[slot as usize];
-            (entry.key.hash(), entry.deadline, entry.queue)
+            (entry.key.hash(), entry.deadline(), entry.queue)
         };
         if let Ok(found) = self.index.find_entry(hash, |other| *other == slot) {
             found.remove();
@@ -379,6 +434,9 @@ impl<V> Table<V> {
         let entry = &mut self.slots[slot as usize];
         self.weight -= entry.weight;
         let tags = entry.tags.take();
+        if entry.aging.take().is_some() {
+            self.aging -= 1;
+        }
         if let Some(value) = entry.value.take() {
             grave.bury(cause, value);
         }

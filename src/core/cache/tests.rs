@@ -2,17 +2,61 @@
 
 use proptest::prelude::*;
 
-use super::{Bounds, Cause, Graveyard, Insert, Lifetime, Stats, Table, Tag};
+use super::{
+    Aging, Bounds, Cause, Graveyard, Insert, Lifetime, Look, State, Stats, Table, Tag, Wish,
+};
 use crate::core::cases;
-use crate::core::clock::{Clock, ManualClock, NEVER, Nanos};
+use crate::core::clock::{Clock, ManualClock, NEVER, Nanos, SECOND};
 use crate::core::key::Key;
 
 fn key(k: u8) -> Key {
     Key::new(&[k])
 }
 
-/// Key, value, deadline, last touch, weight, tag.
-type ModelEntry = (u8, u32, Nanos, Nanos, u64, Option<&'static str>);
+#[derive(Clone, Debug)]
+struct ModelEntry {
+    key: u8,
+    value: u32,
+    end: Nanos,
+    deadline: Nanos,
+    touched: Nanos,
+    weight: u64,
+    tag: Option<&'static str>,
+    /// Absent for an entry that just expires.
+    aging: Option<ModelAging>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ModelAging {
+    failure: bool,
+    /// How long the load took, times the factor of early refreshes.
+    reach: f64,
+    asked: Option<Nanos>,
+}
+
+impl ModelEntry {
+    fn state(&self, now: Nanos) -> State {
+        match self.aging {
+            Some(ModelAging { failure: true, .. }) => State::Negative,
+            _ if self.end <= now && self.end != NEVER => State::Stale(self.end),
+            _ => State::Fresh,
+        }
+    }
+
+    fn expires(&self, bounds: &Bounds) -> Nanos {
+        self.deadline.min(bounds.tti.map_or(NEVER, |tti| self.touched.saturating_add(tti)))
+    }
+
+    /// Whether the caller is to refresh it, at most once a second.
+    fn claim(&mut self, now: Nanos) -> bool {
+        let Some(aging) = &mut self.aging else { return false };
+        let claimed = aging.asked.is_none_or(|asked| now >= asked.saturating_add(SECOND));
+        if claimed {
+            aging.asked = Some(now);
+        }
+        claimed
+    }
+}
 
 /// Entries from the least to the most recently used one.
 #[derive(Default)]
@@ -22,23 +66,92 @@ struct Model {
 
 impl Model {
     fn drop_dead(&mut self, bounds: &Bounds, now: Nanos) {
-        self.entries.retain(|(_, _, deadline, touched, _, _)| {
-            let idle = bounds.tti.map_or(NEVER, |tti| touched.saturating_add(tti));
-            let end = (*deadline).min(idle);
+        self.entries.retain(|entry| {
+            let end = entry.expires(bounds);
             end == NEVER || end > now
         });
     }
 
     fn weight(&self) -> u64 {
-        self.entries.iter().map(|entry| entry.4).sum()
+        self.entries.iter().map(|entry| entry.weight).sum()
     }
+
+    fn find(&self, key: u8) -> Option<&ModelEntry> {
+        self.entries.iter().find(|entry| entry.key == key)
+    }
+
+    /// Makes the entry the most recently used one.
+    fn touch(&mut self, key: u8, now: Nanos) -> Option<&mut ModelEntry> {
+        let position = self.entries.iter().position(|entry| entry.key == key)?;
+        let mut entry = self.entries.remove(position);
+        entry.touched = now;
+        self.entries.push(entry);
+        self.entries.last_mut()
+    }
+
+    fn look(
+        &mut self,
+        key: u8,
+        now: Nanos,
+        wish: Wish,
+        stats: &mut Stats,
+    ) -> Option<(bool, u32, bool)> {
+        let state = self.find(key).map(|entry| entry.state(now));
+        let served = match state {
+            Some(State::Stale(since)) => now - since < wish.stale,
+            Some(_) => true,
+            None => false,
+        };
+        if !served {
+            stats.misses += 1;
+            return None;
+        }
+        stats.hits += 1;
+        let entry = self.touch(key, now)?;
+        match state {
+            Some(State::Negative) => {
+                stats.negative_hits += 1;
+                Some((false, entry.value, false))
+            }
+            Some(State::Stale(_)) => {
+                stats.stale_hits += 1;
+                Some((true, entry.value, entry.claim(now)))
+            }
+            _ => {
+                let reach = entry.aging.map_or(0.0, |aging| aging.reach);
+                let chosen = entry.aging.is_some()
+                    && entry.end != NEVER
+                    && reach * wish.early >= (entry.end - now) as f64;
+                Some((true, entry.value, chosen && entry.claim(now)))
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Set {
+    key: u8,
+    value: u32,
+    weight: u64,
+    lifetime: Option<Lifetime>,
+    tag: Option<&'static str>,
+    aging: Option<Ages>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ages {
+    Value { grace: Nanos, early: f64, took: Nanos },
+    Failure,
 }
 
 #[derive(Clone, Debug)]
 enum Op {
     Get(u8),
+    Hit(u8),
+    Look(u8, Wish),
+    Fallback(u8, Nanos),
     Peek(u8),
-    Set(u8, u32, u64, Option<Lifetime>, Option<&'static str>),
+    Set(Set),
     Delete(u8),
     Pop,
     Invalidate(&'static str),
@@ -47,24 +160,58 @@ enum Op {
     Clear,
 }
 
-fn op() -> impl Strategy<Value = Op> {
-    let key = 0_u8..12;
+fn set() -> impl Strategy<Value = Set> {
     let life = prop_oneof![
         (1_u64..30).prop_map(Lifetime::For),
         Just(Lifetime::Unlimited),
         Just(Lifetime::For(NEVER)),
     ];
     let tag = prop_oneof![Just("red"), Just("blue")];
+    let grace = prop_oneof![Just(0), 1_u64..40, Just(2 * SECOND), Just(NEVER)];
+    let early = prop_oneof![Just(0.0), 0.01_f64..3.0];
+    let ages = prop_oneof![
+        3 => (grace, early, 0_u64..10)
+            .prop_map(|(grace, early, took)| Ages::Value { grace, early, took }),
+        1 => Just(Ages::Failure),
+    ];
+    (
+        (0_u8..12, any::<u32>(), 0_u64..9),
+        proptest::option::of(life),
+        proptest::option::of(tag),
+        proptest::option::of(ages),
+    )
+        .prop_map(|((key, value, weight), lifetime, tag, aging)| Set {
+            key,
+            value,
+            weight,
+            lifetime,
+            tag,
+            aging,
+        })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let key = 0_u8..12;
+    let within = prop_oneof![Just(0), 1_u64..40, Just(SECOND), Just(NEVER)];
+    let draw = prop_oneof![Just(0.0), 0.0_f64..3.0, Just(36.7)];
+    let wish = (within.clone(), draw).prop_map(|(stale, early)| Wish { stale, early });
+    let tag = prop_oneof![Just("red"), Just("blue")];
     prop_oneof![
         6 => key.clone().prop_map(Op::Get),
+        2 => key.clone().prop_map(Op::Hit),
+        6 => (key.clone(), wish).prop_map(|(k, wish)| Op::Look(k, wish)),
+        2 => (key.clone(), within).prop_map(|(k, within)| Op::Fallback(k, within)),
         2 => key.clone().prop_map(Op::Peek),
-        8 => (key.clone(), any::<u32>(), 0_u64..9, proptest::option::of(life), proptest::option::of(tag.clone()))
-            .prop_map(|(k, v, w, l, t)| Op::Set(k, v, w, l, t)),
+        8 => set().prop_map(Op::Set),
         2 => key.prop_map(Op::Delete),
         1 => Just(Op::Pop),
         1 => tag.prop_map(Op::Invalidate),
         1 => (0_usize..4).prop_map(Op::Sweep),
-        4 => prop_oneof![4 => 0_u64..12, 1 => Just(u64::MAX / 2)].prop_map(Op::Advance),
+        4 => prop_oneof![
+            6 => 0_u64..12,
+            1 => Just(SECOND),
+            1 => Just(u64::MAX / 2),
+        ].prop_map(Op::Advance),
         1 => Just(Op::Clear),
     ]
 }
@@ -96,73 +243,123 @@ proptest! {
             match op {
                 Op::Get(k) => {
                     model.drop_dead(&bounds, now);
-                    let position = model.entries.iter().position(|entry| entry.0 == k);
-                    let expected = position.map(|i| {
-                        let mut entry = model.entries.remove(i);
-                        entry.3 = now;
-                        model.entries.push(entry);
-                        entry.1
-                    });
+                    let fresh = model.find(k).is_some_and(|entry| entry.state(now) == State::Fresh);
+                    let expected = if fresh { model.touch(k, now).map(|e| e.value) } else { None };
                     match expected {
                         Some(_) => expected_stats.hits += 1,
                         None => expected_stats.misses += 1,
                     }
                     prop_assert_eq!(table.get(&key(k), &clock, &mut grave).copied(), expected);
                 }
+                Op::Hit(k) => {
+                    model.drop_dead(&bounds, now);
+                    // It may not find what is close to its end, and then leaves no trace.
+                    if let Some(found) = table.hit(&key(k), &clock).copied() {
+                        prop_assert_eq!(model.find(k).map(|e| e.state(now)), Some(State::Fresh));
+                        prop_assert_eq!(model.touch(k, now).map(|e| e.value), Some(found));
+                        expected_stats.hits += 1;
+                    } else if let Some(entry) = model.find(k) {
+                        prop_assert!(entry.aging.is_some());
+                    }
+                }
+                Op::Look(k, wish) => {
+                    model.drop_dead(&bounds, now);
+                    let expected = model.look(k, now, wish, &mut expected_stats);
+                    let found = match table.look(&key(k), &clock, wish, &mut grave) {
+                        Look::Value(value, refresh) => Some((true, *value, refresh)),
+                        Look::Failure(value) => Some((false, *value, false)),
+                        Look::Absent => None,
+                    };
+                    prop_assert_eq!(found, expected);
+                }
+                Op::Fallback(k, within) => {
+                    model.drop_dead(&bounds, now);
+                    let expected = model.find(k).and_then(|entry| match entry.state(now) {
+                        State::Fresh => Some((entry.value, 0)),
+                        State::Stale(since) => (now - since < within).then_some((entry.value, 1)),
+                        State::Negative => None,
+                    });
+                    expected_stats.stale_on_error += expected.map_or(0, |(_, counted)| counted);
+                    let found = table.fallback(&key(k), within, now).copied();
+                    prop_assert_eq!(found, expected.map(|(value, _)| value));
+                }
                 Op::Peek(k) => {
                     model.drop_dead(&bounds, now);
-                    let expected = model.entries.iter().find(|entry| entry.0 == k).map(|entry| entry.1);
+                    let fresh = model.find(k).filter(|entry| entry.state(now) == State::Fresh);
+                    let expected = fresh.map(|entry| entry.value);
                     prop_assert_eq!(table.peek(&key(k), &clock).copied(), expected);
                 }
-                Op::Set(k, v, weight, lifetime, tag) => {
+                Op::Set(Set { key: k, value, weight, lifetime, tag, aging }) => {
                     model.drop_dead(&bounds, now);
-                    let before = model.entries.len();
-                    model.entries.retain(|entry| entry.0 != k);
-                    let replaced = model.entries.len() < before;
+                    let failure = matches!(aging, Some(Ages::Failure));
                     let lifetime = lifetime.unwrap_or_default();
-                    let heavy = max_weight.is_some_and(|max| weight > max);
-                    expected_stats.rejections += u64::from(heavy);
-                    expected_stats.insertions += u64::from(!heavy);
-                    expected_stats.updates += u64::from(replaced && !heavy);
-                    if !heavy {
-                        while model.entries.len() >= max_size
-                            || max_weight.is_some_and(|max| model.weight() + weight > max)
-                        {
-                            model.entries.remove(0);
-                            expected_stats.evictions += 1;
-                        }
-                        let deadline = match lifetime {
-                            Lifetime::Usual => ttl.map_or(NEVER, |ttl| now.saturating_add(ttl)),
-                            Lifetime::For(ttl) => now.saturating_add(ttl),
-                            Lifetime::Unlimited => NEVER,
-                        };
-                        model.entries.push((k, v, deadline, now, weight, tag));
-                    }
                     let tags: Vec<Tag> = tag.into_iter().map(Tag::from).collect();
-                    let insert = Insert { lifetime, weight, tags };
-                    let result = table.insert(&key(k), v, insert, now, &mut grave);
-                    prop_assert_eq!(result.is_err(), heavy);
-                    written += u64::from(result.is_ok());
-                    replacements = usize::from(replaced);
+                    let aged = aging.map(|aging| Box::new(match aging {
+                        Ages::Value { grace, early, took } => Aging::of_value(grace, early, took),
+                        Ages::Failure => Aging::of_failure(),
+                    }));
+                    let insert = Insert { lifetime, weight, tags, aging: aged };
+                    let result = table.insert(&key(k), value, insert, now, &mut grave);
+                    let there = model.find(k);
+                    if failure && there.is_some_and(|entry| entry.state(now) != State::Negative) {
+                        prop_assert_eq!(result, Err(value));
+                    } else {
+                        let replaced = there.is_some();
+                        model.entries.retain(|entry| entry.key != k);
+                        let heavy = max_weight.is_some_and(|max| weight > max);
+                        expected_stats.rejections += u64::from(heavy);
+                        expected_stats.insertions += u64::from(!heavy);
+                        expected_stats.updates += u64::from(replaced && !heavy);
+                        if !heavy {
+                            while model.entries.len() >= max_size
+                                || max_weight.is_some_and(|max| model.weight() + weight > max)
+                            {
+                                model.entries.remove(0);
+                                expected_stats.evictions += 1;
+                            }
+                            let end = match lifetime {
+                                Lifetime::Usual => ttl.map_or(NEVER, |ttl| now.saturating_add(ttl)),
+                                Lifetime::For(ttl) => now.saturating_add(ttl),
+                                Lifetime::Unlimited => NEVER,
+                            };
+                            let (grace, reach) = match aging {
+                                Some(Ages::Value { grace, early, took }) => (grace, early * took as f64),
+                                _ => (0, 0.0),
+                            };
+                            model.entries.push(ModelEntry {
+                                key: k,
+                                value,
+                                end,
+                                deadline: end.saturating_add(grace),
+                                touched: now,
+                                weight,
+                                tag,
+                                aging: aging.map(|_| ModelAging { failure, reach, asked: None }),
+                            });
+                        }
+                        prop_assert_eq!(result.is_err(), heavy);
+                        written += u64::from(!heavy);
+                        replacements = usize::from(replaced);
+                    }
                 }
                 Op::Delete(k) => {
                     model.drop_dead(&bounds, now);
-                    let before = model.entries.len();
-                    model.entries.retain(|entry| entry.0 != k);
-                    prop_assert_eq!(table.remove(&key(k), now, &mut grave), model.entries.len() < before);
+                    let expected = model.find(k).map(|entry| entry.state(now));
+                    model.entries.retain(|entry| entry.key != k);
+                    prop_assert_eq!(table.remove(&key(k), now, &mut grave), expected);
                 }
                 Op::Pop => {
                     model.drop_dead(&bounds, now);
-                    let expected = !model.entries.is_empty();
-                    if expected {
-                        model.entries.remove(0);
-                    }
-                    prop_assert_eq!(table.remove_oldest(now, &mut grave), expected);
+                    let oldest = model.entries.iter().position(|e| e.state(now) == State::Fresh);
+                    let expected = oldest.map(|oldest| model.entries.remove(oldest).value);
+                    let popped = table.remove_oldest(now, &mut grave);
+                    let last = grave.last().filter(|_| popped).map(|(_, value)| *value);
+                    prop_assert_eq!((popped, last), (expected.is_some(), expected));
                 }
                 Op::Invalidate(tag) => {
                     model.drop_dead(&bounds, now);
                     let before = model.entries.len();
-                    model.entries.retain(|entry| entry.5 != Some(tag));
+                    model.entries.retain(|entry| entry.tag != Some(tag));
                     let gone = table.invalidate_tag(tag, usize::MAX, now, &mut grave);
                     prop_assert_eq!(gone, before - model.entries.len());
                     expected_stats.invalidations += gone as u64;
@@ -192,13 +389,19 @@ proptest! {
             prop_assert!(max_weight.is_none_or(|max| table.weight() <= max));
             let mut order = Vec::new();
             table.by_recency(now, |value| order.push(*value));
-            prop_assert_eq!(order, model.entries.iter().map(|entry| entry.1).collect::<Vec<_>>());
-            for (k, value, deadline, touched, weight, tag) in &model.entries {
-                let found = table.explain(&key(*k), now).unwrap();
-                let idle = tti.map_or(NEVER, |tti| touched.saturating_add(tti));
-                let tags: Vec<Tag> = tag.iter().map(|tag| Tag::from(*tag)).collect();
-                prop_assert_eq!((found.value, found.weight, found.tags), (value, *weight, &*tags));
-                prop_assert_eq!(found.expires, idle.min(*deadline));
+            let fresh = model.entries.iter().filter(|entry| entry.state(now) == State::Fresh);
+            let fresh: Vec<u32> = fresh.map(|entry| entry.value).collect();
+            prop_assert!((fresh.len()..=table.len()).contains(&table.count_fresh(now)));
+            prop_assert_eq!(order, fresh);
+            for entry in &model.entries {
+                let found = table.explain(&key(entry.key), now).unwrap();
+                let tags: Vec<Tag> = entry.tag.iter().map(|tag| Tag::from(*tag)).collect();
+                let expected = (&entry.value, entry.weight, &*tags, entry.state(now));
+                prop_assert_eq!((found.value, found.weight, found.tags, found.state), expected);
+                let expires = entry.expires(&bounds);
+                let failure = entry.aging.is_some_and(|aging| aging.failure);
+                let until = if failure { 0 } else { entry.end.min(expires) };
+                prop_assert_eq!((found.expires, found.fresh), (expires, until));
             }
             // Nothing vanishes without a burial, and nothing is buried twice.
             prop_assert_eq!(written - buried, table.len() as u64);
@@ -207,6 +410,8 @@ proptest! {
         let now = time.now();
         table.sweep(usize::MAX, now, &mut grave);
         prop_assert_eq!(table.len(), model.entries.len());
+        let fresh = model.entries.iter().filter(|entry| entry.state(now) == State::Fresh).count();
+        prop_assert_eq!(table.count_fresh(now), fresh);
         prop_assert_eq!(table.weight(), model.weight());
     }
 }

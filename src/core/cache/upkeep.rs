@@ -76,31 +76,38 @@ impl<V> Table<V> {
         self.deadlines = Deadlines::new();
         self.tags = HashMap::new();
         self.weight = 0;
+        self.aging = 0;
     }
 
-    /// The live entry under `key` with all that is known about it.
+    /// The entry under `key` with all that is known about it.
     #[must_use]
     pub fn explain(&self, key: &Key, now: Nanos) -> Option<Entry<'_, V>> {
         let slot = self.find(key)?;
         if self.is_expired(slot, now) {
             return None;
         }
-        let expires = self.expires(slot);
+        let (state, expires) = (self.state(slot, now), self.expires(slot));
         let slot = &self.slots[slot as usize];
+        let fresh = match slot.aging.as_deref() {
+            Some(aging) => aging.fresh_until(),
+            None => slot.calm,
+        };
         Some(Entry {
             value: slot.value.as_ref()?,
             written: slot.written,
+            state,
+            fresh: fresh.min(expires),
             expires,
             weight: slot.weight,
             tags: slot.tags.as_deref().unwrap_or_default(),
         })
     }
 
-    /// Live values from the least to the most recently used one.
+    /// Fresh values from the least to the most recently used one.
     pub fn by_recency(&mut self, now: Nanos, mut visit: impl FnMut(&V)) {
         let mut next = self.recency.oldest();
         while let Some(slot) = next {
-            if !self.is_expired(slot, now)
+            if self.is_fresh(slot, now)
                 && let Some(value) = &self.slots[slot as usize].value
             {
                 visit(value);

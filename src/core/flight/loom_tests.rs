@@ -11,7 +11,7 @@ fn loom_no_wakeup_is_lost_or_doubled() {
         let flights: Arc<Flights<i32, usize>> = Arc::new(Flights::default());
         let key = Key::new(b"k");
         let woken = Arc::new(AtomicUsize::new(0));
-        let (flight, leads) = flights.join(&key);
+        let (flight, leads) = flights.join(&key, Purpose::Answer);
         assert!(leads);
         let followers: Vec<_> = (0..2)
             .map(|me| {
@@ -48,7 +48,7 @@ fn loom_one_leader_at_a_time() {
                 let leading = Arc::clone(&leading);
                 thread::spawn(move || {
                     let key = Key::new(b"k");
-                    let (flight, leads) = flights.join(&key);
+                    let (flight, leads) = flights.join(&key, Purpose::Answer);
                     if leads {
                         assert_eq!(leading.fetch_add(1, LoomOrdering::SeqCst), 0);
                         leading.fetch_sub(1, LoomOrdering::SeqCst);
@@ -70,7 +70,7 @@ fn loom_leaving_races_with_landing() {
     loom::model(|| {
         let flights: Arc<Flights<i32, ()>> = Arc::new(Flights::default());
         let key = Key::new(b"k");
-        let (flight, _) = flights.join(&key);
+        let (flight, _) = flights.join(&key, Purpose::Answer);
         let id = flight.enroll(()).unwrap();
         let leaver = {
             let flight = Arc::clone(&flight);

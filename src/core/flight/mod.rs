@@ -40,8 +40,21 @@ impl<R> Clone for Landing<R> {
     }
 }
 
+/// What a load is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// For those who wait for it.
+    Answer,
+    /// To replace a value that is served meanwhile: nobody need wait for it.
+    Refresh,
+    /// To read anew, whatever there is already or is being loaded.
+    Anew,
+}
+
 #[derive(Debug)]
 struct State<R, W> {
+    /// The thread that runs it; unlike the system's, its number is never used again.
+    thread: ThreadId,
     landing: Option<Landing<R>>,
     waiters: Vec<(WaiterId, W)>,
     next: WaiterId,
@@ -53,18 +66,18 @@ struct State<R, W> {
 #[derive(Debug)]
 pub struct Flight<R, W> {
     id: FlightId,
-    /// The thread that it began in; unlike the system's, its number is never used again.
-    thread: ThreadId,
+    purpose: Purpose,
     state: Mutex<State<R, W>>,
 }
 
 impl<R, W> Flight<R, W> {
-    fn new() -> Self {
+    fn new(purpose: Purpose) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            thread: thread::current().id(),
+            purpose,
             state: Mutex::new(State {
+                thread: thread::current().id(),
                 landing: None,
                 waiters: Vec::new(),
                 next: 0,
@@ -80,10 +93,21 @@ impl<R, W> Flight<R, W> {
         self.id
     }
 
-    /// Whether the calling thread is the one that it began in.
+    /// What it is for.
     #[must_use]
-    pub fn began_here(&self) -> bool {
-        self.thread == thread::current().id()
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// Whether the calling thread runs it: the one that it began in, or moved to.
+    #[must_use]
+    pub fn is_of_this_thread(&self) -> bool {
+        self.state.lock().thread == thread::current().id()
+    }
+
+    /// The calling thread runs it from now on.
+    pub fn move_here(&self) {
+        self.state.lock().thread = thread::current().id();
     }
 
     /// Waits in line for the landing.
@@ -175,6 +199,12 @@ impl<R, W> Table<R, W> {
         self.shared.len() + self.alone.values().map(Vec::len).sum::<usize>()
     }
 
+    /// Takes all flights for a key out.
+    fn take_of(&mut self, key: &Key) -> Vec<Arc<Flight<R, W>>> {
+        let alone = self.alone.remove(key).unwrap_or_default();
+        self.shared.remove(key).into_iter().chain(alone).collect()
+    }
+
     /// Takes all flights out for which `pick` says so.
     fn take(&mut self, pick: impl Fn(&Flight<R, W>) -> bool) -> Vec<Arc<Flight<R, W>>> {
         let mut taken: Vec<_> =
@@ -205,20 +235,33 @@ impl<R, W> Default for Flights<R, W> {
 impl<R, W> Flights<R, W> {
     /// The flight for `key`, and whether the caller leads it: then it must
     /// [`land`](Self::land) it, whatever happens.
-    pub fn join(&self, key: &Key) -> (Arc<Flight<R, W>>, bool) {
+    ///
+    /// To load anew is joined only to what does so too: any other load may have read what
+    /// is there to be replaced, so it is [outdated](Self::outdate).
+    pub fn join(&self, key: &Key, purpose: Purpose) -> (Arc<Flight<R, W>>, bool) {
         let mut table = self.table.lock();
-        if let Some(flight) = table.shared.get(key) {
+        let mut outdated = Vec::new();
+        if let Some(flight) = table.shared.get(key)
+            && (purpose != Purpose::Anew || flight.purpose == Purpose::Anew)
+        {
             return (Arc::clone(flight), false);
         }
-        let flight = Arc::new(Flight::new());
+        if purpose == Purpose::Anew {
+            outdated = table.take_of(key);
+        }
+        let flight = Arc::new(Flight::new(purpose));
         table.shared.insert(*key, Arc::clone(&flight));
         self.any.store(true, Ordering::Release);
+        drop(table);
+        for flight in outdated {
+            flight.state.lock().outdated = true;
+        }
         (flight, true)
     }
 
     /// A flight for `key` that nobody joins; to be landed as every other.
     pub fn depart_alone(&self, key: &Key) -> Arc<Flight<R, W>> {
-        let flight = Arc::new(Flight::new());
+        let flight = Arc::new(Flight::new(Purpose::Answer));
         let mut table = self.table.lock();
         table.alone.entry(*key).or_default().push(Arc::clone(&flight));
         self.any.store(true, Ordering::Release);
@@ -256,11 +299,10 @@ impl<R, W> Flights<R, W> {
             return;
         }
         let mut table = self.table.lock();
-        let shared = table.shared.remove(key);
-        let alone = table.alone.remove(key);
+        let outdated = table.take_of(key);
         self.note(&table);
         drop(table);
-        for flight in shared.into_iter().chain(alone.into_iter().flatten()) {
+        for flight in outdated {
             flight.state.lock().outdated = true;
         }
     }
@@ -330,8 +372,8 @@ mod tests {
     #[test]
     fn one_leads_and_the_others_get_its_result() {
         let flights: Flights<i32, &str> = Flights::default();
-        let (lead, leads) = flights.join(&key());
-        let (follow, follows) = flights.join(&key());
+        let (lead, leads) = flights.join(&key(), Purpose::Answer);
+        let (follow, follows) = flights.join(&key(), Purpose::Answer);
         assert!(leads && !follows && lead.id() == follow.id());
         follow.enroll("a").unwrap();
         let b = follow.enroll("b").unwrap();
@@ -346,9 +388,9 @@ mod tests {
     #[test]
     fn an_abandoned_flight_is_never_met_again() {
         let flights: Flights<i32, ()> = Flights::default();
-        let (first, _) = flights.join(&key());
+        let (first, _) = flights.join(&key(), Purpose::Answer);
         assert!(flights.land(&key(), &first, Landing::Abandoned).is_empty());
-        let (second, leads) = flights.join(&key());
+        let (second, leads) = flights.join(&key(), Purpose::Answer);
         assert!(leads && first.id() != second.id());
         // A late landing of the first must not end the second.
         assert!(flights.land(&key(), &first, Landing::Done(Arc::new(1))).is_empty());
@@ -360,7 +402,7 @@ mod tests {
     fn a_lone_flight_is_met_by_nobody_and_outdated_with_its_key() {
         let flights: Flights<i32, ()> = Flights::default();
         let (first, second) = (flights.depart_alone(&key()), flights.depart_alone(&key()));
-        let (shared, leads) = flights.join(&key());
+        let (shared, leads) = flights.join(&key(), Purpose::Answer);
         assert!(leads && first.id() != shared.id() && flights.len() == 3);
         assert!(flights.land(&key(), &first, Landing::Abandoned).is_empty());
         assert_eq!(flights.len(), 2);
@@ -376,10 +418,44 @@ mod tests {
     }
 
     #[test]
+    fn to_load_anew_joins_only_what_does_too() {
+        let flights: Flights<i32, &str> = Flights::default();
+        let (refresh, leads) = flights.join(&key(), Purpose::Refresh);
+        assert!(leads && !flights.join(&key(), Purpose::Answer).1);
+        assert!(!flights.join(&key(), Purpose::Refresh).1);
+        let alone = flights.depart_alone(&key());
+        let (anew, leads) = flights.join(&key(), Purpose::Anew);
+        assert!(leads && (anew.purpose(), flights.len()) == (Purpose::Anew, 1));
+        assert_eq!((refresh.store(|_| ()), alone.store(|_| ())), (None, None));
+        for purpose in [Purpose::Answer, Purpose::Refresh, Purpose::Anew] {
+            let (joined, leads) = flights.join(&key(), purpose);
+            assert!(!leads && joined.id() == anew.id());
+        }
+        assert!(flights.land(&key(), &refresh, Landing::Abandoned).is_empty());
+        assert!(anew.store(|_| ()).is_some() && flights.len() == 1);
+    }
+
+    #[test]
+    fn a_flight_belongs_to_the_thread_that_runs_it() {
+        let flights: Flights<i32, ()> = Flights::default();
+        let (flight, _) = flights.join(&key(), Purpose::Refresh);
+        assert!(flight.is_of_this_thread());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                assert!(!flight.is_of_this_thread());
+                flight.move_here();
+                assert!(flight.is_of_this_thread());
+            });
+        });
+        assert!(!flight.is_of_this_thread());
+    }
+
+    #[test]
     fn an_outdated_flight_is_left_alone_and_stores_nothing() {
         let (tagged, named, other) = (Key::new(b"tagged"), key(), Key::new(b"other"));
         let flights: Flights<i32, &str> = Flights::default();
-        let [first, second, third] = [tagged, named, other].map(|key| flights.join(&key).0);
+        let [first, second, third] =
+            [tagged, named, other].map(|key| flights.join(&key, Purpose::Answer).0);
         first.tag(vec!["t".into(), "u".into()]);
         third.tag(vec!["u".into()]);
         flights.outdate_tagged("t");
@@ -388,7 +464,7 @@ mod tests {
         assert_eq!(third.store(|tags| tags.len()), Some(1));
         assert_eq!(flights.len(), 1);
         // Whoever comes now leads; whoever waited gets what was loaded.
-        let (anew, leads) = flights.join(&named);
+        let (anew, leads) = flights.join(&named, Purpose::Answer);
         assert!(leads);
         second.enroll("early").unwrap();
         let woken = flights.land(&named, &second, Landing::Done(Arc::new(1)));

@@ -6,10 +6,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use super::flight::{Flight, Lookup};
+use super::freshness::Freshness;
 use super::hooks::Hooks;
+use super::loads::Found;
 use super::store::{PyEntry, Store, lifetime, tags};
-use crate::core::cache::{Bounds, Lifetime};
-use crate::core::clock::{NEVER, secs_from_nanos};
+use crate::core::cache::{Bounds, Lifetime, State};
+use crate::core::clock::{NEVER, Nanos, secs_from_nanos};
+use crate::core::flight::Purpose;
 use crate::py::awaitable::ready;
 use crate::py::convert::{clock, globally_disabled, optional_duration, type_name};
 use crate::py::edge::edge;
@@ -49,6 +52,30 @@ fn at_least_one(argument: &str, value: &Bound<'_, PyAny>) -> PyResult<usize> {
     match value.extract::<usize>() {
         Ok(number) if number > 0 => Ok(number),
         _ => Err(PyValueError::new_err(wrong())),
+    }
+}
+
+/// A flight, whether the caller leads it, and ``(value,)`` if there is one already.
+type Joined<'py> = (Bound<'py, Flight>, bool, Option<(Bound<'py, PyAny>,)>);
+
+impl Cache {
+    fn removed(&self, key: &Bound<'_, PyAny>) -> PyResult<Option<State>> {
+        let encoded = self.store.key(key)?;
+        Ok(self.store.remove(key.py(), &encoded.key, |state, _| state))
+    }
+
+    fn join<'py>(
+        slf: &Bound<'py, Self>,
+        lookup: &Lookup,
+        purpose: Purpose,
+    ) -> PyResult<(Bound<'py, Flight>, bool)> {
+        let store = &slf.get().store;
+        let (inner, leads) = store.flights().join(&lookup.key, purpose);
+        if leads && purpose != Purpose::Answer {
+            store.count_refresh();
+        }
+        let (cache, key, began) = (slf.clone().unbind(), lookup.key, store.clock.now());
+        Ok((Bound::new(slf.py(), Flight { cache, key, inner, leads, began })?, leads))
     }
 }
 
@@ -120,17 +147,17 @@ impl Cache {
         edge("Cache.__setitem__", || self.store.set_item(key, value, Lifetime::Usual, Vec::new()))
     }
 
-    /// Removes ``key``; true if it was there.
+    /// Removes ``key``; true if it was there, also as a stale value or a failure.
     #[pyo3(signature = (key, /))]
     fn delete(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
-        edge("Cache.delete", || {
-            let encoded = self.store.key(key)?;
-            Ok(self.store.remove(key.py(), &encoded.key, |_| ()).is_some())
-        })
+        edge("Cache.delete", || Ok(self.removed(key)?.is_some()))
     }
 
     fn __delitem__(&self, key: &Bound<'_, PyAny>) -> PyResult<()> {
-        if self.delete(key)? { Ok(()) } else { Err(PyKeyError::new_err((key.clone().unbind(),))) }
+        edge("Cache.__delitem__", || match self.removed(key)? {
+            Some(State::Fresh) => Ok(()),
+            _ => Err(PyKeyError::new_err((key.clone().unbind(),))),
+        })
     }
 
     /// Whether ``key`` is there; neither counted nor made recent.
@@ -146,7 +173,7 @@ impl Cache {
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
         edge("Cache.__len__", || {
             self.store.sweep(py);
-            Ok(self.store.lock().len())
+            Ok(self.store.with(py, |table, now, _| table.count_fresh(now)))
         })
     }
 
@@ -212,8 +239,10 @@ impl Cache {
             let default = default.iter().next().or(named);
             let py = key.py();
             let encoded = self.store.key(key)?;
-            let pick = |entry: &PyEntry| entry.value.bind(py).clone();
-            match self.store.remove(py, &encoded.key, pick) {
+            let pick = |state: State, entry: &PyEntry| {
+                (state == State::Fresh).then(|| entry.value.bind(py).clone())
+            };
+            match self.store.remove(py, &encoded.key, pick).flatten() {
                 Some(value) => Ok(value),
                 None => default.ok_or_else(|| PyKeyError::new_err((key.clone().unbind(),))),
             }
@@ -266,7 +295,7 @@ impl Cache {
         edge("Cache.cleanup", || Ok(self.store.sweep(py)))
     }
 
-    /// What is known about ``key``: present, age, remaining TTL, weight, tags.
+    /// What is known about ``key``; see ``ferrogate.cache.Cache``.
     #[pyo3(signature = (key, /))]
     fn explain<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
         edge("Cache.explain", || {
@@ -277,16 +306,19 @@ impl Cache {
                 // Not the marks by which a cached function finds its own entries.
                 let chosen = entry.tags.iter().filter(|tag| !tag.starts_with('\0'));
                 let tags: Vec<String> = chosen.map(ToString::to_string).collect();
-                (now.saturating_sub(entry.written), entry.expires, entry.weight, tags)
+                let age = now.saturating_sub(entry.written);
+                (age, entry.state, entry.fresh, entry.expires, entry.weight, tags)
             });
             drop(table);
             let facts = PyDict::new(key.py());
             facts.set_item("present", found.is_some())?;
-            if let Some((age, expires, weight, tags)) = found {
+            if let Some((age, state, fresh, expires, weight, tags)) = found {
+                let until =
+                    |end: Nanos| (end != NEVER).then(|| secs_from_nanos(end.saturating_sub(now)));
+                facts.set_item("state", state.as_str())?;
                 facts.set_item("age_seconds", secs_from_nanos(age))?;
-                let remaining =
-                    (expires != NEVER).then(|| secs_from_nanos(expires.saturating_sub(now)));
-                facts.set_item("expires_in_seconds", remaining)?;
+                facts.set_item("fresh_for_seconds", until(fresh))?;
+                facts.set_item("expires_in_seconds", until(expires))?;
                 facts.set_item("weight", weight)?;
                 facts.set_item("tags", tags)?;
             }
@@ -313,6 +345,11 @@ impl Cache {
                 "hit_rate",
                 if lookups == 0 { 0.0 } else { stats.hits as f64 / lookups as f64 },
             )?;
+            facts.set_item("stale_hits", stats.stale_hits)?;
+            facts.set_item("negative_hits", stats.negative_hits)?;
+            facts.set_item("refreshes", stats.refreshes)?;
+            facts.set_item("refresh_failures", stats.refresh_failures)?;
+            facts.set_item("stale_on_error", stats.stale_on_error)?;
             facts.set_item("insertions", stats.insertions)?;
             facts.set_item("updates", stats.updates)?;
             facts.set_item("evictions", stats.evictions)?;
@@ -332,45 +369,80 @@ impl Cache {
         })
     }
 
-    /// The awaitable of a hit, or a ``Lookup`` to load and store with.
-    fn _ready_or_lookup<'py>(&self, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    /// The awaitable of a hit, or a ``Lookup`` to load and store with, or a pair: the
+    /// awaitable and a ``Lookup`` to refresh with, or ``None`` and a failure.
+    #[pyo3(signature = (key, freshness=None))]
+    fn _ready_or_lookup<'py>(
+        &self,
+        key: &Bound<'py, PyAny>,
+        freshness: Option<&Bound<'py, Freshness>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         edge("Cache._ready_or_lookup", || {
             let py = key.py();
             let encoded = self.store.key(key)?;
-            match self.store.get(py, &encoded.key) {
-                Some(value) => ready(py, value),
-                None => {
-                    Ok(Bound::new(py, Lookup::new(encoded, Some(key.clone().unbind())))?.into_any())
+            let found = self.store.look(py, &encoded.key, freshness.map(Bound::get));
+            let lookup = || Bound::new(py, Lookup::new(encoded, Some(key.clone().unbind())));
+            match found {
+                Found::Value(value, false) => ready(py, value),
+                Found::Value(value, true) => {
+                    Ok((ready(py, value)?, lookup()?).into_pyobject(py)?.into_any())
                 }
+                Found::Failure(failure) => Ok((py.None(), failure).into_pyobject(py)?.into_any()),
+                Found::Absent => Ok(lookup()?.into_any()),
             }
+        })
+    }
+
+    /// ``(value,)`` for a caller whose load failed, if ``freshness`` allows a stale one.
+    fn _fallback<'py>(
+        &self,
+        py: Python<'py>,
+        lookup: &Lookup,
+        freshness: &Freshness,
+    ) -> PyResult<Option<(Bound<'py, PyAny>,)>> {
+        edge("Cache._fallback", || {
+            let within = freshness.stale_if_error();
+            if within == 0 {
+                return Ok(None);
+            }
+            Ok(self.store.fallback(py, &lookup.key, within).map(|value| (value,)))
         })
     }
 
     /// Joins the load for ``lookup``: ``(flight, leads, found)``; ``found`` is
     /// ``(value,)`` when somebody stored it since the miss: land that.
-    #[allow(clippy::type_complexity, reason = "a tuple of three for Python")]
-    fn _join<'py>(
-        slf: &Bound<'py, Self>,
-        lookup: &Lookup,
-    ) -> PyResult<(Bound<'py, Flight>, bool, Option<(Bound<'py, PyAny>,)>)> {
+    fn _join<'py>(slf: &Bound<'py, Self>, lookup: &Lookup) -> PyResult<Joined<'py>> {
         edge("Cache._join", || {
-            let py = slf.py();
-            let store = &slf.get().store;
-            let (flight, leads) = store.flights().join(&lookup.key);
+            let (flight, leads) = Self::join(slf, lookup, Purpose::Answer)?;
             // The flight before ours may have landed between our miss and our joining.
-            let found = if leads { store.peek(py, &lookup.key) } else { None };
-            let flight =
-                Flight { cache: slf.clone().unbind(), key: lookup.key, inner: flight, leads };
-            Ok((Bound::new(py, flight)?, leads, found.map(|value| (value,))))
+            let found = if leads { slf.get().store.peek(slf.py(), &lookup.key) } else { None };
+            Ok((flight, leads, found.map(|value| (value,))))
+        })
+    }
+
+    /// As ``_join``, to replace the value that is served meanwhile.
+    fn _join_refresh<'py>(slf: &Bound<'py, Self>, lookup: &Lookup) -> PyResult<Joined<'py>> {
+        edge("Cache._join_refresh", || {
+            let (flight, leads) = Self::join(slf, lookup, Purpose::Refresh)?;
+            Ok((flight, leads, None))
+        })
+    }
+
+    /// As ``_join``, whatever is there: joins only what was begun by this method too.
+    fn _join_anew<'py>(slf: &Bound<'py, Self>, lookup: &Lookup) -> PyResult<Joined<'py>> {
+        edge("Cache._join_anew", || {
+            let (flight, leads) = Self::join(slf, lookup, Purpose::Anew)?;
+            Ok((flight, leads, None))
         })
     }
 
     /// A flight for ``lookup`` that nobody joins, to store with and to abandon.
     fn _depart_alone<'py>(slf: &Bound<'py, Self>, lookup: &Lookup) -> PyResult<Bound<'py, Flight>> {
         edge("Cache._depart_alone", || {
-            let inner = slf.get().store.flights().depart_alone(&lookup.key);
-            let (cache, key) = (slf.clone().unbind(), lookup.key);
-            Bound::new(slf.py(), Flight { cache, key, inner, leads: true })
+            let store = &slf.get().store;
+            let inner = store.flights().depart_alone(&lookup.key);
+            let (cache, key, began) = (slf.clone().unbind(), lookup.key, store.clock.now());
+            Bound::new(slf.py(), Flight { cache, key, inner, leads: true, began })
         })
     }
 

@@ -13,11 +13,14 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::class::Cache;
-use super::store::{lifetime, tags};
+use super::freshness::Freshness;
+use super::store::{PyEntry, tags};
 use super::wake::Asyncio;
-use crate::core::flight::{Flight as CoreFlight, Landing, WaiterId};
+use crate::core::clock::Nanos;
+use crate::core::flight::{Flight as CoreFlight, Landing, Purpose, WaiterId};
 use crate::core::key::Key;
 use crate::core::sync::{Bell, Mutex};
+use crate::py::convert::duration;
 use crate::py::edge::edge;
 use crate::py::intern::Held;
 use crate::py::key::Encoded;
@@ -64,10 +67,16 @@ impl Lookup {
         Self { key: encoded.key, original, held: Mutex::new(encoded.held) }
     }
 
-    /// The key for storing; the interned parts go over to the entry.
-    pub(crate) fn encoded(&self) -> Encoded {
-        let held = std::mem::take(&mut *self.held.lock());
-        Encoded { key: self.key, held }
+    /// The key as the caller wrote it.
+    pub(super) fn original<'py>(&self, py: Python<'py>) -> Option<&Bound<'py, PyAny>> {
+        self.original.as_ref().map(|key| key.bind(py))
+    }
+
+    /// An entry of this key; the key's interned parts go over to it.
+    pub(super) fn entry(&self, py: Python<'_>, value: Bound<'_, PyAny>) -> PyEntry {
+        let held = std::mem::take(&mut *self.held.lock()).into_boxed_slice();
+        let key = self.original.as_ref().map(|key| key.clone_ref(py));
+        PyEntry { key, value: value.unbind(), held }
     }
 }
 
@@ -75,6 +84,24 @@ impl Lookup {
 impl Lookup {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.original)
+    }
+}
+
+/// What a load raised, remembered instead of a value.
+#[pyclass(frozen, module = "ferrogate._core")]
+pub(crate) struct Failure {
+    #[pyo3(get)]
+    pub(crate) error: Py<PyAny>,
+    /// The exception's context, which each raise replaces.
+    #[pyo3(get)]
+    context: Py<PyAny>,
+}
+
+#[pymethods]
+impl Failure {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.error)?;
+        visit.call(&self.context)
     }
 }
 
@@ -86,6 +113,8 @@ pub(crate) struct Flight {
     pub(crate) inner: Arc<CoreFlight<Outcome, Waiter>>,
     /// Whether this object is the leader's; the followers have their own.
     pub(crate) leads: bool,
+    /// When it began, for its leader.
+    pub(crate) began: Nanos,
 }
 
 impl Drop for Flight {
@@ -155,7 +184,7 @@ impl Flight {
     fn handle(&self, py: Python<'_>) -> PyResult<Self> {
         edge("Flight.handle", || {
             let (cache, inner) = (self.cache.clone_ref(py), Arc::clone(&self.inner));
-            Ok(Self { cache, key: self.key, inner, leads: false })
+            Ok(Self { cache, inner, leads: false, ..*self })
         })
     }
 
@@ -168,16 +197,36 @@ impl Flight {
     }
 
     /// Stores the loaded value, unless it was invalidated since the load began.
-    #[pyo3(signature = (lookup, value, ttl=None))]
+    #[pyo3(signature = (lookup, value, freshness=None))]
     fn store(
         &self,
         lookup: &Bound<'_, Lookup>,
         value: Bound<'_, PyAny>,
-        ttl: Option<&Bound<'_, PyAny>>,
+        freshness: Option<&Bound<'_, Freshness>>,
     ) -> PyResult<()> {
         edge("Flight.store", || {
-            let (store, lifetime) = (&self.cache.get().store, lifetime(ttl)?);
-            store.set_loaded(lookup, value, lifetime, &self.inner)
+            let store = &self.cache.get().store;
+            let took = store.clock.now().saturating_sub(self.began);
+            store.set_loaded(lookup, value, freshness.map(Bound::get), took, &self.inner)
+        })
+    }
+
+    /// Remembers for ``ttl`` seconds that it failed with ``error``, in whatever context that has
+    /// now. Not if it was invalidated since it began, or if there is a value.
+    fn store_failure(
+        &self,
+        lookup: &Bound<'_, Lookup>,
+        error: &Bound<'_, PyAny>,
+        ttl: &Bound<'_, PyAny>,
+        weight: u64,
+    ) -> PyResult<()> {
+        edge("Flight.store_failure", || {
+            let (store, ttl) = (&self.cache.get().store, duration("ttl", ttl)?);
+            let context = error.getattr("__context__")?.unbind();
+            let failure = Failure { error: error.clone().unbind(), context };
+            let failure = Bound::new(error.py(), failure)?.into_any();
+            store.set_failed(lookup, failure, weight, ttl, &self.inner);
+            Ok(())
         })
     }
 
@@ -190,9 +239,29 @@ impl Flight {
         })
     }
 
-    /// Whether this very thread began it, whatever a monkey-patched ``threading`` calls it.
-    fn began_here(&self) -> PyResult<bool> {
-        edge("Flight.began_here", || Ok(self.inner.began_here()))
+    /// Whether this very thread runs it, whatever a monkey-patched ``threading`` calls it.
+    fn is_of_this_thread(&self) -> PyResult<bool> {
+        edge("Flight.is_of_this_thread", || Ok(self.inner.is_of_this_thread()))
+    }
+
+    /// This thread runs it from now on.
+    fn move_here(&self) -> PyResult<()> {
+        edge("Flight.move_here", || {
+            self.inner.move_here();
+            Ok(())
+        })
+    }
+
+    /// Whether it goes on though nobody waits for it.
+    #[getter]
+    fn unattended(&self) -> bool {
+        self.inner.purpose() == Purpose::Refresh
+    }
+
+    /// Whether the cache is bounded by weight.
+    #[getter]
+    fn weighs(&self) -> bool {
+        self.cache.get().store.weighs()
     }
 
     /// How many wait for it.
@@ -207,7 +276,12 @@ impl Flight {
 
     /// Lands with ``(exception, traceback, context)``.
     fn land_error(&self, py: Python<'_>, error: Py<PyAny>) -> PyResult<()> {
-        edge("Flight.land_error", || self.land(py, Landing::Done(Arc::new(Outcome::Error(error)))))
+        edge("Flight.land_error", || {
+            if self.leads && self.inner.purpose() != Purpose::Answer {
+                self.cache.get().store.count_refresh_failure();
+            }
+            self.land(py, Landing::Done(Arc::new(Outcome::Error(error))))
+        })
     }
 
     /// Lands with nothing: whoever still wants the value starts again.

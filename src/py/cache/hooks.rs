@@ -7,6 +7,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
+use super::flight::Failure;
 use super::store::{PyEntry, Store};
 use crate::core::cache::Graveyard;
 use crate::core::sync::Mutex;
@@ -50,6 +51,11 @@ impl Hooks {
 }
 
 impl Store {
+    /// Whether entries have weights at all.
+    pub(super) fn weighs(&self) -> bool {
+        self.hooks.weighed.load(Ordering::Relaxed)
+    }
+
     /// What the weigher says of an entry; without one, nothing weighs anything.
     #[inline]
     pub(super) fn weight(
@@ -58,7 +64,7 @@ impl Store {
         key: Option<&Bound<'_, PyAny>>,
         value: &Bound<'_, PyAny>,
     ) -> PyResult<u64> {
-        if self.hooks.weighed.load(Ordering::Relaxed) { self.weigh(py, key, value) } else { Ok(0) }
+        if self.weighs() { self.weigh(py, key, value) } else { Ok(0) }
     }
 
     fn weigh(
@@ -104,8 +110,13 @@ impl Store {
         for (cause, entry) in grave {
             let Some(listener) = &listener else { continue };
             let key = entry.key.as_ref().map(|key| key.bind(py));
+            let value = entry.value.bind(py);
+            let value = match value.cast::<Failure>() {
+                Ok(failure) => failure.get().error.bind(py),
+                Err(_) => value,
+            };
             // A listener that fails must not fail the operation that happened to evict.
-            match listener.call1((key, entry.value.bind(py), cause.as_str())) {
+            match listener.call1((key, value, cause.as_str())) {
                 // At the end, or it would be raised in the next call instead of that.
                 Err(error) if error.is_instance_of::<PyKeyboardInterrupt>(py) => {
                     interrupt = Some((error, listener));

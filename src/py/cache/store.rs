@@ -8,11 +8,11 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::flight::{Lookup, Outcome, Waiter};
+use super::flight::{Outcome, Waiter};
 use super::hooks::Hooks;
-use crate::core::cache::{Bounds, Graveyard, Insert, Lifetime, Stats, Table, Tag};
+use crate::core::cache::{Bounds, Graveyard, Insert, Lifetime, State, Stats, Table, Tag};
 use crate::core::clock::Clock;
-use crate::core::flight::{Flight, Flights};
+use crate::core::flight::Flights;
 use crate::core::key::{Key, Probe};
 use crate::core::sync::{Mutex, MutexGuard};
 use crate::py::convert::{duration, type_name};
@@ -28,6 +28,7 @@ const SWEEP: usize = 256;
 pub(crate) struct PyEntry {
     /// The key as the caller wrote it; absent where the key was made from arguments.
     pub(crate) key: Option<Py<PyAny>>,
+    /// A [`Failure`](super::flight::Failure) where a load's failure is remembered.
     pub(crate) value: Py<PyAny>,
     /// Keeps the interned parts of the key for as long as the entry lives.
     #[allow(dead_code, reason = "held for its Drop")]
@@ -37,7 +38,7 @@ pub(crate) struct PyEntry {
 /// The state behind a cache object. Its locks are only taken while attached,
 /// and nothing under them creates, drops or calls a Python object.
 pub(crate) struct Store {
-    table: Mutex<Table<PyEntry>>,
+    pub(super) table: Mutex<Table<PyEntry>>,
     pub(super) hooks: Hooks,
     pub(crate) interner: Arc<Interner>,
     pub(crate) flights: Flights<Outcome, Waiter>,
@@ -77,7 +78,17 @@ impl Store {
         key_of(key, &self.interner)
     }
 
-    /// The live value under `key`, counted and made the most recent.
+    /// The fresh value under `key`, counted and made the most recent; without a trace if
+    /// there is none, or one that [`look`](Self::look) has to see.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "its calls were 5 of the 50 ns of a hit")]
+    pub(crate) fn hit<'py>(&self, py: Python<'py>, key: &impl Probe) -> Option<Bound<'py, PyAny>> {
+        let mut table = self.table.lock();
+        // Taking a reference runs no code; the entry itself stays.
+        table.hit(key, &self.clock).map(|entry| entry.value.bind(py).clone())
+    }
+
+    /// The fresh value under `key`, counted and made the most recent.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "its calls were 5 of the 50 ns of a hit")]
     pub(crate) fn get<'py>(&self, py: Python<'py>, key: &impl Probe) -> Option<Bound<'py, PyAny>> {
@@ -103,12 +114,12 @@ impl Store {
         }
     }
 
-    /// The live value under `key`; neither counted nor made recent.
+    /// The fresh value under `key`; neither counted nor made recent.
     pub(crate) fn peek<'py>(&self, py: Python<'py>, key: &Key) -> Option<Bound<'py, PyAny>> {
         self.table.lock().peek(key, &self.clock).map(|entry| entry.value.bind(py).clone())
     }
 
-    /// Whether there is a live value under the key `key`.
+    /// Whether there is a fresh value under the key `key`.
     #[inline]
     pub(crate) fn contains(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
         match text_probe(key) {
@@ -167,8 +178,9 @@ impl Store {
             self.outdate(key);
         }
         let held = held.into_boxed_slice();
-        let entry = PyEntry { key: original.map(Bound::unbind), value: value.unbind(), held };
-        let insert = Insert { lifetime, weight, tags };
+        let original = original.map(Bound::unbind);
+        let entry = PyEntry { key: original, value: value.unbind(), held };
+        let insert = Insert { lifetime, weight, tags, aging: None };
         let mut grave = Graveyard::new();
         let mut table = self.table.lock();
         let now = self.clock.now();
@@ -200,9 +212,10 @@ impl Store {
         }
         let weight = self.weight(py, Some(key), &default)?;
         let held = encoded.held.into_boxed_slice();
-        let entry =
-            PyEntry { key: Some(key.clone().unbind()), value: default.clone().unbind(), held };
-        let insert = Insert { lifetime: Lifetime::Usual, weight, tags };
+        let original = Some(key.clone().unbind());
+        let value = default.clone().unbind();
+        let entry = PyEntry { key: original, value, held };
+        let insert = Insert { weight, tags, ..Insert::default() };
         let mut grave = Graveyard::new();
         let mut table = self.table.lock();
         // The weigher may have let somebody else in since the look.
@@ -228,39 +241,6 @@ impl Store {
     #[cold]
     fn outdate(&self, key: &impl Probe) {
         self.flights().outdate(&key.to_key());
-    }
-
-    /// Writes what a flight has loaded, unless that is outdated.
-    pub(crate) fn set_loaded(
-        &self,
-        lookup: &Bound<'_, Lookup>,
-        value: Bound<'_, PyAny>,
-        lifetime: Lifetime,
-        flight: &Flight<Outcome, Waiter>,
-    ) -> PyResult<()> {
-        if !self.enabled {
-            return Ok(());
-        }
-        let (py, lookup) = (lookup.py(), lookup.get());
-        let original = lookup.original.as_ref().map(|key| key.bind(py));
-        let weight = self.weight(py, original, &value)?;
-        let Encoded { key, held } = lookup.encoded();
-        let original = original.map(|key| key.clone().unbind());
-        let mut entry =
-            Some(PyEntry { key: original, value: value.unbind(), held: held.into_boxed_slice() });
-        let mut grave = Graveyard::new();
-        let stored = flight.store(|tags| {
-            let mut table = self.table.lock();
-            let now = self.clock.now();
-            let insert = Insert { lifetime, weight, tags };
-            entry.take().map(|entry| table.insert(&key, entry, insert, now, &mut grave))
-        });
-        // Unlocked: what was refused for its weight, and what is outdated.
-        drop((stored, entry));
-        if !grave.is_empty() {
-            self.bury_attached(py, grave);
-        }
-        Ok(())
     }
 
     /// Runs an operation on the locked table and buries what it removed.
@@ -292,18 +272,18 @@ impl Store {
         }
     }
 
-    /// Removes the value under `key` and outdates the load of it; returns what `pick`
-    /// makes of the value that was there.
+    /// Removes the entry under `key` and outdates the load of it; returns what `pick`
+    /// makes of the entry that was there, and of its state.
     pub(crate) fn remove<R>(
         &self,
         py: Python<'_>,
         key: &Key,
-        pick: impl FnOnce(&PyEntry) -> R,
+        pick: impl FnOnce(State, &PyEntry) -> R,
     ) -> Option<R> {
         self.flights().outdate(key);
         self.with(py, |table, now, grave| {
-            let was_there = table.remove(key, now, grave);
-            grave.last().filter(|_| was_there).map(|(_, entry)| pick(entry))
+            let state = table.remove(key, now, grave)?;
+            grave.last().map(|(_, entry)| pick(state, entry))
         })
     }
 
@@ -336,7 +316,7 @@ impl Store {
         self.with(py, Table::clear);
     }
 
-    /// The live entries, copied by `pick`, from the least to the most recently used.
+    /// The fresh entries, copied by `pick`, from the least to the most recently used.
     pub(crate) fn snapshot<T>(&self, mut pick: impl FnMut(&PyEntry) -> Option<T>) -> Vec<T> {
         let mut table = self.table.lock();
         let now = self.clock.now();

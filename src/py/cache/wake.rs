@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyString;
 
+use crate::core::random::Random;
 use crate::py::edge::edge;
 
 /// How often a waiter is told again after a signal got in between.
@@ -77,5 +78,6 @@ fn settle_now(future: &Bound<'_, PyAny>) -> PyResult<()> {
 
 /// Finishes what may only be begun once, before a fork comes in between.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    let _ = Random::shared();
     Asyncio::get(py).map(drop)
 }

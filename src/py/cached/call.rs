@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -14,7 +14,7 @@ use super::params::Arguments;
 use crate::core::key::encode::tag;
 use crate::core::key::{Key, Probe, hex_digest};
 use crate::py::awaitable::{ready, ready_raw};
-use crate::py::cache::Lookup;
+use crate::py::cache::{Found, Lookup};
 use crate::py::convert::type_name;
 use crate::py::edge::edge;
 use crate::py::key::{Encoded, Failure, Opaque, Walker, text_probe, with_encoder};
@@ -49,16 +49,15 @@ pub(crate) unsafe extern "C" fn vectorcall(
             let argument = unsafe { Borrowed::<PyAny>::from_ptr(py, *args) };
             if let Some(text) = text_probe(&argument) {
                 let function = this.get();
-                if let Some(value) = function.cache.get().store.get(py, &text) {
+                if let Some(value) = function.cache.get().store.hit(py, &text) {
                     // SAFETY: the value is owned and given up.
                     return Ok(unsafe { answer_raw(function, value.into_ptr()) });
                 }
-                // The miss is counted; go on to the load without counting it again.
                 return attached(|| {
                     let encoded = Encoded { key: text.to_key(), held: Vec::new() };
                     let argument = [argument.to_owned()];
                     let arguments = Arguments { positional: &argument, names: None, values: &[] };
-                    load(&this, &arguments, CallKey { encoded, instance: None })
+                    look(&this, &arguments, CallKey { encoded, instance: None })
                         .map(Bound::into_ptr)
                 });
             }
@@ -147,17 +146,84 @@ pub(crate) fn call<'py>(
         }
         return straight(slf, arguments);
     }
-    let Some(key) = key(slf, arguments, bound)? else { return straight(slf, arguments) };
-    if let Some(value) = store.get(py, &key.encoded.key) {
-        if this.options.shared_as.is_some() {
-            this.hits.fetch_add(1, Ordering::Relaxed);
-        }
-        return if this.is_async { ready(py, value) } else { Ok(value) };
+    if bypasses(this, py, arguments)? {
+        return straight(slf, arguments);
     }
+    match key(slf, arguments, bound)? {
+        Some(key) => look(slf, arguments, key),
+        None => straight(slf, arguments),
+    }
+}
+
+/// What is served under `key`, or what loading it brings.
+fn look<'py>(
+    slf: &Bound<'py, CachedFunction>,
+    arguments: &Arguments<'_, 'py>,
+    key: CallKey,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = slf.py();
+    let this = slf.get();
+    let freshness = this.options.freshness.as_ref().map(Py::get);
+    let found = this.cache.get().store.look(py, &key.encoded.key, freshness);
     if this.options.shared_as.is_some() {
-        this.misses.fetch_add(1, Ordering::Relaxed);
+        let counter = if matches!(found, Found::Absent) { &this.misses } else { &this.hits };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
-    load(slf, arguments, key)
+    let value = match found {
+        Found::Value(value, false) => value,
+        Found::Value(value, true) => refresh(slf, arguments, key)?.unwrap_or(value),
+        Found::Failure(failure) => return this.options.fail.bind(py).call1((failure,)),
+        Found::Absent => return load(slf, &this.options.load, arguments, key),
+    };
+    if this.is_async { ready(py, value) } else { Ok(value) }
+}
+
+/// Begins to load in the background; the new value if there was no room to do so.
+#[cold]
+fn refresh<'py>(
+    slf: &Bound<'py, CachedFunction>,
+    arguments: &Arguments<'_, 'py>,
+    key: CallKey,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = slf.py();
+    let this = slf.get();
+    match load(slf, &this.options.refresh, arguments, key) {
+        Ok(begun) if begun.is_none() => Ok(None),
+        Ok(loaded) => loaded.get_item(0).map(Some),
+        // It could not even begin (`tags` raised): there is still something to serve.
+        Err(error) if error.is_instance_of::<PyException>(py) => {
+            this.cache.get().store.count_refresh_failure();
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Loads anew, whatever there is.
+pub(crate) fn load_anew<'py>(
+    slf: &Bound<'py, CachedFunction>,
+    arguments: &Arguments<'_, 'py>,
+    bound: bool,
+) -> PyResult<Bound<'py, PyAny>> {
+    let this = slf.get();
+    if !this.enabled || bypasses(this, slf.py(), arguments)? {
+        return straight(slf, arguments);
+    }
+    match key(slf, arguments, bound)? {
+        Some(key) => load(slf, &this.options.load_anew, arguments, key),
+        None => straight(slf, arguments),
+    }
+}
+
+/// Whether the user wants nothing looked up or stored for these arguments.
+fn bypasses<'py>(
+    this: &CachedFunction,
+    py: Python<'py>,
+    arguments: &Arguments<'_, 'py>,
+) -> PyResult<bool> {
+    let Some(bypass_if) = &this.options.bypass_if else { return Ok(false) };
+    let (args, kwargs) = packed(py, arguments)?;
+    bypass_if.bind(py).call(args, kwargs.as_ref())?.is_truthy()
 }
 
 /// Removes the result of a call; true if there was one.
@@ -168,7 +234,7 @@ pub(crate) fn invalidate<'py>(
 ) -> PyResult<bool> {
     let key = key(slf, arguments, bound)?.ok_or_else(|| misfit(slf))?;
     let store = &slf.get().cache.get().store;
-    Ok(store.remove(slf.py(), &key.encoded.key, |_| ()).is_some())
+    Ok(store.remove(slf.py(), &key.encoded.key, |_, _| ()).is_some())
 }
 
 /// Past the cache: disabled, or arguments that do not fit, which the function itself explains best.
@@ -183,6 +249,7 @@ fn straight<'py>(
 
 fn load<'py>(
     slf: &Bound<'py, CachedFunction>,
+    load: &Py<PyAny>,
     arguments: &Arguments<'_, 'py>,
     key: CallKey,
 ) -> PyResult<Bound<'py, PyAny>> {
@@ -191,13 +258,13 @@ fn load<'py>(
     let (args, kwargs) = packed(py, arguments)?;
     let tags = tags(this, &key, &args, kwargs.as_ref())?;
     let lookup = Bound::new(py, Lookup::new(key.encoded, None))?;
-    this.options.load.bind(py).call1((
+    load.bind(py).call1((
         &this.cache,
         lookup,
         &this.function,
         args,
         kwargs,
-        &this.options.ttl,
+        &this.options.freshness,
         tags,
     ))
 }

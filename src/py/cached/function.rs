@@ -12,7 +12,7 @@ use super::call::{self, vectorcall};
 use super::instances::{Instances, Owners};
 use super::method::CachedMethod;
 use super::params::{Arguments, Params};
-use crate::py::cache::{Cache, lifetime};
+use crate::py::cache::{Cache, Freshness};
 use crate::py::edge::edge;
 
 /// A function whose results are cached; made by ``ferrogate.cached``.
@@ -52,13 +52,21 @@ pub(crate) struct CachedFunction {
 pub(crate) struct Options {
     pub(crate) key: Option<Py<PyAny>>,
     pub(crate) typed: bool,
-    pub(crate) ttl: Option<Py<PyAny>>,
+    pub(crate) freshness: Option<Py<Freshness>>,
+    /// Says of which arguments nothing is looked up or stored.
+    pub(crate) bypass_if: Option<Py<PyAny>>,
     /// A tuple of str, or a callable that gets the arguments and returns one.
     pub(crate) tags: Option<Py<PyAny>>,
     /// Set when the cache is shared: marks this function's keys and entries.
     pub(crate) shared_as: Option<String>,
-    /// ``load(cache, lookup, function, args, kwargs, ttl, tags)`` for a miss.
+    /// ``load(cache, lookup, function, args, kwargs, freshness, tags)`` for a miss.
     pub(crate) load: Py<PyAny>,
+    /// The same, to load whatever there is.
+    pub(crate) load_anew: Py<PyAny>,
+    /// The same, but begun in the background; returns ``(value,)`` if it had to be awaited.
+    pub(crate) refresh: Py<PyAny>,
+    /// ``fail(failure)`` raises a remembered failure, or returns what does when awaited.
+    pub(crate) fail: Py<PyAny>,
     info: Py<PyAny>,
     parameters: Py<PyDict>,
 }
@@ -105,7 +113,7 @@ fn is_written_in_a_class(function: &Bound<'_, PyAny>) -> bool {
 #[pymethods]
 impl CachedFunction {
     #[new]
-    #[pyo3(signature = (function, cache, *, is_async, enabled, load, info, parameters, key=None, typed=false, ignore=Vec::new(), ttl=None, tags=None, shared_as=None))]
+    #[pyo3(signature = (function, cache, *, is_async, enabled, load, load_anew, refresh, fail, info, parameters, key=None, typed=false, ignore=Vec::new(), freshness=None, bypass_if=None, tags=None, shared_as=None))]
     #[allow(clippy::too_many_arguments, reason = "called by ferrogate.cached alone, by keyword")]
     fn new<'py>(
         py: Python<'py>,
@@ -114,17 +122,20 @@ impl CachedFunction {
         is_async: bool,
         enabled: bool,
         load: Py<PyAny>,
+        load_anew: Py<PyAny>,
+        refresh: Py<PyAny>,
+        fail: Py<PyAny>,
         info: Py<PyAny>,
         parameters: Py<PyDict>,
         key: Option<Py<PyAny>>,
         typed: bool,
         ignore: Vec<String>,
-        ttl: Option<Bound<'py, PyAny>>,
+        freshness: Option<Py<Freshness>>,
+        bypass_if: Option<Py<PyAny>>,
         tags: Option<Py<PyAny>>,
         shared_as: Option<String>,
     ) -> PyResult<Bound<'py, Self>> {
         edge("CachedFunction", || {
-            lifetime(ttl.as_ref())?;
             let params = Params::of(&function, &ignore)?;
             if let Some(params) = &params {
                 let names = params.names(py);
@@ -143,7 +154,8 @@ impl CachedFunction {
             let single = params.as_ref().is_some_and(|params| params.single);
             let is_method = params.as_ref().is_some_and(|params| params.starts_with_self(py))
                 && is_written_in_a_class(&function);
-            let short_way = enabled && single && key.is_none() && shared_as.is_none();
+            let short_way =
+                enabled && single && key.is_none() && shared_as.is_none() && bypass_if.is_none();
             let this = Bound::new(
                 py,
                 Self {
@@ -156,10 +168,14 @@ impl CachedFunction {
                     options: Options {
                         key,
                         typed,
-                        ttl: ttl.map(Bound::unbind),
+                        freshness,
+                        bypass_if,
                         tags,
                         shared_as,
                         load,
+                        load_anew,
+                        refresh,
+                        fail,
                         info,
                         parameters,
                     },
@@ -267,6 +283,28 @@ impl CachedFunction {
     ) -> PyResult<bool> {
         edge("CachedFunction.cache_invalidate", || {
             call::with_arguments(args, kwargs, |arguments| call::invalidate(slf, arguments, false))
+        })
+    }
+
+    /// Calls the function itself: nothing is looked up, shared or stored.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn cache_bypass<'py>(
+        &self,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("CachedFunction.cache_bypass", || self.function.bind(args.py()).call(args, kwargs))
+    }
+
+    /// Loads the result for these arguments anew and stores it, whatever there is.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn cache_refresh<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("CachedFunction.cache_refresh", || {
+            call::with_arguments(args, kwargs, |arguments| call::load_anew(slf, arguments, false))
         })
     }
 
@@ -381,9 +419,13 @@ impl CachedFunction {
         visit.call(&self.function)?;
         visit.call(&self.attributes)?;
         visit.call(&self.options.key)?;
-        visit.call(&self.options.ttl)?;
+        visit.call(&self.options.freshness)?;
+        visit.call(&self.options.bypass_if)?;
         visit.call(&self.options.tags)?;
         visit.call(&self.options.load)?;
+        visit.call(&self.options.load_anew)?;
+        visit.call(&self.options.refresh)?;
+        visit.call(&self.options.fail)?;
         visit.call(&self.options.info)?;
         visit.call(&self.options.parameters)?;
         self.owners.traverse(&visit)?;

@@ -60,6 +60,35 @@ impl CachedMethod {
         })
     }
 
+    /// Calls the method itself: nothing is looked up, shared or stored.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn cache_bypass<'py>(
+        &self,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("CachedMethod.cache_bypass", || {
+            let function = self.function.get().function.bind(args.py());
+            function.call(self.with_self(args)?, kwargs)
+        })
+    }
+
+    /// Loads this instance's result for these arguments anew and stores it, whatever there is.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn cache_refresh<'py>(
+        &self,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("CachedMethod.cache_refresh", || {
+            let args = self.with_self(args)?;
+            let function = self.function.bind(args.py());
+            call::with_arguments(&args, kwargs, |arguments| {
+                call::load_anew(function, arguments, true)
+            })
+        })
+    }
+
     /// The key of these arguments for this instance.
     #[pyo3(signature = (*args, **kwargs))]
     fn cache_key<'py>(

@@ -1,0 +1,53 @@
+"""Every test on either kind of loop, and nothing is left over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from sources import Source
+
+from ferrogate import _loads, _refresh
+
+try:
+    import uvloop
+except ImportError:  # pragma: no cover
+    uvloop = None  # type: ignore[assignment]
+
+Loops = Callable[[], asyncio.AbstractEventLoop]
+
+LOOPS = [pytest.param(asyncio.new_event_loop, id="asyncio")]
+if uvloop is not None:
+    LOOPS.append(pytest.param(uvloop.new_event_loop, id="uvloop"))
+
+
+@pytest.fixture(params=LOOPS)
+def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[Any]], Any]:
+    """`asyncio.run` on either kind of loop, in debug mode as well."""
+
+    def run(main: Any, *, debug: bool = False) -> Any:
+        with asyncio.Runner(loop_factory=request.param, debug=debug) as runner:
+            return runner.run(main)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing() -> Iterator[None]:
+    yield
+    assert _loads.loaders == {}
+    assert _loads.waits == {}
+    assert _loads.leading.get() == frozenset()
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+@pytest.fixture
+def in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All threads are busy: who meets a stale value refreshes it in place."""
+    monkeypatch.setattr(_refresh, "_threads", _refresh.Threads(0, 0.0))
