@@ -2,10 +2,15 @@
 
 import os as _os
 
-from ferrogate import _core, _janitor, _loads, limiter
+from ferrogate import _core, _janitor, _loads, _streams, limiter
 from ferrogate._core import __version__
 from ferrogate.cache import Cache, CacheConfig, CacheInfo, CacheStats, LRUCache, cache_key, cached
-from ferrogate.exceptions import FerrogateError, InternalError, RateLimitExceeded
+from ferrogate.exceptions import (
+    FerrogateError,
+    InternalError,
+    RateLimitExceeded,
+    StreamLagError,
+)
 from ferrogate.health import AlertThreshold, HealthMonitor
 from ferrogate.limiter import Decision, Limit, RateLimitConfig, RateLimiter, rate_limited
 from ferrogate.metrics import PerformanceMetrics
@@ -28,6 +33,7 @@ __all__ = [
     "RateLimitConfig",
     "RateLimitExceeded",
     "RateLimiter",
+    "StreamLagError",
     "__version__",
     "cache_key",
     "cached",
@@ -39,5 +45,6 @@ if hasattr(_os, "register_at_fork"):
     # In this order: the janitor's thread may sweep as soon as it has started.
     _os.register_at_fork(after_in_child=_core._after_fork_in_child)
     _os.register_at_fork(after_in_child=_loads.after_fork_in_child)
+    _os.register_at_fork(after_in_child=_streams.after_fork_in_child)
     _os.register_at_fork(after_in_child=_janitor._after_fork_in_child)
     _os.register_at_fork(after_in_child=limiter._after_fork_in_child)

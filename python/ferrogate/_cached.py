@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
-from ferrogate import _core, _failures, _flight
+from ferrogate import _core, _failures, _flight, _streams
 from ferrogate._arguments import flag, known_policy
 from ferrogate._core import CachedFunction, ManualClock
 from ferrogate._freshness import Terms, freshness_of
 from ferrogate._refresh import refresh_async, refresh_sync
+from ferrogate._streams import Replay
 from ferrogate.cache import Cache, CacheInfo, Seconds
 
 P = ParamSpec("P")
@@ -68,6 +69,8 @@ def cached(
     bypass_if: Callable[..., object] | None = ...,
     ttl_jitter: float | None = ...,
     early_refresh: float | None = ...,
+    stream_replay: Replay = ...,
+    stream_chunks: int = ...,
     single_flight: bool = ...,
     clock: ManualClock | None = ...,
     name: str | None = ...,
@@ -94,12 +97,14 @@ def cached(
     bypass_if: Callable[..., object] | None = None,
     ttl_jitter: float | None = None,
     early_refresh: float | None = None,
+    stream_replay: Replay = "at_once",
+    stream_chunks: int = 10_000,
     single_flight: bool = True,
     clock: ManualClock | None = None,
     name: str | None = None,
     enabled: bool = True,
 ) -> Any:
-    """Caches the results of a function, a coroutine function or a method.
+    """Caches the results of a function, a coroutine function, an async generator or a method.
 
     ``f(1, 2)``, ``f(1, y=2)`` and ``f(y=2, x=1)`` are one key, with defaults
     filled in. A method's results belong to its instance and leave with it; one
@@ -133,6 +138,10 @@ def cached(
             up, shared or stored (``lambda *_, temperature=0, **__: temperature > 0``).
         ttl_jitter: ratio 0..1 of the ``ttl`` that may be cut off at random, so that
             what was written together does not expire together.
+        stream_replay: of an async generator's stream: ``"at_once"``, or ``"recorded"``
+            with the pauses in which it came.
+        stream_chunks: of an async generator's stream: chunks that are kept for readers
+            who come late or are slow. A longer one is shared by those who keep up, and not stored.
         early_refresh: the factor beta of XFetch (Vattani et al., VLDB 2015): the
             longer a load takes and the nearer the end of the ``ttl`` is, the
             likelier a hit begins a refresh in the background; 1.0 is the usual one.
@@ -163,6 +172,8 @@ def cached(
             bypass_if=bypass_if,
             ttl_jitter=ttl_jitter,
             early_refresh=early_refresh,
+            stream_replay=stream_replay,
+            stream_chunks=stream_chunks,
             single_flight=single_flight,
             clock=clock,
             name=name,
@@ -171,6 +182,17 @@ def cached(
     known_policy(policy)
     _check_function(function, key)
     _check_bypass(bypass_if)
+    is_stream = inspect.isasyncgenfunction(function)
+    _streams.check(stream_replay, stream_chunks)
+    if is_stream:
+        _check_stream(
+            stale_while_revalidate=stale_while_revalidate,
+            stale_if_error=stale_if_error,
+            negative_ttl=negative_ttl,
+            early_refresh=early_refresh,
+            single_flight=None if single_flight else False,
+        )
+        skip_if = _streams.skip_if(skip_if)
     terms: Terms = {
         "stale_while_revalidate": stale_while_revalidate,
         "stale_if_error": stale_if_error,
@@ -222,7 +244,13 @@ def cached(
     load: Callable[..., Any]
     load_anew: Callable[..., Any]
     refresh: Callable[..., Any]
-    if is_async:
+    read = None
+    if is_stream:
+        load = functools.partial(_streams.read, pace=stream_replay, most=stream_chunks)
+        load_anew = functools.partial(load, anew=True)
+        read = functools.partial(_streams.replay, pace=stream_replay)
+        refresh, fail = refresh_sync, _failures.fail  # refused, so never called
+    elif is_async:
         load = _flight.load_async if single_flight else _flight.load_async_alone
         load_anew, refresh, fail = _flight.load_anew_async, refresh_async, _failures.fail_async
     else:
@@ -256,8 +284,15 @@ def cached(
         bypass_if=bypass_if,
         tags=tags,
         shared_as=shared_as,
+        read=read,
     )
     return functools.update_wrapper(wrapper, function)
+
+
+def _check_stream(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name}: not for async generators, whose streams are kept whole")
 
 
 def _check_shared(**given: object) -> None:
@@ -289,10 +324,11 @@ def _check_function(function: object, key: object) -> None:
         raise TypeError(f"put @{type(function).__name__} above @cached, not below it")
     if not callable(function):
         raise TypeError(f"cached: expected a function, got {type(function).__name__}")
-    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+    if inspect.isgeneratorfunction(function):
         raise TypeError(
             f"cached: {_qualname(function)} is a generator function; its generator could be read "
-            "only once, so there is no result to keep. Return a list, or cache what it reads"
+            "only once, so there is no result to keep. Return a list, or make it an async "
+            "generator function, whose streams are kept"
         )
     if key is not None and not callable(key):
         raise TypeError(f"key: expected a callable or None, got {type(key).__name__}")

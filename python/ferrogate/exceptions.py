@@ -2,7 +2,7 @@
 
 from ferrogate._core import FerrogateError, InternalError
 
-__all__ = ["FerrogateError", "InternalError", "RateLimitExceeded"]
+__all__ = ["FerrogateError", "InternalError", "RateLimitExceeded", "StreamLagError"]
 
 
 class RateLimitExceeded(FerrogateError, TimeoutError):
@@ -26,3 +26,20 @@ class RateLimitExceeded(FerrogateError, TimeoutError):
         self.name = name
         self.limit = limit
         self.retry_after = retry_after
+
+
+class StreamLagError(FerrogateError):
+    """A reader of a shared stream fell so far behind that its next chunk is gone.
+
+    Attributes:
+        behind: chunks between this reader and the newest one.
+        kept: chunks that are kept (``stream_chunks=`` of ``@cached``).
+    """
+
+    def __init__(self, *, behind: int, kept: int) -> None:
+        super().__init__(
+            f"this reader is {behind} chunks behind a shared stream of which {kept} are kept; "
+            "read faster, or give @cached a larger stream_chunks="
+        )
+        self.behind = behind
+        self.kept = kept

@@ -288,6 +288,7 @@ RECIPES: dict[str, Recipe] = {
     "Flight.land_value": of_flight(lambda f: f.land_value(1)),
     "Flight.leave": of_flight(lambda f: f.leave(enroll(f))),
     "Flight.move_here": of_flight(lambda f: f.move_here()),
+    "Flight.outdate": of_flight(lambda f: f.outdate()),
     "Flight.outcome": of_flight(lambda f: landed(f).outcome()),
     "Flight.store": of_flight(lambda f: f.store(missed(filled()), 1, FRESHNESS)),
     "Flight.store_failure": of_flight(

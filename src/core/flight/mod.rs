@@ -307,6 +307,18 @@ impl<R, W> Flights<R, W> {
         }
     }
 
+    /// [`outdate`](Self::outdate) for this flight alone.
+    pub fn outdate_one(&self, key: &Key, flight: &Arc<Flight<R, W>>) {
+        let mut table = self.table.lock();
+        // Our caller still holds the flight, so this cannot drop a result.
+        if table.shared.get(key).is_some_and(|current| current.id == flight.id) {
+            table.shared.remove(key);
+        }
+        self.note(&table);
+        drop(table);
+        flight.state.lock().outdated = true;
+    }
+
     /// [`outdate`](Self::outdate) for all keys.
     pub fn outdate_all(&self) {
         for flight in self.forget() {

@@ -230,6 +230,14 @@ impl Flight {
         })
     }
 
+    /// What it loads is not to be stored, nor to be waited for by those who come now.
+    fn outdate(&self) -> PyResult<()> {
+        edge("Flight.outdate", || {
+            self.cache.get().store.flights().outdate_one(&self.key, &self.inner);
+            Ok(())
+        })
+    }
+
     /// Does not want to be woken any more; returns how many still do.
     fn leave(&self, waiter: WaiterId) -> PyResult<usize> {
         edge("Flight.leave", || {

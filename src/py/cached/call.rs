@@ -175,6 +175,9 @@ fn look<'py>(
         Found::Failure(failure) => return this.options.fail.bind(py).call1((failure,)),
         Found::Absent => return load(slf, &this.options.load, arguments, key),
     };
+    if let Some(read) = &this.options.read {
+        return read.bind(py).call1((value,));
+    }
     if this.is_async { ready(py, value) } else { Ok(value) }
 }
 

@@ -67,6 +67,8 @@ pub(crate) struct Options {
     pub(crate) refresh: Py<PyAny>,
     /// ``fail(failure)`` raises a remembered failure, or returns what does when awaited.
     pub(crate) fail: Py<PyAny>,
+    /// ``read(value)`` makes of what is kept what the caller gets: a generator of its own.
+    pub(crate) read: Option<Py<PyAny>>,
     info: Py<PyAny>,
     parameters: Py<PyDict>,
 }
@@ -113,7 +115,7 @@ fn is_written_in_a_class(function: &Bound<'_, PyAny>) -> bool {
 #[pymethods]
 impl CachedFunction {
     #[new]
-    #[pyo3(signature = (function, cache, *, is_async, enabled, load, load_anew, refresh, fail, info, parameters, key=None, typed=false, ignore=Vec::new(), freshness=None, bypass_if=None, tags=None, shared_as=None))]
+    #[pyo3(signature = (function, cache, *, is_async, enabled, load, load_anew, refresh, fail, info, parameters, key=None, typed=false, ignore=Vec::new(), freshness=None, bypass_if=None, tags=None, shared_as=None, read=None))]
     #[allow(clippy::too_many_arguments, reason = "called by ferrogate.cached alone, by keyword")]
     fn new<'py>(
         py: Python<'py>,
@@ -134,6 +136,7 @@ impl CachedFunction {
         bypass_if: Option<Py<PyAny>>,
         tags: Option<Py<PyAny>>,
         shared_as: Option<String>,
+        read: Option<Py<PyAny>>,
     ) -> PyResult<Bound<'py, Self>> {
         edge("CachedFunction", || {
             let params = Params::of(&function, &ignore)?;
@@ -154,8 +157,12 @@ impl CachedFunction {
             let single = params.as_ref().is_some_and(|params| params.single);
             let is_method = params.as_ref().is_some_and(|params| params.starts_with_self(py))
                 && is_written_in_a_class(&function);
-            let short_way =
-                enabled && single && key.is_none() && shared_as.is_none() && bypass_if.is_none();
+            let short_way = enabled
+                && single
+                && key.is_none()
+                && shared_as.is_none()
+                && read.is_none()
+                && bypass_if.is_none();
             let this = Bound::new(
                 py,
                 Self {
@@ -172,6 +179,7 @@ impl CachedFunction {
                         bypass_if,
                         tags,
                         shared_as,
+                        read,
                         load,
                         load_anew,
                         refresh,
@@ -426,6 +434,7 @@ impl CachedFunction {
         visit.call(&self.options.load_anew)?;
         visit.call(&self.options.refresh)?;
         visit.call(&self.options.fail)?;
+        visit.call(&self.options.read)?;
         visit.call(&self.options.info)?;
         visit.call(&self.options.parameters)?;
         self.owners.traverse(&visit)?;
