@@ -62,6 +62,10 @@ async def replay(recording: Recording, pace: Replay) -> AsyncGenerator[Any, None
         yield chunk
 
 
+class _CutOffError(RuntimeError):
+    """The upstream ended before its end, and not by a fault of its own."""
+
+
 class _Live:
     """One upstream that is being read, and those who read along.
 
@@ -105,7 +109,9 @@ class _Live:
         self._wake()
 
     def end(self, error: BaseException | None = None) -> None:
-        """To be called once, with what the upstream raised."""
+        """With what the upstream raised, if it did; the first time counts."""
+        if self.ended:
+            return
         if error is not None:
             self.failure = (error, error.__traceback__, error.__context__)
         self.ended = True
@@ -140,7 +146,7 @@ class _Live:
                 loader = _loads.loaders.get(self.number)
                 if loader is not None:
                     _loads.forget_if_orphaned(loader.flight)
-                self.end(RuntimeError("the event loop that read the stream was closed"))
+                self.end(_CutOffError("the event loop that read the stream was closed"))
 
     async def leave(self) -> None:
         """One reader less; the last one ends the upstream, and sees its clean-up end."""
@@ -149,15 +155,25 @@ class _Live:
         if self.readers > 0 or self.ended or task is None or task.done():
             return
         if asyncio._get_running_loop() is self.loop:
-            task.cancel()
+            self._cancel_unless_read()
             await asyncio.wait((task,))
         else:
             with contextlib.suppress(RuntimeError):
                 self.loop.call_soon_threadsafe(self._cancel_unless_read)
 
     def _cancel_unless_read(self) -> None:
-        if self.readers == 0 and self.task is not None:
-            self.task.cancel()
+        if self.readers > 0 or self.task is None:
+            return
+        # Whoever comes while it cleans up has an upstream of their own.
+        _lives.pop(self.number, None)
+        loader = _loads.loaders.get(self.number)
+        if loader is not None:
+            loader.flight.outdate()
+        self.task.cancel()
+
+    def cut_off(self, _: object) -> None:
+        """Cancelled before its first instruction, the task could not tell."""
+        self.end(_CutOffError("the stream was cancelled where it was read"))
 
 
 def _settle(future: asyncio.Future[None]) -> None:
@@ -181,7 +197,7 @@ async def _pump(
         live.end()
         return Recording(live.chunks, live.times)
     except asyncio.CancelledError:
-        live.end(RuntimeError("the stream was cancelled where it was read"))
+        live.cut_off(None)
         raise
     except BaseException as error:
         live.end(error)
@@ -197,17 +213,12 @@ def _begin(lookup: Lookup, flight: Flight, live: _Live, load: Load) -> None:
     try:
         loader = _flight.load(lookup, flight, pump, args, kwargs or {}, freshness, tags)
         live.task = _flight.start(live.loop, flight, loader)
-        # Cancelled before its first instruction, it could not tell.
-        live.task.add_done_callback(lambda _: live.ended or live.end(_cut_off()))
+        live.task.add_done_callback(live.cut_off)
     except BaseException:
         _lives.pop(flight.id, None)
         raise
     finally:
         del flight, loader, pump
-
-
-def _cut_off() -> RuntimeError:
-    return RuntimeError("the stream was cancelled where it was read")
 
 
 async def _read_along(live: _Live) -> AsyncGenerator[Any, None]:
@@ -263,6 +274,7 @@ async def read(
     while True:
         flight, leads, found = join(lookup)
         mine: list[int] = []
+        began = False
         try:
             if found is not None:
                 flight.land_value(found[0])
@@ -282,8 +294,12 @@ async def read(
                 stream = _read_along(reading)
             async with contextlib.aclosing(stream):
                 async for chunk in stream:
+                    began = True
                     yield chunk
             return
+        except _CutOffError:
+            if began:
+                raise
         finally:
             _loads.leave_line(flight, mine)
             del flight  # see _Live

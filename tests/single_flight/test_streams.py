@@ -181,6 +181,36 @@ def test_the_last_reader_to_go_ends_the_upstream(run: Any) -> None:
     run(main())
 
 
+def test_who_comes_while_it_cleans_up_has_an_upstream_of_their_own(run: Any) -> None:
+    calls: list[int] = []
+    cleaned = asyncio.Event()
+
+    @cached
+    async def stream() -> AsyncGenerator[int, None]:
+        calls.append(1)
+        try:
+            yield 1
+            if len(calls) == 1:
+                await asyncio.Event().wait()
+            yield 2
+        finally:
+            if len(calls) == 1:
+                await cleaned.wait()
+
+    async def main() -> None:
+        first = stream()
+        assert await anext(first) == 1
+        going = asyncio.ensure_future(first.aclose())
+        await asyncio.sleep(0.001)
+        assert await collect(stream()) == [1, 2]
+        cleaned.set()
+        await going
+        assert len(calls) == 2
+        assert stream.cache_info().currsize == 1
+
+    run(main())
+
+
 def test_a_slow_reader_is_bounded_and_stops_nobody(run: Any) -> None:
     upstream = Upstream(chunks=50)
     stream = cached(stream_chunks=10)(upstream.stream)
