@@ -296,10 +296,11 @@ async def read(
                 async for chunk in stream:
                     began = True
                     yield chunk
-            return
         except _CutOffError:
             if began:
                 raise
+        else:
+            return
         finally:
             _loads.leave_line(flight, mine)
             del flight  # see _Live
