@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from child import run_well
 
 from ferrogate import RateLimiter
 from ferrogate.testing import ManualClock, VirtualTimeLoop
@@ -65,3 +67,31 @@ def test_a_clock_starts_at_seconds(start: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="start: expected"):
         ManualClock(start)
     assert ManualClock(timedelta(minutes=1)).now() == 60.0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_clock_that_another_thread_was_advancing_works_in_a_forked_child() -> None:
+    code = """
+    import os, signal, threading, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from ferrogate.testing import ManualClock
+    clock = ManualClock()
+    held, go = threading.Event(), threading.Event()
+    def hold():
+        with clock._lock:
+            held.set()
+            go.wait(30)
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(10)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        clock.advance(1)
+        os._exit(7)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    go.set()
+    thread.join(10)
+    print(status)
+    """
+    assert run_well(code) == "7\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import selectors
 import threading
 import weakref
@@ -44,6 +45,7 @@ class ManualClock(_NativeClock):
     def __init__(self, start: float | timedelta = 0.0) -> None:
         self._lock = threading.Lock()
         self._listeners: list[weakref.WeakMethod[Callable[[], object]]] = []
+        _clocks.add(self)
 
     def advance(self, by: float | timedelta) -> None:
         """Moves forward by ``by`` (seconds or a timedelta) and wakes those whose time has come.
@@ -69,6 +71,19 @@ class ManualClock(_NativeClock):
             listener = reference()
             if listener is not None:
                 listener()
+
+
+#: Their locks do not survive a fork.
+_clocks: weakref.WeakSet[ManualClock] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for clock in list(_clocks):
+        clock._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _JumpingSelector(selectors.BaseSelector):
