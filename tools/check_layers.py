@@ -136,6 +136,9 @@ def words(parts: tuple[str, ...]) -> Iterator[tuple[re.Pattern[str], str]]:
         yield re.compile(r"\bpyo3\b"), "pyo3 below the bindings"
     if floor == "runtime":
         yield re.compile(r"\bunsafe\b"), "unsafe outside src/py"
+    if parts != ("py", "names.rs"):
+        # There it is made before a fork; elsewhere that is easily forgotten.
+        yield re.compile(r"\bintern!"), "names are interned in py/names.rs only"
     if parts != ("core", "clock.rs"):
         yield CLOCKS, "the clock is read in core/clock.rs only"
     if parts != ("core", "sync.rs"):

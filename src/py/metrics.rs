@@ -1,13 +1,13 @@
 //! `PerformanceMetrics` for Python.
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDelta, PyInt};
 
 use crate::core::metrics::{Generation, PerformanceMetrics, PerformanceSnapshot};
 use crate::py::convert::{self, type_name};
 use crate::py::edge::edge;
+use crate::py::names;
 
 /// Exact totals of generations, counted since construction or :meth:`reset`.
 #[pyclass(frozen, subclass, weakref, name = "PerformanceMetrics", module = "ferrogate._core")]
@@ -104,7 +104,7 @@ fn text(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<String> {
 /// A time: seconds as a number, or a `timedelta`.
 fn seconds(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
     match value.cast::<PyDelta>() {
-        Ok(_) => value.call_method0(intern!(value.py(), "total_seconds"))?.extract(),
+        Ok(_) => value.call_method0(names::total_seconds(value.py()))?.extract(),
         Err(_) => number(argument, value),
     }
 }

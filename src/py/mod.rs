@@ -12,9 +12,12 @@ mod intern;
 mod key;
 mod limiter;
 mod metrics;
+mod names;
 mod stack;
 
+use pyo3::panic::PanicException;
 use pyo3::prelude::*;
+use pyo3::types::{PySequence, PyString};
 
 #[pymodule(gil_used = true)]
 #[pyo3(name = "_core")]
@@ -59,12 +62,25 @@ fn core_module(m: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyo3(name = "_before_fork")]
 fn before_fork(py: Python<'_>) -> PyResult<()> {
     edge::edge("_before_fork", || {
+        names::prepare(py);
+        pyo3_own(py)?;
         cache::prepare(py)?;
         health::prepare(py)?;
         key::prepare(py)?;
         limiter::prepare(py)?;
         metrics::prepare(py)
     })
+}
+
+/// What PyO3 itself makes on first use, as far as our calls reach it.
+fn pyo3_own(py: Python<'_>) -> PyResult<()> {
+    py.get_type::<PanicException>();
+    py.get_type::<PySequence>();
+    py.get_type::<PyString>().module()?;
+    // An argument that it cannot convert; the error is what makes the name of its note.
+    let refused = wrap_pyfunction!(cache::seed, py)?.call1((py.None(),));
+    debug_assert!(refused.is_err());
+    Ok(())
 }
 
 /// Registered with ``os.register_at_fork``: what the parent's threads were doing is void here.

@@ -40,6 +40,7 @@ def breaches(root: Path, name: str, text: str) -> list[str]:
         ("core/limiter/mod.rs", "use parking_lot::Mutex;\n", "locks come from"),
         ("core/limiter/mod.rs", "use std::sync::{Arc, Mutex};\n", "locks come from"),
         ("py/cache.rs", "use std::sync::Mutex;\n", "locks come from"),
+        ("py/cache.rs", 'let name = pyo3::intern!(py, "wake");\n', "names are interned in"),
         ("core/cache/mod.rs", "use crate::{core::clock, py::cache::Store};\n", "a floor above"),
         ("core/cache/mod.rs", "use crate::{py::cache::Store, core::clock};\n", "a floor above"),
         ("core/cache/mod.rs", "use super::super::py;\n", "a floor above"),
@@ -76,6 +77,7 @@ def test_a_breach_is_named(tmp_path: Path, name: str, text: str, what: str) -> N
     ("name", "text"),
     [
         ("core/clock.rs", "let t = Instant::now();\n"),
+        ("py/names.rs", 'intern!(py, "wake")\n'),
         ("core/sync.rs", "pub use parking_lot::Mutex;\n"),
         ("core/cache/mod.rs", "// unsafe, pyo3 and parking_lot in prose\n/* unsafe */\n"),
         ("core/cache/mod.rs", 'let s = "unsafe \\" pyo3"; let c = \'"\'; let r = r#"unsafe"#;\n'),

@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering;
 
 use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::ffi;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyTupleMethods, PyType};
 
@@ -18,6 +17,7 @@ use crate::py::cache::{Found, Lookup};
 use crate::py::convert::type_name;
 use crate::py::edge::edge;
 use crate::py::key::{Encoded, Failure, Opaque, Walker, text_probe, with_encoder};
+use crate::py::names;
 
 /// The key of a call, and whose method it was.
 pub(crate) struct CallKey {
@@ -417,7 +417,7 @@ fn instance_part(
     if !by_instance {
         return Ok(None);
     }
-    let method = intern!(slf.py(), "__cache_key__");
+    let method = names::cache_key(slf.py());
     // SAFETY: attached; two live objects. `Bound::hasattr` makes and drops an AttributeError, which
     // was two thirds of what a hit on a method took.
     let has_key =

@@ -27,8 +27,6 @@ use crate::py::edge::edge;
 /// Imports what is imported on first use.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     enter::prepare(py)?;
-    request::prepare(py);
-    wait::prepare(py);
     // The free list of the decisions.
     drop(Bound::new(py, PyDecision(Decision::refused(Reason::Limited, 0)))?);
     Ok(())

@@ -1,23 +1,14 @@
 //! What one request asks for, from Python's arguments.
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyString};
+use pyo3::types::PyBool;
 
 use crate::core::clock::{NEVER, Nanos, secs_from_nanos};
 use crate::core::key::Key;
 use crate::py::convert::type_name;
 use crate::py::key::{Opaque, Walker, short_text, with_encoder};
-
-/// Makes what is made on first use.
-pub(super) fn prepare(py: Python<'_>) {
-    index(py);
-}
-
-fn index(py: Python<'_>) -> &Bound<'_, PyString> {
-    intern!(py, "__index__")
-}
+use crate::py::names;
 
 /// What one request asks for.
 #[derive(Clone, Copy)]
@@ -64,7 +55,7 @@ pub(super) fn count(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResul
         return Ok(count);
     }
     let expected = format!("{argument}: expected an int from 1 to {}, got ", u32::MAX);
-    if !is_bool && value.hasattr(index(value.py()))? {
+    if !is_bool && value.hasattr(names::index(value.py()))? {
         return Err(PyValueError::new_err(format!("{expected}{}", value.repr()?)));
     }
     Err(PyTypeError::new_err(format!("{expected}{}", type_name(value))))

@@ -8,9 +8,8 @@ use std::time::Duration;
 use pyo3::PyTraverseError;
 use pyo3::PyVisit;
 use pyo3::exceptions::{PyRecursionError, PyRuntimeError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use super::request::{Request, seconds};
 use super::{Core, Out, RateLimiter};
@@ -18,6 +17,7 @@ use crate::core::clock::{NEVER, Nanos, SECOND};
 use crate::core::limiter::{Decision, Progress, Reason, Ticket, UNKNOWN};
 use crate::core::sync::{Bell, Mutex};
 use crate::py::edge::{edge, unraisable};
+use crate::py::names;
 
 /// Between two looks for a pending Ctrl-C.
 const SIGNAL_SLICE: Duration = Duration::from_millis(50);
@@ -26,16 +26,6 @@ const SIGNAL_SLICE: Duration = Duration::from_millis(50);
 /// take theirs; doubles with every look in vain, up to the second figure. A
 /// head whose loop was closed wakes nobody, and this finds it.
 const TRUST: (Nanos, Nanos) = (SECOND / 10, 60 * SECOND);
-
-/// Makes what is made on first use.
-pub(super) fn prepare(py: Python<'_>) {
-    name(py);
-}
-
-/// The method of a coroutine's `Waiter`.
-fn name(py: Python<'_>) -> &Bound<'_, PyString> {
-    intern!(py, "wake")
-}
 
 /// Wakes one waiter; cloning and dropping it never touches a Python object's
 /// count while a lock is held (clones share one, the last leaves by the outbox).
@@ -113,7 +103,7 @@ impl Waker {
     }
 
     fn told(waiter: &Bound<'_, PyAny>) -> PyResult<Woken> {
-        let answer = waiter.call_method0(name(waiter.py()))?;
+        let answer = waiter.call_method0(names::wake(waiter.py()))?;
         let dead = answer.cast_into::<PyTicket>();
         Ok(dead.map_or(Woken::Yes, |ticket| Woken::Dead(ticket.unbind())))
     }

@@ -1,0 +1,31 @@
+//! The names of Python's attributes that are looked up often, each made once.
+//!
+//! All in one place, since whatever is made on first use has to be made before
+//! the process forks.
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+macro_rules! names {
+    ($($name:ident: $text:literal),* $(,)?) => {
+        $(
+            #[inline]
+            pub(crate) fn $name(py: Python<'_>) -> &Bound<'_, PyString> {
+                intern!(py, $text)
+            }
+        )*
+
+        /// Makes all of them.
+        pub(crate) fn prepare(py: Python<'_>) {
+            $($name(py);)*
+        }
+    };
+}
+
+names! {
+    cache_key: "__cache_key__",
+    index: "__index__",
+    total_seconds: "total_seconds",
+    wake: "wake",
+}
