@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from child import is_collected
-from sources import Source, settled, stats
+from sources import Source, rested, settled, stats
 
 from ferrogate import Cache, _loads, _refresh, cached
 from ferrogate.testing import ManualClock
@@ -32,8 +32,7 @@ def test_a_coroutine_function_is_refreshed_by_a_task(run: Run, source: Source) -
         assert [await f() for _ in range(5)] == [1] * 5
         assert f.cache.explain(()) == {"present": False}  # no key that anybody could write
         assert source.calls == 1
-        await asyncio.sleep(0)
-        await asyncio.sleep(0.001)
+        await rested()
         assert source.calls == 2
         assert await f() == 2
         assert stats(f) == {"stale_hits": 5, "refreshes": 1}
@@ -42,7 +41,7 @@ def test_a_coroutine_function_is_refreshed_by_a_task(run: Run, source: Source) -
         source.clock.advance(39)
         assert await f() == 2
         source.clock.advance(1.5)
-        await asyncio.sleep(0.001)
+        await rested()
         assert await f() == 3
 
     run(main())
@@ -176,8 +175,7 @@ def test_a_refresh_that_fails_is_counted_and_says_nothing(
 
     async def ask() -> int:
         value = await f() if kind == "async def" else f()
-        await asyncio.sleep(0.001)
-        settled()
+        await rested()
         return value  # type: ignore[no-any-return]
 
     async def main() -> None:
@@ -261,8 +259,7 @@ def test_the_refresh_sees_the_context_of_its_caller(run: Run, source: Source) ->
         tenant.set("me")
         source.clock.advance(10)
         assert (f(), await g()) == (2, 1)
-        await asyncio.sleep(0.001)
-        settled()
+        await rested()
         assert seen == ["me"] * 4
         assert tenant.get() == "me"
 
@@ -306,7 +303,7 @@ def test_a_refresh_may_load_what_its_caller_is_loading(run: Run, source: Source)
         source.clock.advance(10)
         source.calls = 2
         assert await outer() == 3
-        await asyncio.sleep(0.02)
+        await rested()
         assert await inner() == 3
         assert stats(inner) == {"stale_hits": 1, "refreshes": 1}
 
@@ -339,7 +336,7 @@ def test_a_follower_that_is_cancelled_leaves_the_refresh_alone(run: Run, source:
         with pytest.raises(asyncio.CancelledError):
             await follower
         gate.set()
-        await asyncio.sleep(0.001)
+        await rested()
         assert (await f(), source.calls) == (2, 2)
 
     run(main())

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from child import SEED, patience, times
 from loaders import Loader
+from turns import turns
 
 from ferrogate import Cache, cached
 
@@ -145,7 +146,7 @@ def test_a_loader_that_turns_its_cancellation_into_something_else(run: Any) -> N
                 return str(outcome)
 
             task = asyncio.create_task(cache.get_or_set("k", stubborn))
-            await asyncio.sleep(0.001)
+            await turns()
             task.cancel()
             if isinstance(outcome, Exception):
                 with pytest.raises(KeyError):

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from child import run_well
 from loaders import Loader, LoadError
+from turns import turns
 
 from ferrogate import Cache, _loads, cached
 
@@ -279,7 +280,7 @@ def test_blocking_the_thread_whose_loop_is_loading_raises(run: Any) -> None:
             return 1
 
         task = asyncio.create_task(cache.get_or_set("k", load))
-        await asyncio.sleep(0.001)
+        await turns()
         with pytest.raises(RuntimeError, match="this thread's event loop is loading that key"):
             cache.get_or_set_sync("k", lambda: 2)
         gate.set()
@@ -305,7 +306,7 @@ def test_setdefault_never_waits(run: Any) -> None:
         for loader in (load, fails):
             gate.clear()
             task = asyncio.ensure_future(cache.get_or_set("k", loader))  # type: ignore[arg-type]
-            await asyncio.sleep(0.001)
+            await turns()
             assert cache.setdefault("k", 2) == 2
             assert cache.setdefault("k", 3) == 2
             gate.set()
@@ -349,7 +350,7 @@ def test_what_one_caller_is_handling_is_not_shown_to_the_others(run: Any) -> Non
             asyncio.ensure_future(ask("follower", OSError("another secret"))),
             asyncio.ensure_future(ask("plain", None)),
         ]
-        await asyncio.sleep(0.001)
+        await turns()
         gate.set()
         await asyncio.gather(*tasks)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from turns import turns
 
 from ferrogate import Cache, cached
 from ferrogate._categories import CategoryCache
@@ -42,10 +43,10 @@ def test_what_is_invalidated_while_it_loads_is_delivered_and_not_stored(how: str
             return asyncio.ensure_future(cache.get_or_set(key, load, tags=["u", "v"]))  # type: ignore[arg-type]
 
         before = [ask(), ask()]
-        await asyncio.sleep(0.001)
+        await turns()
         invalidate(cache)
         after = [ask(), ask()]
-        await asyncio.sleep(0.001)
+        await turns()
         gate.set()
         assert await asyncio.gather(*before) == [1, 1]
         assert await asyncio.gather(*after) == [2, 2]
@@ -54,7 +55,7 @@ def test_what_is_invalidated_while_it_loads_is_delivered_and_not_stored(how: str
         cache.clear()
         gate.clear()
         alone = ask()
-        await asyncio.sleep(0.001)
+        await turns()
         invalidate(cache)
         gate.set()
         assert await alone == 3
@@ -62,7 +63,7 @@ def test_what_is_invalidated_while_it_loads_is_delivered_and_not_stored(how: str
         # What has nothing to do with the load leaves it alone.
         gate.clear()
         alone = ask()
-        await asyncio.sleep(0.001)
+        await turns()
         cache.delete("another")
         cache.invalidate_tag("another")
         gate.set()
@@ -215,7 +216,7 @@ def test_a_category_is_invalidated_while_it_loads() -> None:
             return 1
 
         task = asyncio.ensure_future(cache.get_or_set("prompt:1", load))  # type: ignore[arg-type]
-        await asyncio.sleep(0.001)
+        await turns()
         cache.invalidate_category("prompt")
         gate.set()
         assert await task == 1

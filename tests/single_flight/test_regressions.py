@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from child import run_well
+from turns import turns
 
 from ferrogate import Cache, _flight, _loads
 
@@ -35,7 +36,7 @@ def orphan(cache: Cache[Any, Any], key: Any) -> Any:
 
     async def begin() -> Any:
         task = asyncio.ensure_future(cache.get_or_set(key, never))  # type: ignore[arg-type]
-        await asyncio.sleep(0.01)
+        await turns()
         return task
 
     loop = asyncio.new_event_loop()
@@ -168,7 +169,7 @@ def test_a_loader_collected_in_another_task_leaves_that_task_alone() -> None:
             raise ValueError("nobody asks for this error")
 
         asyncio.create_task(innocent())  # noqa: RUF006 - its error is what is looked for
-        await asyncio.sleep(0.01)
+        await turns()
 
     asyncio.run(main())
     gc.collect()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from child import is_collected
 from streams import Upstream, collect, everything
+from turns import turns
 
 from ferrogate import StreamLagError, _loads, _streams, cached
 
@@ -99,7 +100,7 @@ def test_an_abandoned_reader_does_not_kill_the_others(run: Any, how: str) -> Non
         reader = stream()
         if how == "cancel":
             task = asyncio.ensure_future(collect(reader))
-            await asyncio.sleep(0.001)
+            await turns()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -169,7 +170,7 @@ def test_who_comes_while_it_cleans_up_has_an_upstream_of_their_own(run: Any) -> 
         first = stream()
         assert await anext(first) == 1
         going = asyncio.ensure_future(first.aclose())
-        await asyncio.sleep(0.001)
+        await turns()
         assert await collect(stream()) == [1, 2]
         cleaned.set()
         await going
@@ -211,9 +212,9 @@ def test_who_comes_after_the_first_chunks_have_gone_has_an_upstream_of_their_own
     async def main() -> None:
         upstream.gates[20] = asyncio.Event()
         first = asyncio.ensure_future(collect(stream()))
-        await asyncio.sleep(0.01)
+        await turns()
         second = asyncio.ensure_future(collect(stream()))
-        await asyncio.sleep(0.01)
+        await turns()
         assert upstream.calls == 2
         upstream.gates[20].set()
         assert await first == await second == everything(30)

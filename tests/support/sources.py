@@ -48,6 +48,14 @@ def stats(function: Any) -> dict[str, int]:
     return {name: counted[name] for name in names if counted[name]}
 
 
+async def rested() -> None:
+    """Waits until no refresh is under way in a thread, nor in a task of this loop."""
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        _, pending = await asyncio.wait(others, timeout=10)
+        assert not pending
+    settled()
+
+
 def settled() -> None:
     """Waits until no refresh is under way in a thread."""
     threads, deadline = _refresh._threads, time.monotonic() + 10
