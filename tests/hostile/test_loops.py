@@ -87,7 +87,7 @@ def eight(rounds):
     threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
     for thread in threads: thread.start()
     for thread in threads:
-        thread.join(50)
+        thread.join({50 * times(1, 20)})
         assert not thread.is_alive()
     assert not failures, failures
 eight(1)
