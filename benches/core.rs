@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ferrogate::core::cache::{Bounds, Graveyard, Insert, Table};
+use ferrogate::core::cache::{Bounds, Graveyard, Insert, Policy, Table};
 use ferrogate::core::clock::{Clock, ManualClock, SECOND};
 use ferrogate::core::key::Key;
 use ferrogate::core::key::encode::{Encoder, tag};
@@ -19,10 +19,10 @@ fn key(number: usize) -> Key {
     Key::new(encoder.as_bytes())
 }
 
-fn filled(keys: &[Key]) -> Mutex<Table<u64>> {
+fn filled(keys: &[Key], policy: Policy) -> Mutex<Table<u64>> {
     let bounds =
         Bounds { max_size: ENTRIES, max_weight: None, ttl: Some(3_600 * SECOND), tti: None };
-    let mut table = Table::new(bounds);
+    let mut table = Table::new(bounds, policy);
     let mut grave = Graveyard::new();
     for (value, key) in (0..).zip(keys) {
         let _ = table.insert(key, value, Insert::default(), 0, &mut grave);
@@ -31,11 +31,16 @@ fn filled(keys: &[Key]) -> Mutex<Table<u64>> {
 }
 
 fn cache(c: &mut Criterion) {
+    policy(c, "cache, TTL on", Policy::Lru);
+    policy(c, "cache, adaptive, TTL on", Policy::Adaptive);
+}
+
+fn policy(c: &mut Criterion, name: &str, policy: Policy) {
     let clock = Clock::default();
     let keys: Vec<Key> = (0..4 * ENTRIES).map(key).collect();
-    let mut group = c.benchmark_group("cache, TTL on");
+    let mut group = c.benchmark_group(name);
 
-    let hits = filled(&keys[..100]);
+    let hits = filled(&keys[..100], policy);
     let mut turn = keys[..100].iter().cycle();
     group.bench_function("hit", |b| {
         b.iter(|| {
@@ -47,8 +52,19 @@ fn cache(c: &mut Criterion) {
         });
     });
 
+    let mut turn = keys[..100].iter().cycle();
+    group.bench_function("set, the key is there", |b| {
+        b.iter(|| {
+            let Some(key) = turn.next() else { return };
+            let mut grave = Graveyard::new();
+            let now = clock.now();
+            let _ = hits.lock().insert(key, 1, Insert::default(), now, &mut grave);
+            drop(black_box(grave));
+        });
+    });
+
     // Four times more keys than fit, in turn: every insert is new and evicts one.
-    let full = filled(&keys);
+    let full = filled(&keys, policy);
     let mut turn = keys.iter().cycle();
     group.bench_function("insert and evict", |b| {
         b.iter(|| {

@@ -1,4 +1,7 @@
-"""`policy="lru"` is exact LRU: the same hits as twenty lines of OrderedDict, to the last one."""
+"""`policy="lru"` is exact LRU: the same hits as twenty lines of OrderedDict, to the last one.
+
+`policy="adaptive"` has no reference; it must stay above a floor on every trace.
+"""
 
 from __future__ import annotations
 
@@ -43,4 +46,14 @@ def test_lru_hits_what_the_reference_hits(
     stats = cache.get_stats()
     assert stats["hits"] == expected
     assert stats["misses"] == len(trace) - expected
+    assert len(cache) == min(entries, len(set(trace)))
+
+
+@pytest.mark.parametrize(("name", "entries", "floor"), traces.ADAPTIVE_FLOORS)
+def test_adaptive_stays_above_its_floor(name: str, entries: int, floor: float) -> None:
+    trace = references(name)
+    cache = Cache(entries, policy="adaptive")
+    hits = hits_of(cache, trace)
+    assert hits / len(trace) >= floor
+    assert cache.get_stats()["hits"] == hits
     assert len(cache) == min(entries, len(set(trace)))

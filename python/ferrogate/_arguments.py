@@ -70,10 +70,11 @@ def path(argument: str, value: str | os.PathLike[str]) -> str:
     return text
 
 
-def known_policy(policy: object) -> None:
-    """Refuses what is not the name of an eviction policy."""
-    if policy != "lru":
-        raise ValueError(f"policy: expected 'lru', got {policy!r}")
+def known_policy(policy: object, policies: tuple[str, ...] = ("lru", "adaptive")) -> None:
+    """Refuses what is not the name of one of these eviction policies."""
+    if not isinstance(policy, str) or policy not in policies:
+        names = " or ".join(map(repr, policies))
+        raise ValueError(f"policy: expected {names}, got {policy!r}")
 
 
 def globally_disabled() -> bool:

@@ -60,7 +60,7 @@ def cached(
     typed: bool = ...,
     ignore: Iterable[str] = ...,
     tags: Iterable[str] | Callable[..., Iterable[str]] | None = ...,
-    policy: Literal["lru"] = ...,
+    policy: Literal["lru", "adaptive"] = ...,
     cache: _core.Cache | None = ...,
     stale_while_revalidate: Seconds | None = ...,
     stale_if_error: Seconds | None = ...,
@@ -88,7 +88,7 @@ def cached(
     typed: bool = False,
     ignore: Iterable[str] = (),
     tags: Iterable[str] | Callable[..., Iterable[str]] | None = None,
-    policy: Literal["lru"] = "lru",
+    policy: Literal["lru", "adaptive"] = "lru",
     cache: _core.Cache | None = None,
     stale_while_revalidate: Seconds | None = None,
     stale_if_error: Seconds | None = None,
@@ -122,7 +122,7 @@ def cached(
         typed: keep ``1``, ``1.0`` and ``True`` apart.
         ignore: names of parameters that do not count for the key.
         tags: for ``cache.invalidate_tag``; a callable gets the arguments.
-        policy: ``"lru"``.
+        policy: ``"lru"`` or ``"adaptive"``, as :class:`Cache` has it.
         cache: a :class:`Cache` to share with others instead of one of its own. Iterating
             over it skips the results of functions, whose keys are made from arguments.
         stale_while_revalidate: seconds after ``ttl`` in which a result is still
@@ -229,7 +229,10 @@ def cached(
         # Its keys and entries in there. Lambdas, and functions that one factory makes, all
         # have one name, so the name alone would give each the others' results.
         _check_shared(
-            max_size=None if max_size is _DEFAULT_SIZE else max_size, clock=clock, name=name
+            max_size=None if max_size is _DEFAULT_SIZE else max_size,
+            policy=None if policy in ("lru", cache.policy) else policy,
+            clock=clock,
+            name=name,
         )
         shared_as = f"{full_name}#{_number(function)}"
         if key is not None and isinstance(cache, Cache):
@@ -271,7 +274,7 @@ def cached(
             "ttl": cache.ttl if ttl is None else ttl,
             "typed": typed,
             "ignore": tuple(ignore),
-            "policy": policy,
+            "policy": cache.policy,
             **terms,
             "bypass_if": bypass_if,
             "single_flight": single_flight,

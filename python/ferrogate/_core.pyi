@@ -53,6 +53,7 @@ class Cache:
         *,
         ttl: _Seconds | None = None,
         tti: _Seconds | None = None,
+        policy: str = "lru",
         max_bytes: int | None = None,
         weigher: Callable[[Any, Any], int] | None = None,
         on_evict: Callable[[Any, Any, str], object] | None = None,
@@ -89,6 +90,8 @@ class Cache:
     def __iter__(self) -> Iterator[Any]: ...
     @property
     def name(self) -> str | None: ...
+    @property
+    def policy(self) -> str: ...
     @property
     def max_size(self) -> int: ...
     @property

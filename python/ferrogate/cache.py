@@ -17,6 +17,7 @@ from datetime import timedelta
 from typing import (
     TYPE_CHECKING,
     Any,
+    ClassVar,
     Generic,
     Literal,
     NamedTuple,
@@ -109,6 +110,9 @@ class CacheStats(TypedDict):
     expirations: int
     invalidations: int
     rejections: int  #: values that alone exceed ``max_bytes``
+    policy: str  #: ``"lru"`` or ``"adaptive"``
+    ghost_entries: int  #: keys of entries that are gone, which ``"adaptive"`` remembers
+    ghost_bytes: int  #: what these and the frequencies of keys take, beside the entries
     loading: int  #: single-flight loads under way
 
 
@@ -116,7 +120,7 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
     """A bounded in-process cache and a full mutable mapping.
 
     The bound holds after every operation. When room is needed, expired entries
-    go first, then the least recently used one. Lookups by ``get``, ``[]`` and
+    go first, then the one that the policy names. Lookups by ``get``, ``[]`` and
     ``get_or_set`` count and make an entry recent; ``in``, iteration and
     ``explain`` do not. Values that a load left behind as stale, and failures
     that it had remembered, are entries for the bound; only loads see them.
@@ -130,7 +134,9 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
         ttl: seconds (or a timedelta) a value lives after it was set; ``None``
             for ever.
         tti: seconds a value lives after it was last set or looked up.
-        policy: which entry makes room; ``"lru"``.
+        policy: which entry makes room: ``"lru"``, exactly the least recently used one; or
+            ``"adaptive"``, by recency or by frequency, whichever would have hit more of
+            late (loops, scans and few popular keys profit; LLM prompts like ``"lru"``).
         max_bytes: sum of the entries' weights at most.
         weigher: ``weigher(key, value) -> int``, the weight of an entry; without
             it a bounded estimate of the deep size in bytes.
@@ -154,7 +160,7 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
         *,
         ttl: Seconds | None = None,
         tti: Seconds | None = None,
-        policy: Literal["lru"] = "lru",
+        policy: Literal["lru", "adaptive"] = "lru",
         max_bytes: int | None = None,
         weigher: Callable[[Any, Any], int] | None = None,
         on_evict: Callable[[Any, Any, str], object] | None = None,
@@ -163,7 +169,7 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
         clock: ManualClock | None = None,
         enabled: bool = True,
     ) -> Cache[K, V]:
-        known_policy(policy)
+        known_policy(policy, cls._policies)
         flag("enabled", enabled)
         given: tuple[object, ...] = (max_size, ttl, tti, policy, max_bytes, weigher, on_evict)
         given = (*given, cleanup_interval, name, clock, enabled)
@@ -185,6 +191,7 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
                 max_size,
                 ttl=ttl,
                 tti=tti,
+                policy=policy,
                 max_bytes=max_bytes,
                 weigher=weigher,
                 on_evict=on_evict,
@@ -204,7 +211,7 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
         *,
         ttl: Seconds | None = None,
         tti: Seconds | None = None,
-        policy: Literal["lru"] = "lru",
+        policy: Literal["lru", "adaptive"] = "lru",
         max_bytes: int | None = None,
         weigher: Callable[[Any, Any], int] | None = None,
         on_evict: Callable[[Any, Any, str], object] | None = None,
@@ -224,6 +231,7 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
             )
 
     _given: tuple[object, ...]
+    _policies: ClassVar[tuple[str, ...]] = ("lru", "adaptive")
 
     def get_or_set(
         self,
@@ -350,6 +358,8 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
 
 class LRUCache(Cache[K, V]):
     """:class:`Cache` with ``policy="lru"``, by its field name."""
+
+    _policies = ("lru",)
 
 
 class _Items(ItemsView[K, V]):

@@ -371,6 +371,7 @@ EXCUSED = {
     "Cache.max_bytes": READS,
     "Cache.max_size": READS,
     "Cache.name": READS,
+    "Cache.policy": READS,
     "Cache.tti": READS,
     "Cache.ttl": READS,
     "CachedFunction.__dict__": READS,

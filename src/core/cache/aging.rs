@@ -160,7 +160,7 @@ impl<V> Table<V> {
         grave: &mut Graveyard<V>,
     ) -> Look<'_, V> {
         let Some(slot) = self.find(key) else {
-            self.stats.misses += 1;
+            self.note_absence(key);
             return Look::Absent;
         };
         if !self.needs_second_look(slot, clock) {

@@ -21,6 +21,30 @@ pub struct Bounds {
     pub tti: Option<Nanos>,
 }
 
+/// Which entry makes room when none has expired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// The least recently used one, exactly.
+    #[default]
+    Lru,
+    /// By recency or by frequency, whichever would have hit more of late.
+    Adaptive,
+}
+
+impl Policy {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Lru, Self::Adaptive];
+
+    /// The name by which a user asks for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lru => "lru",
+            Self::Adaptive => "adaptive",
+        }
+    }
+}
+
 /// How long one value lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lifetime {

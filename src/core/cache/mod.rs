@@ -1,10 +1,12 @@
-//! The object cache: exact LRU, exact bounds, exact expiry, stale values and failures.
+//! The object cache: exact LRU or adaptive eviction, exact bounds and expiry, stale values and
+//! failures.
 //!
 //! [`Table`] is single-threaded state; the caller wraps it in one mutex. Every
 //! operation that removes entries hands them out through a [`Graveyard`], so
 //! that their values are dropped after the lock is gone: dropping a value may
 //! run arbitrary code.
 
+mod adaptive;
 mod aging;
 mod deadlines;
 mod entry;
@@ -17,9 +19,9 @@ mod tests;
 mod upkeep;
 
 pub use aging::{Aging, Look, State, Wish};
-pub use entry::{Bounds, Entry, Insert, Lifetime, Tag};
+pub use entry::{Bounds, Entry, Insert, Lifetime, Policy, Tag};
 pub use graveyard::Graveyard;
-pub use stats::Stats;
+pub use stats::{Ghosts, Stats};
 pub use table::Table;
 
 /// Why an entry left the cache.
@@ -27,7 +29,7 @@ pub use table::Table;
 pub enum Cause {
     /// Its time to live or to idle was over.
     Expired,
-    /// It was the least recently used one when room was needed.
+    /// Room was needed, and by the policy it was the one to go.
     Evicted,
     /// Another value was set under its key.
     Replaced,

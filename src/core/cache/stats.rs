@@ -30,3 +30,12 @@ pub struct Stats {
     /// Values refused because they alone exceed `max_bytes`.
     pub rejections: u64,
 }
+
+/// What a cache remembers beside its entries to choose whom to evict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ghosts {
+    /// Key hashes without values.
+    pub entries: usize,
+    /// Bytes that these, the frequencies and the entries' places take.
+    pub bytes: usize,
+}

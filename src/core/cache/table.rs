@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
+use super::adaptive::Adaptive;
 use super::aging::{Aging, State};
 use super::deadlines::{Deadlines, Queue};
-use super::entry::{Bounds, Insert, Lifetime, Tag};
+use super::entry::{Bounds, Insert, Lifetime, Policy, Tag};
 use super::lru::{Links, List, NIL, Slots};
 use super::{Cause, Graveyard, Stats};
 use crate::core::clock::{Clock, NEVER, Nanos, Seen};
@@ -58,14 +59,17 @@ impl<V> Slots for ByExpiry<'_, V> {
     }
 }
 
-/// An exact LRU table with expiry, weights and tags.
+/// A table with expiry, weights and tags, evicting by recency or adaptively.
 #[derive(Debug)]
 pub struct Table<V> {
-    bounds: Bounds,
+    pub(super) bounds: Bounds,
     pub(super) index: HashTable<u32>,
     pub(super) slots: Vec<Slot<V>>,
     pub(super) free: Vec<u32>,
+    /// All entries by last use, whatever the policy.
     pub(super) recency: List,
+    /// `None`: LRU, which pays one comparison for the choice.
+    pub(super) adaptive: Option<Box<Adaptive>>,
     pub(super) deadlines: Deadlines,
     pub(super) tags: HashMap<Tag, HashSet<u32>>,
     pub(super) weight: u64,
@@ -79,10 +83,12 @@ pub struct Table<V> {
 impl<V> Table<V> {
     /// An empty table; memory grows with its entries.
     #[must_use]
-    pub fn new(bounds: Bounds) -> Self {
+    pub fn new(bounds: Bounds, policy: Policy) -> Self {
         let max_size = bounds.max_size.clamp(1, NIL as usize);
+        let bounds = Bounds { max_size, ..bounds };
         Self {
-            bounds: Bounds { max_size, ..bounds },
+            bounds,
+            adaptive: (policy == Policy::Adaptive).then(|| Box::new(Adaptive::new(&bounds))),
             index: HashTable::new(),
             slots: Vec::new(),
             free: Vec::new(),
@@ -96,46 +102,11 @@ impl<V> Table<V> {
         }
     }
 
-    /// What it may hold.
-    #[must_use]
-    pub fn bounds(&self) -> Bounds {
-        self.bounds
-    }
-
-    /// Entries, live or not yet swept; see [`sweep`](Self::sweep).
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.index.len()
-    }
-
-    /// Whether it has no entries at all.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
-    }
-
-    /// The sum of the weights.
-    #[must_use]
-    pub fn weight(&self) -> u64 {
-        self.weight
-    }
-
-    /// The counters.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        self.stats
-    }
-
-    /// Sets the counters to zero.
-    pub fn reset_stats(&mut self) {
-        self.stats = Stats::default();
-    }
-
     /// The fresh value under `key`, which becomes the most recently used one.
     #[inline]
     pub fn get(&mut self, key: &impl Probe, clock: &Clock, grave: &mut Graveyard<V>) -> Option<&V> {
         let Some(slot) = self.find(key) else {
-            self.stats.misses += 1;
+            self.note_absence(key);
             return None;
         };
         if self.needs_second_look(slot, clock) && !self.is_fresh_or_buried(slot, clock, grave) {
@@ -185,6 +156,17 @@ impl<V> Table<V> {
             self.slots[slot as usize].touched = clock.now();
         }
         self.make_newest(slot);
+        if let Some(adaptive) = &mut self.adaptive {
+            adaptive.hit(slot);
+        }
+    }
+
+    #[inline]
+    pub(super) fn note_absence(&mut self, key: &impl Probe) {
+        self.stats.misses += 1;
+        if let Some(adaptive) = &mut self.adaptive {
+            adaptive.missed(key.hash());
+        }
     }
 
     /// Counts a lookup that was answered elsewhere as a miss.
@@ -227,6 +209,9 @@ impl<V> Table<V> {
             return Err(value);
         }
         self.stats.insertions += 1;
+        if let Some(adaptive) = &mut self.adaptive {
+            adaptive.writing(key.hash());
+        }
         self.make_room(insert.weight, now, grave);
         let (mut deadline, mut queue) = self.deadline(insert.lifetime, now);
         self.weight += insert.weight;
@@ -235,6 +220,9 @@ impl<V> Table<V> {
             (deadline, queue) = self.begin_to_age(slot, aging);
         }
         self.recency.push_newest(&mut ByRecency(&mut self.slots), slot);
+        if let Some(adaptive) = &mut self.adaptive {
+            adaptive.added(slot, key.hash());
+        }
         self.deadlines.add(&mut ByExpiry(&mut self.slots), slot, deadline, queue);
         if !insert.tags.is_empty() {
             self.tag(slot, insert.tags);
@@ -287,6 +275,9 @@ impl<V> Table<V> {
             self.deadlines.make_newest(&mut ByExpiry(&mut self.slots), slot);
         }
         self.make_newest(slot);
+        if let Some(adaptive) = &mut self.adaptive {
+            adaptive.rewritten(slot);
+        }
         self.stats.insertions += 1;
         self.stats.updates += 1;
     }
@@ -359,6 +350,14 @@ impl<V> Table<V> {
         by_deadline.or_else(|| self.recency.oldest().filter(|slot| self.is_expired(*slot, now)))
     }
 
+    fn victim(&mut self) -> Option<u32> {
+        let oldest = self.recency.oldest();
+        match &mut self.adaptive {
+            None => oldest,
+            Some(adaptive) => adaptive.victim(oldest),
+        }
+    }
+
     fn make_room(&mut self, weight: u64, now: Nanos, grave: &mut Graveyard<V>) {
         while self.index.len() >= self.bounds.max_size
             || self.bounds.max_weight.is_some_and(|max| self.weight.saturating_add(weight) > max)
@@ -366,7 +365,7 @@ impl<V> Table<V> {
             // What is dead goes before what is merely old.
             let (slot, cause) = match self.due(now) {
                 Some(slot) => (slot, Cause::Expired),
-                None => match self.recency.oldest() {
+                None => match self.victim() {
                     Some(slot) => (slot, Cause::Evicted),
                     None => return,
                 },
@@ -430,6 +429,9 @@ impl<V> Table<V> {
             found.remove();
         }
         self.recency.remove(&mut ByRecency(&mut self.slots), slot);
+        if let Some(adaptive) = &mut self.adaptive {
+            adaptive.removed(slot, matches!(cause, Cause::Evicted | Cause::Replaced));
+        }
         self.deadlines.remove(&mut ByExpiry(&mut self.slots), slot, deadline, queue);
         let entry = &mut self.slots[slot as usize];
         self.weight -= entry.weight;

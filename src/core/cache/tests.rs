@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{
-    Aging, Bounds, Cause, Graveyard, Insert, Lifetime, Look, State, Stats, Table, Tag, Wish,
+    Aging, Bounds, Cause, Graveyard, Insert, Lifetime, Look, Policy, State, Stats, Table, Tag, Wish,
 };
 use crate::core::cases;
 use crate::core::clock::{Clock, ManualClock, NEVER, Nanos, SECOND};
@@ -228,7 +228,7 @@ proptest! {
         ops in proptest::collection::vec(op(), 1..120),
     ) {
         let bounds = Bounds { max_size, max_weight, ttl, tti };
-        let mut table = Table::new(bounds);
+        let mut table = Table::new(bounds, Policy::Lru);
         let mut model = Model::default();
         let time = ManualClock::default();
         let clock = Clock::Manual(time.clone());
@@ -418,7 +418,8 @@ proptest! {
 
 #[test]
 fn the_dead_leave_before_the_old() {
-    let mut table = Table::new(Bounds { max_size: 2, max_weight: None, ttl: None, tti: None });
+    let mut table =
+        Table::new(Bounds { max_size: 2, max_weight: None, ttl: None, tti: None }, Policy::Lru);
     let mut grave = Graveyard::new();
     let short = Insert { lifetime: Lifetime::For(5), ..Insert::default() };
     table.insert(&key(1), "old but alive", Insert::default(), 0, &mut grave).unwrap();
@@ -430,7 +431,7 @@ fn the_dead_leave_before_the_old() {
 #[test]
 fn a_value_that_is_too_heavy_takes_its_outdated_predecessor_along() {
     let bounds = Bounds { max_size: 9, max_weight: Some(10), ttl: None, tti: None };
-    let mut table = Table::new(bounds);
+    let mut table = Table::new(bounds, Policy::Lru);
     let mut grave = Graveyard::new();
     let weighing = |weight| Insert { weight, ..Insert::default() };
     table.insert(&key(1), "light", weighing(3), 0, &mut grave).unwrap();

@@ -4,15 +4,63 @@ use std::collections::{HashMap, HashSet};
 
 use hashbrown::HashTable;
 
+use super::adaptive::Adaptive;
 use super::deadlines::Deadlines;
-use super::entry::Entry;
+use super::entry::{Bounds, Entry, Policy};
 use super::lru::List;
 use super::table::{ByRecency, Table};
-use super::{Cause, Graveyard};
+use super::{Cause, Ghosts, Graveyard, Stats};
 use crate::core::clock::Nanos;
 use crate::core::key::Key;
 
 impl<V> Table<V> {
+    /// What it may hold.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// Entries, live or not yet swept; see [`sweep`](Self::sweep).
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether it has no entries at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// The sum of the weights.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
+        self.weight
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Which entry makes room.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        if self.adaptive.is_some() { Policy::Adaptive } else { Policy::Lru }
+    }
+
+    /// What it remembers beside its entries; nothing with [`Policy::Lru`].
+    #[must_use]
+    pub fn ghosts(&self) -> Ghosts {
+        self.adaptive.as_ref().map_or_else(Ghosts::default, |adaptive| adaptive.ghosts())
+    }
+
+    /// Sets the counters to zero.
+    pub fn reset_stats(&mut self) {
+        self.stats = Stats::default();
+    }
+
     /// Removes what was tagged with `tag`, up to `limit` entries; returns how many were live.
     pub fn invalidate_tag(
         &mut self,
@@ -73,6 +121,9 @@ impl<V> Table<V> {
         self.index = HashTable::new();
         self.free = Vec::new();
         self.recency = List::EMPTY;
+        if let Some(adaptive) = &mut self.adaptive {
+            **adaptive = Adaptive::new(&self.bounds);
+        }
         self.deadlines = Deadlines::new();
         self.tags = HashMap::new();
         self.weight = 0;

@@ -1,10 +1,11 @@
 //! `ferrogate._core.Cache`: convert, call the store, convert back.
 
-use pyo3::exceptions::{PyKeyError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyKeyError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
+use super::arguments::{Omitted, at_least_one, callable, policy};
 use super::flight::{Flight, Lookup};
 use super::freshness::Freshness;
 use super::hooks::Hooks;
@@ -17,42 +18,13 @@ use crate::py::awaitable::ready;
 use crate::py::convert::{clock, globally_disabled, optional_duration, type_name};
 use crate::py::edge::edge;
 
-/// A bounded in-process cache with exact LRU order, TTL, TTI, weights and tags.
+/// A bounded in-process cache: exact LRU or adaptive, with TTL, TTI, weights and tags.
 ///
 /// The public class is ``ferrogate.Cache``.
 #[pyclass(frozen, subclass, weakref, module = "ferrogate._core")]
 pub(crate) struct Cache {
     pub(crate) store: Store,
     name: Option<String>,
-}
-
-/// An argument that was left out.
-type Omitted<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
-
-fn callable(argument: &str, value: Omitted<'_, '_>) -> PyResult<Option<Py<PyAny>>> {
-    match value {
-        Some(value) if !value.is_callable() => Err(PyTypeError::new_err(format!(
-            "{argument}: expected a callable or None, got {}",
-            type_name(value)
-        ))),
-        value => Ok(value.map(|value| value.clone().unbind())),
-    }
-}
-
-fn at_least_one(argument: &str, value: &Bound<'_, PyAny>) -> PyResult<usize> {
-    let wrong = || {
-        let shown = value.repr().map_or_else(|_| "?".into(), |repr| repr.to_string());
-        format!("{argument}: expected an int of at least 1, got {shown}")
-    };
-    if !value.is_instance_of::<pyo3::types::PyInt>()
-        || value.is_instance_of::<pyo3::types::PyBool>()
-    {
-        return Err(PyTypeError::new_err(wrong()));
-    }
-    match value.extract::<usize>() {
-        Ok(number) if number > 0 => Ok(number),
-        _ => Err(PyValueError::new_err(wrong())),
-    }
 }
 
 /// A flight, whether the caller leads it, and ``(value,)`` if there is one already.
@@ -82,12 +54,13 @@ impl Cache {
 #[pymethods]
 impl Cache {
     #[new]
-    #[pyo3(signature = (max_size, *, ttl=None, tti=None, max_bytes=None, weigher=None, on_evict=None, name=None, clock=None, enabled=true))]
+    #[pyo3(signature = (max_size, *, ttl=None, tti=None, policy="lru", max_bytes=None, weigher=None, on_evict=None, name=None, clock=None, enabled=true))]
     #[allow(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn new(
         max_size: &Bound<'_, PyAny>,
         ttl: Omitted<'_, '_>,
         tti: Omitted<'_, '_>,
+        policy: &str,
         max_bytes: Omitted<'_, '_>,
         weigher: Omitted<'_, '_>,
         on_evict: Omitted<'_, '_>,
@@ -107,7 +80,9 @@ impl Cache {
             };
             let hooks = Hooks::new(callable("weigher", weigher)?, callable("on_evict", on_evict)?);
             let enabled = enabled && !globally_disabled();
-            Ok(Self { store: Store::new(bounds, hooks, self::clock(clock)?, enabled), name })
+            let policy = self::policy(policy)?;
+            let store = Store::new(bounds, policy, hooks, self::clock(clock)?, enabled);
+            Ok(Self { store, name })
         })
     }
 
@@ -356,6 +331,10 @@ impl Cache {
             facts.set_item("expirations", stats.expirations)?;
             facts.set_item("invalidations", stats.invalidations)?;
             facts.set_item("rejections", stats.rejections)?;
+            let (policy, ghosts) = self.store.policy();
+            facts.set_item("policy", policy.as_str())?;
+            facts.set_item("ghost_entries", ghosts.entries)?;
+            facts.set_item("ghost_bytes", ghosts.bytes)?;
             facts.set_item("loading", self.store.flights().len())?;
             Ok(facts)
         })
@@ -450,6 +429,12 @@ impl Cache {
     #[getter]
     fn name(&self) -> Option<&str> {
         self.name.as_deref()
+    }
+
+    /// Which entry makes room: ``"lru"`` or ``"adaptive"``.
+    #[getter]
+    fn policy(&self) -> &'static str {
+        self.store.policy().0.as_str()
     }
 
     /// Entries at most.

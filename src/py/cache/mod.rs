@@ -1,5 +1,6 @@
 //! The object cache as a Python class.
 
+mod arguments;
 mod class;
 mod flight;
 mod freshness;

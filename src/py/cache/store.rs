@@ -10,7 +10,9 @@ use pyo3::types::PyString;
 
 use super::flight::{Outcome, Waiter};
 use super::hooks::Hooks;
-use crate::core::cache::{Bounds, Graveyard, Insert, Lifetime, State, Stats, Table, Tag};
+use crate::core::cache::{
+    Bounds, Ghosts, Graveyard, Insert, Lifetime, Policy, State, Stats, Table, Tag,
+};
 use crate::core::clock::Clock;
 use crate::core::flight::Flights;
 use crate::core::key::{Key, Probe};
@@ -48,9 +50,15 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) fn new(bounds: Bounds, hooks: Hooks, clock: Clock, enabled: bool) -> Self {
+    pub(crate) fn new(
+        bounds: Bounds,
+        policy: Policy,
+        hooks: Hooks,
+        clock: Clock,
+        enabled: bool,
+    ) -> Self {
         Self {
-            table: Mutex::new(Table::new(bounds)),
+            table: Mutex::new(Table::new(bounds, policy)),
             hooks,
             interner: Arc::default(),
             flights: Flights::default(),
@@ -333,6 +341,12 @@ impl Store {
     pub(crate) fn stats(&self) -> (Stats, usize, u64, Bounds) {
         let table = self.table.lock();
         (table.stats(), table.len(), table.weight(), table.bounds())
+    }
+
+    /// Which entry makes room, and what is remembered to know that.
+    pub(crate) fn policy(&self) -> (Policy, Ghosts) {
+        let table = self.table.lock();
+        (table.policy(), table.ghosts())
     }
 
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
