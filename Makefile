@@ -16,7 +16,7 @@ endif
 .PHONY: bench bench-core bench-peers check clean demo dev fmt help lock soak system \
     test test-core test-failpoints test-loom test-memcheck test-python wheel which-python
 
-bench: bench-core bench-peers ## Measure: criterion for the core, then the ratio table against the rivals
+bench: $(if $(ARGS),,bench-core) bench-peers ## Measure: criterion for the core, then the table against the rivals (ARGS: only that, "--only adaptive")
 
 bench-core: ## Measure the core alone (criterion)
 	cargo bench --locked --bench core -- $(ARGS)

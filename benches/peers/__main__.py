@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hit_ratios
 import markdown
 import rows_cache
 import rows_key
@@ -38,7 +39,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     options = parser.parse_args()
     rows = [r for r in ROWS if re.search(options.only, r.name, re.IGNORECASE)]
-    if not rows:
+    adaptive = re.search(options.only, "adaptive: hit ratios", re.IGNORECASE)
+    if not rows and not adaptive:
         print(f"no row matches {options.only!r}; there are:", *(r.name for r in ROWS), sep="\n  ")
         return 2
     samples, budget = (5, 0.002) if options.quick else (31, 0.010)
@@ -52,8 +54,10 @@ def main() -> int:
             timings = measure(row, samples=samples, budget=budget, runner=runner)
             table.append(tabulate(row, timings))
             show(table[-1])
+    ratios = hit_ratios.table(quick=options.quick) if adaptive else []
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine, "rows": table}, indent=2) + "\n")
+        data = {"machine": machine, "rows": table, "hit_ratios": ratios}
+        options.json.write_text(json.dumps(data, indent=2) + "\n")
     print(f"\n{sum(r['met'] is True for r in table)} of {len(table)} targets met")
     for row_data in table:
         if row_data["met"] is not True:
@@ -64,7 +68,8 @@ def main() -> int:
 
 def describe() -> dict[str, str]:
     """The machine and the versions, for whoever compares figures."""
-    names = sorted({c.package for r in ROWS for c in r.contenders if c.package})
+    timed = {c.package for r in ROWS for c in r.contenders if c.package}
+    names = sorted(timed | set(hit_ratios.PACKAGES))
     return {
         "machine": f"{cpu()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",

@@ -112,8 +112,8 @@ def turned_over(cache: Any, *, size: bool = True) -> Namespace:
     return {"c": cache, "set": set_item, "verify": verify}
 
 
-def our_cache() -> Any:
-    return import_module("ferrogate").Cache(ENTRIES, ttl=TTL)
+def our_cache(policy: str = "lru") -> Any:
+    return import_module("ferrogate").Cache(ENTRIES, ttl=TTL, policy=policy)
 
 
 def cachebox_cache() -> Any:
@@ -126,6 +126,15 @@ def moka_cache() -> Any:
 
 def cachetools_cache() -> Any:
     return import_module("cachetools").TTLCache(ENTRIES, TTL)
+
+
+def filled_to_the_brim(policy: str) -> Namespace:
+    """A full cache; which entries are in it is up to the policy."""
+    cache = our_cache(policy)
+    for key in TURNOVER:
+        cache[key] = key
+    assert len(cache) == ENTRIES
+    return {"set": cache.set}
 
 
 CACHEBOX = "cachebox TTLCache"
@@ -227,5 +236,21 @@ ROWS = [
             ),
         ],
         TURNOVER,
+    ),
+    *(
+        Row(
+            f'Cache.{name}, policy="adaptive", TTL on',
+            Target(at_most=1.5, says="≤ 1.5 x lru"),
+            [
+                Contender('ferrogate, policy="lru"', work, functools.partial(prepared, "lru")),
+                Contender("ferrogate", work, functools.partial(prepared, "adaptive"), "ferrogate"),
+            ],
+            keys,
+        )
+        for name, work, prepared, keys in (
+            ("get, hit", "get(key)", lambda policy: filled(our_cache(policy)), HITS),
+            ("set, the key is there", "set(key, key)", lambda p: filled(our_cache(p)), HITS),
+            ("insert + evict", "set(key, key)", filled_to_the_brim, TURNOVER),
+        )
     ),
 ]
