@@ -4,7 +4,16 @@ import os as _os
 
 from ferrogate import _core, _janitor, _loads, _streams, limiter
 from ferrogate._core import __version__
-from ferrogate.cache import Cache, CacheConfig, CacheInfo, CacheStats, LRUCache, cache_key, cached
+from ferrogate.cache import (
+    Cache,
+    CacheConfig,
+    CacheInfo,
+    CacheStats,
+    LRUCache,
+    Savings,
+    cache_key,
+    cached,
+)
 from ferrogate.exceptions import (
     FerrogateError,
     InternalError,
@@ -33,6 +42,7 @@ __all__ = [
     "RateLimitConfig",
     "RateLimitExceeded",
     "RateLimiter",
+    "Savings",
     "StreamLagError",
     "__version__",
     "cache_key",

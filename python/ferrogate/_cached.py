@@ -17,7 +17,7 @@ from ferrogate._core import CachedFunction, ManualClock
 from ferrogate._freshness import Terms, freshness_of
 from ferrogate._refresh import refresh_async, refresh_sync
 from ferrogate._streams import Replay
-from ferrogate.cache import Cache, CacheInfo, Seconds
+from ferrogate.cache import Cache, CacheInfo, Savings, Seconds
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,6 +69,7 @@ def cached(
     bypass_if: Callable[..., object] | None = ...,
     ttl_jitter: float | None = ...,
     early_refresh: float | None = ...,
+    value: Callable[[Any], float | Savings] | None = ...,
     stream_replay: Replay = ...,
     stream_chunks: int = ...,
     single_flight: bool = ...,
@@ -97,6 +98,7 @@ def cached(
     bypass_if: Callable[..., object] | None = None,
     ttl_jitter: float | None = None,
     early_refresh: float | None = None,
+    value: Callable[[Any], float | Savings] | None = None,
     stream_replay: Replay = "at_once",
     stream_chunks: int = 10_000,
     single_flight: bool = True,
@@ -145,6 +147,9 @@ def cached(
         early_refresh: the factor beta of XFetch (Vattani et al., VLDB 2015): the
             longer a load takes and the nearer the end of the ``ttl`` is, the
             likelier a hit begins a refresh in the background; 1.0 is the usual one.
+        value: called with a result that is stored, returns what each hit on it will save: US
+            dollars, or a :class:`Savings`; of a stream it gets the list of chunks. The sums
+            are in ``cache.get_stats()``.
         single_flight: concurrent calls with one key run the function once.
         clock: a :class:`ferrogate.testing.ManualClock` in tests.
         name: the name of its own cache; the function's by default.
@@ -172,6 +177,7 @@ def cached(
             bypass_if=bypass_if,
             ttl_jitter=ttl_jitter,
             early_refresh=early_refresh,
+            value=value,
             stream_replay=stream_replay,
             stream_chunks=stream_chunks,
             single_flight=single_flight,
@@ -207,8 +213,8 @@ def cached(
         got = type(ignore).__name__
         raise TypeError(f"ignore: expected an iterable of names of parameters, got {got}")
     ignore = tuple(ignore)
-    for option, value in (("typed", typed), ("single_flight", single_flight), ("enabled", enabled)):
-        flag(option, value)
+    for option, on in (("typed", typed), ("single_flight", single_flight), ("enabled", enabled)):
+        flag(option, on)
     if tags is not None and not callable(tags):
         tags = tuple(_core._check_tags(tags))
     full_name = f"{getattr(function, '__module__', '?')}.{_qualname(function)}"
@@ -218,6 +224,7 @@ def cached(
             max_size,
             ttl=ttl,
             policy=policy,
+            value=_of_result(value, is_stream=is_stream),
             name=name or full_name,
             clock=clock,
             enabled=enabled,
@@ -231,6 +238,7 @@ def cached(
         _check_shared(
             max_size=None if max_size is _DEFAULT_SIZE else max_size,
             policy=None if policy in ("lru", cache.policy) else policy,
+            value=value,
             clock=clock,
             name=name,
         )
@@ -290,6 +298,18 @@ def cached(
         read=read,
     )
     return functools.update_wrapper(wrapper, function)
+
+
+def _of_result(value: object, *, is_stream: bool) -> Callable[[Any, Any], Any] | None:
+    """As a cache calls it, which knows nothing of arguments."""
+    if value is None:
+        return None
+    if not callable(value):
+        got = type(value).__name__
+        raise TypeError(f"value: expected a callable that gets the result, got {got}")
+    if is_stream:
+        return lambda _, recording: value(recording.chunks)
+    return lambda _, result: value(result)
 
 
 def _check_stream(**given: object) -> None:

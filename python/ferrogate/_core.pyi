@@ -56,6 +56,7 @@ class Cache:
         policy: str = "lru",
         max_bytes: int | None = None,
         weigher: Callable[[Any, Any], int] | None = None,
+        value: Callable[[Any, Any], object] | None = None,
         on_evict: Callable[[Any, Any, str], object] | None = None,
         name: str | None = None,
         clock: ManualClock | None = None,

@@ -87,6 +87,20 @@ class CacheInfo(NamedTuple):
     currsize: int
 
 
+class Savings(NamedTuple):
+    """What one hit saves; ``value=`` of :class:`Cache` and :func:`cached` returns one.
+
+    Attributes:
+        tokens: tokens that are neither sent nor generated.
+        usd: US dollars.
+        seconds: seconds; ``None`` stands for the time that the load took.
+    """
+
+    tokens: int = 0
+    usd: float = 0.0
+    seconds: float | None = None
+
+
 class CacheStats(TypedDict):
     """What :meth:`Cache.get_stats` returns."""
 
@@ -110,6 +124,9 @@ class CacheStats(TypedDict):
     expirations: int
     invalidations: int
     rejections: int  #: values that alone exceed ``max_bytes``
+    saved_tokens: int  #: as ``value=`` says it, by all hits and by those who shared a load
+    saved_usd: float
+    saved_seconds: float
     policy: str  #: ``"lru"`` or ``"adaptive"``
     ghost_entries: int  #: keys of entries that are gone, which ``"adaptive"`` remembers
     ghost_bytes: int  #: what these and the frequencies of keys take, beside the entries
@@ -140,6 +157,8 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
         max_bytes: sum of the entries' weights at most.
         weigher: ``weigher(key, value) -> int``, the weight of an entry; without
             it a bounded estimate of the deep size in bytes.
+        value: ``value(key, value)``, what each hit on that entry will save: US dollars,
+            or a :class:`Savings`. The sums are in :meth:`get_stats`.
         on_evict: ``on_evict(key, value, cause)``, called after an entry left,
             with no lock held; ``cause`` is ``"expired"``, ``"evicted"``,
             ``"replaced"``, ``"deleted"``, ``"invalidated"`` or ``"cleared"``.
@@ -163,6 +182,7 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
         policy: Literal["lru", "adaptive"] = "lru",
         max_bytes: int | None = None,
         weigher: Callable[[Any, Any], int] | None = None,
+        value: Callable[[Any, Any], float | Savings] | None = None,
         on_evict: Callable[[Any, Any, str], object] | None = None,
         cleanup_interval: Seconds | None = None,
         name: str | None = None,
@@ -171,7 +191,16 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
     ) -> Cache[K, V]:
         known_policy(policy, cls._policies)
         flag("enabled", enabled)
-        given: tuple[object, ...] = (max_size, ttl, tti, policy, max_bytes, weigher, on_evict)
+        given: tuple[object, ...] = (
+            max_size,
+            ttl,
+            tti,
+            policy,
+            max_bytes,
+            weigher,
+            value,
+            on_evict,
+        )
         given = (*given, cleanup_interval, name, clock, enabled)
         if isinstance(max_size, CacheConfig):
             config = max_size
@@ -194,6 +223,7 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
                 policy=policy,
                 max_bytes=max_bytes,
                 weigher=weigher,
+                value=value,
                 on_evict=on_evict,
                 name=text_or_none("name", name),
                 clock=clock,
@@ -214,6 +244,7 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
         policy: Literal["lru", "adaptive"] = "lru",
         max_bytes: int | None = None,
         weigher: Callable[[Any, Any], int] | None = None,
+        value: Callable[[Any, Any], float | Savings] | None = None,
         on_evict: Callable[[Any, Any, str], object] | None = None,
         cleanup_interval: Seconds | None = None,
         name: str | None = None,
@@ -222,7 +253,16 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
     ) -> None:
         # Everything was done in __new__. A subclass that only gives other arguments to
         # super().__init__() would silently get a cache of the default size.
-        given: tuple[object, ...] = (max_size, ttl, tti, policy, max_bytes, weigher, on_evict)
+        given: tuple[object, ...] = (
+            max_size,
+            ttl,
+            tti,
+            policy,
+            max_bytes,
+            weigher,
+            value,
+            on_evict,
+        )
         given = (*given, cleanup_interval, name, clock, enabled)
         if given not in (self._given, _DEFAULTS):
             raise TypeError(

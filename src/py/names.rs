@@ -26,6 +26,9 @@ macro_rules! names {
 names! {
     cache_key: "__cache_key__",
     index: "__index__",
+    seconds: "seconds",
+    tokens: "tokens",
     total_seconds: "total_seconds",
+    usd: "usd",
     wake: "wake",
 }

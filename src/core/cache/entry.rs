@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Savings;
 use super::aging::{Aging, State};
 use crate::core::clock::Nanos;
 
@@ -68,6 +69,8 @@ pub struct Insert {
     pub tags: Vec<Tag>,
     /// What it has beside its lifetime; boxed, for most entries have nothing.
     pub aging: Option<Box<Aging>>,
+    /// What each hit on it saves; boxed, for most caches do not say it.
+    pub saves: Option<Box<Savings>>,
 }
 
 /// One entry as [`Table::explain`](super::Table::explain) shows it.

@@ -12,6 +12,7 @@ mod deadlines;
 mod entry;
 mod graveyard;
 mod lru;
+mod savings;
 mod stats;
 mod table;
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod upkeep;
 pub use aging::{Aging, Look, State, Wish};
 pub use entry::{Bounds, Entry, Insert, Lifetime, Policy, Tag};
 pub use graveyard::Graveyard;
+pub use savings::Savings;
 pub use stats::{Ghosts, Stats};
 pub use table::Table;
 

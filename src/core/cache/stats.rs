@@ -1,7 +1,9 @@
 //! What a cache counted.
 
+use super::Savings;
+
 /// Counters since the start or the last reset, and the present size.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Stats {
     /// Lookups that were answered, also with what is stale or a failure.
     pub hits: u64,
@@ -29,6 +31,8 @@ pub struct Stats {
     pub stale_on_error: u64,
     /// Values refused because they alone exceed `max_bytes`.
     pub rejections: u64,
+    /// What the hits saved, as far as their entries say it.
+    pub saved: Savings,
 }
 
 /// What a cache remembers beside its entries to choose whom to evict.

@@ -10,7 +10,7 @@ use super::aging::{Aging, State};
 use super::deadlines::{Deadlines, Queue};
 use super::entry::{Bounds, Insert, Lifetime, Policy, Tag};
 use super::lru::{Links, List, NIL, Slots};
-use super::{Cause, Graveyard, Stats};
+use super::{Cause, Graveyard, Savings, Stats};
 use crate::core::clock::{Clock, NEVER, Nanos, Seen};
 use crate::core::key::{Key, Probe};
 
@@ -32,6 +32,8 @@ pub(super) struct Slot<V> {
     pub(super) tags: Option<Box<[Tag]>>,
     /// Absent if it is expired as soon as it is not fresh.
     pub(super) aging: Option<Box<Aging>>,
+    /// What a hit saves.
+    saves: Option<Box<Savings>>,
 }
 
 impl<V> Slot<V> {
@@ -152,6 +154,9 @@ impl<V> Table<V> {
     #[inline]
     pub(super) fn note_hit(&mut self, slot: u32, clock: &Clock) {
         self.stats.hits += 1;
+        if let Some(saves) = &self.slots[slot as usize].saves {
+            self.stats.saved.add(saves);
+        }
         if self.bounds.tti.is_some() {
             self.slots[slot as usize].touched = clock.now();
         }
@@ -167,6 +172,11 @@ impl<V> Table<V> {
         if let Some(adaptive) = &mut self.adaptive {
             adaptive.missed(key.hash());
         }
+    }
+
+    /// Counts what somebody saved who shared the load of another.
+    pub fn count_saved(&mut self, saved: &Savings) {
+        self.stats.saved.add(saved);
     }
 
     /// Counts a lookup that was answered elsewhere as a miss.
@@ -216,6 +226,9 @@ impl<V> Table<V> {
         let (mut deadline, mut queue) = self.deadline(insert.lifetime, now);
         self.weight += insert.weight;
         let slot = self.occupy(key, value, &insert, now, deadline, queue);
+        if let Some(saves) = insert.saves {
+            self.slots[slot as usize].saves = Some(saves);
+        }
         if let Some(aging) = insert.aging {
             (deadline, queue) = self.begin_to_age(slot, aging);
         }
@@ -233,7 +246,7 @@ impl<V> Table<V> {
     }
 
     /// Whether a new value may take the old one's place: no tag changes, neither of them
-    /// ages, and no other entry has to go for it.
+    /// ages or says what it saves, and no other entry has to go for it.
     #[inline]
     fn fits_in_place(&self, slot: u32, insert: &Insert) -> bool {
         let entry = &self.slots[slot as usize];
@@ -242,6 +255,8 @@ impl<V> Table<V> {
             && entry.tags.is_none()
             && insert.aging.is_none()
             && entry.aging.is_none()
+            && insert.saves.is_none()
+            && entry.saves.is_none()
             && self.bounds.max_weight.is_none_or(|max| self.weight.saturating_add(heavier) <= max)
     }
 
@@ -398,6 +413,7 @@ impl<V> Table<V> {
                 queue,
                 tags: None,
                 aging: None,
+                saves: None,
             });
             return (self.slots.len() - 1) as u32;
         };
@@ -436,6 +452,7 @@ impl<V> Table<V> {
         let entry = &mut self.slots[slot as usize];
         self.weight -= entry.weight;
         let tags = entry.tags.take();
+        entry.saves = None;
         if entry.aging.take().is_some() {
             self.aging -= 1;
         }

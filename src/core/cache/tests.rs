@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::{
-    Aging, Bounds, Cause, Graveyard, Insert, Lifetime, Look, Policy, State, Stats, Table, Tag, Wish,
+    Aging, Bounds, Cause, Graveyard, Insert, Lifetime, Look, Policy, Savings, State, Stats, Table,
+    Tag, Wish,
 };
 use crate::core::cases;
 use crate::core::clock::{Clock, ManualClock, NEVER, Nanos, SECOND};
@@ -58,6 +59,22 @@ impl ModelEntry {
     }
 }
 
+/// What a hit on this value saves; sums of it are exact.
+fn saving(value: u32) -> Option<Box<Savings>> {
+    value.is_multiple_of(3).then(|| {
+        Box::new(Savings { tokens: value.into(), usd: f64::from(value) / 4.0, seconds: 0.5 })
+    })
+}
+
+fn count_hit(stats: &mut Stats, value: u32) {
+    stats.hits += 1;
+    if let Some(saves) = saving(value) {
+        stats.saved.tokens += saves.tokens;
+        stats.saved.usd += saves.usd;
+        stats.saved.seconds += saves.seconds;
+    }
+}
+
 /// Entries from the least to the most recently used one.
 #[derive(Default)]
 struct Model {
@@ -106,8 +123,8 @@ impl Model {
             stats.misses += 1;
             return None;
         }
-        stats.hits += 1;
         let entry = self.touch(key, now)?;
+        count_hit(stats, entry.value);
         match state {
             Some(State::Negative) => {
                 stats.negative_hits += 1;
@@ -246,7 +263,7 @@ proptest! {
                     let fresh = model.find(k).is_some_and(|entry| entry.state(now) == State::Fresh);
                     let expected = if fresh { model.touch(k, now).map(|e| e.value) } else { None };
                     match expected {
-                        Some(_) => expected_stats.hits += 1,
+                        Some(value) => count_hit(&mut expected_stats, value),
                         None => expected_stats.misses += 1,
                     }
                     prop_assert_eq!(table.get(&key(k), &clock, &mut grave).copied(), expected);
@@ -257,7 +274,7 @@ proptest! {
                     if let Some(found) = table.hit(&key(k), &clock).copied() {
                         prop_assert_eq!(model.find(k).map(|e| e.state(now)), Some(State::Fresh));
                         prop_assert_eq!(model.touch(k, now).map(|e| e.value), Some(found));
-                        expected_stats.hits += 1;
+                        count_hit(&mut expected_stats, found);
                     } else if let Some(entry) = model.find(k) {
                         prop_assert!(entry.aging.is_some());
                     }
@@ -298,7 +315,7 @@ proptest! {
                         Ages::Value { grace, early, took } => Aging::of_value(grace, early, took),
                         Ages::Failure => Aging::of_failure(),
                     }));
-                    let insert = Insert { lifetime, weight, tags, aging: aged };
+                    let insert = Insert { lifetime, weight, tags, aging: aged, saves: saving(value) };
                     let result = table.insert(&key(k), value, insert, now, &mut grave);
                     let there = model.find(k);
                     if failure && there.is_some_and(|entry| entry.state(now) != State::Negative) {

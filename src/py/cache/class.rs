@@ -47,14 +47,14 @@ impl Cache {
             store.count_refresh();
         }
         let (cache, key, began) = (slf.clone().unbind(), lookup.key, store.clock.now());
-        Ok((Bound::new(slf.py(), Flight { cache, key, inner, leads, began })?, leads))
+        Ok((Bound::new(slf.py(), Flight::new(cache, key, inner, leads, began))?, leads))
     }
 }
 
 #[pymethods]
 impl Cache {
     #[new]
-    #[pyo3(signature = (max_size, *, ttl=None, tti=None, policy="lru", max_bytes=None, weigher=None, on_evict=None, name=None, clock=None, enabled=true))]
+    #[pyo3(signature = (max_size, *, ttl=None, tti=None, policy="lru", max_bytes=None, weigher=None, value=None, on_evict=None, name=None, clock=None, enabled=true))]
     #[allow(clippy::too_many_arguments, reason = "keyword-only in Python")]
     fn new(
         max_size: &Bound<'_, PyAny>,
@@ -63,6 +63,7 @@ impl Cache {
         policy: &str,
         max_bytes: Omitted<'_, '_>,
         weigher: Omitted<'_, '_>,
+        value: Omitted<'_, '_>,
         on_evict: Omitted<'_, '_>,
         name: Option<String>,
         clock: Omitted<'_, '_>,
@@ -78,7 +79,11 @@ impl Cache {
                 ttl: optional_duration("ttl", ttl)?,
                 tti: optional_duration("tti", tti)?,
             };
-            let hooks = Hooks::new(callable("weigher", weigher)?, callable("on_evict", on_evict)?);
+            let hooks = Hooks::new(
+                callable("weigher", weigher)?,
+                callable("value", value)?,
+                callable("on_evict", on_evict)?,
+            );
             let enabled = enabled && !globally_disabled();
             let policy = self::policy(policy)?;
             let store = Store::new(bounds, policy, hooks, self::clock(clock)?, enabled);
@@ -331,6 +336,9 @@ impl Cache {
             facts.set_item("expirations", stats.expirations)?;
             facts.set_item("invalidations", stats.invalidations)?;
             facts.set_item("rejections", stats.rejections)?;
+            facts.set_item("saved_tokens", stats.saved.tokens)?;
+            facts.set_item("saved_usd", stats.saved.usd)?;
+            facts.set_item("saved_seconds", stats.saved.seconds)?;
             let (policy, ghosts) = self.store.policy();
             facts.set_item("policy", policy.as_str())?;
             facts.set_item("ghost_entries", ghosts.entries)?;
@@ -421,7 +429,7 @@ impl Cache {
             let store = &slf.get().store;
             let inner = store.flights().depart_alone(&lookup.key);
             let (cache, key, began) = (slf.clone().unbind(), lookup.key, store.clock.now());
-            Bound::new(slf.py(), Flight { cache, key, inner, leads: true, began })
+            Bound::new(slf.py(), Flight::new(cache, key, inner, true, began))
         })
     }
 

@@ -16,6 +16,7 @@ use super::class::Cache;
 use super::freshness::Freshness;
 use super::store::{PyEntry, tags};
 use super::wake::Asyncio;
+use crate::core::cache::Savings;
 use crate::core::clock::Nanos;
 use crate::core::flight::{Flight as CoreFlight, Landing, Purpose, WaiterId};
 use crate::core::key::Key;
@@ -30,7 +31,8 @@ const SLICE: Duration = Duration::from_millis(50);
 
 /// What a load came to.
 pub(crate) enum Outcome {
-    Value(Py<PyAny>),
+    /// With what it saves whoever joined the load.
+    Value(Py<PyAny>, Option<Savings>),
     Error(Py<PyAny>),
 }
 
@@ -115,6 +117,8 @@ pub(crate) struct Flight {
     pub(crate) leads: bool,
     /// When it began, for its leader.
     pub(crate) began: Nanos,
+    /// What the value saves those who joined, once it is stored.
+    pub(crate) saves: Mutex<Option<Savings>>,
 }
 
 impl Drop for Flight {
@@ -138,6 +142,16 @@ impl Drop for Flight {
 }
 
 impl Flight {
+    pub(crate) fn new(
+        cache: Py<Cache>,
+        key: Key,
+        inner: Arc<CoreFlight<Outcome, Waiter>>,
+        leads: bool,
+        began: Nanos,
+    ) -> Self {
+        Self { cache, key, inner, leads, began, saves: Mutex::default() }
+    }
+
     /// Ends the flight and wakes all who wait, in one go: a signal that comes between
     /// would lose them, for nobody else knows of them any more. It is raised at the end.
     fn land(&self, py: Python<'_>, landing: Landing<Outcome>) -> PyResult<()> {
@@ -184,7 +198,7 @@ impl Flight {
     fn handle(&self, py: Python<'_>) -> PyResult<Self> {
         edge("Flight.handle", || {
             let (cache, inner) = (self.cache.clone_ref(py), Arc::clone(&self.inner));
-            Ok(Self { cache, inner, leads: false, ..*self })
+            Ok(Self::new(cache, self.key, inner, false, self.began))
         })
     }
 
@@ -207,7 +221,9 @@ impl Flight {
         edge("Flight.store", || {
             let store = &self.cache.get().store;
             let took = store.clock.now().saturating_sub(self.began);
-            store.set_loaded(lookup, value, freshness.map(Bound::get), took, &self.inner)
+            let freshness = freshness.map(Bound::get);
+            *self.saves.lock() = store.set_loaded(lookup, value, freshness, took, &self.inner)?;
+            Ok(())
         })
     }
 
@@ -279,7 +295,10 @@ impl Flight {
 
     /// Lands with a value.
     fn land_value(&self, py: Python<'_>, value: Py<PyAny>) -> PyResult<()> {
-        edge("Flight.land_value", || self.land(py, Landing::Done(Arc::new(Outcome::Value(value)))))
+        edge("Flight.land_value", || {
+            let saves = *self.saves.lock();
+            self.land(py, Landing::Done(Arc::new(Outcome::Value(value, saves))))
+        })
     }
 
     /// Lands with ``(exception, traceback, context)``.
@@ -297,12 +316,17 @@ impl Flight {
         edge("Flight.abandon", || self.land(py, Landing::Abandoned))
     }
 
-    /// How it landed: ``(True, value)``, ``(False, (exception, traceback, context))``,
+    /// For one of those who waited, how it landed: ``(True, value)``, ``(False, (exception, traceback, context))``,
     /// or ``None`` when abandoned.
     fn outcome(&self, py: Python<'_>) -> PyResult<Option<(bool, Py<PyAny>)>> {
         edge("Flight.outcome", || match self.inner.landing() {
             Some(Landing::Done(outcome)) => Ok(Some(match &*outcome {
-                Outcome::Value(value) => (true, value.clone_ref(py)),
+                Outcome::Value(value, saves) => {
+                    if let Some(saves) = saves.filter(|_| !self.leads) {
+                        self.cache.get().store.count_saved(&saves);
+                    }
+                    (true, value.clone_ref(py))
+                }
                 Outcome::Error(error) => (false, error.clone_ref(py)),
             })),
             Some(Landing::Abandoned) => Ok(None),

@@ -1,4 +1,5 @@
-//! The user code that a cache calls: its weigher and its listener, never under a lock.
+//! The user code that a cache calls: its weigher, its appraiser and its listener, never under
+//! a lock.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,38 +9,48 @@ use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
 use super::flight::Failure;
+use super::savings::savings;
 use super::store::{PyEntry, Store};
-use crate::core::cache::Graveyard;
+use crate::core::cache::{Graveyard, Savings};
+use crate::core::clock::Nanos;
 use crate::core::sync::Mutex;
 use crate::py::edge::unraisable;
 
-/// The two, as long as the collector has not taken them.
+/// They, as long as the collector has not taken them.
 #[derive(Default)]
 struct Callables {
     weigher: Option<Py<PyAny>>,
+    value: Option<Py<PyAny>>,
     on_evict: Option<Py<PyAny>>,
 }
 
 /// What a cache calls.
 pub(crate) struct Hooks {
     callables: Mutex<Callables>,
-    /// Whether there is a listener and a weigher: the common case takes no lock for them.
+    /// Whether there is one: the common case takes no lock for them.
     listened: AtomicBool,
     weighed: AtomicBool,
+    valued: AtomicBool,
 }
 
 impl Hooks {
-    pub(crate) fn new(weigher: Option<Py<PyAny>>, on_evict: Option<Py<PyAny>>) -> Self {
+    pub(crate) fn new(
+        weigher: Option<Py<PyAny>>,
+        value: Option<Py<PyAny>>,
+        on_evict: Option<Py<PyAny>>,
+    ) -> Self {
         Self {
             listened: AtomicBool::new(on_evict.is_some()),
             weighed: AtomicBool::new(weigher.is_some()),
-            callables: Mutex::new(Callables { weigher, on_evict }),
+            valued: AtomicBool::new(value.is_some()),
+            callables: Mutex::new(Callables { weigher, value, on_evict }),
         }
     }
 
     pub(super) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         let callables = self.callables.lock();
         visit.call(&callables.weigher)?;
+        visit.call(&callables.value)?;
         visit.call(&callables.on_evict)
     }
 
@@ -87,6 +98,25 @@ impl Store {
             let wrong = format!("weigher: expected an int of at least 0, got {shown}");
             Err(if is_int { PyValueError::new_err(wrong) } else { PyTypeError::new_err(wrong) })
         })
+    }
+
+    /// What each hit on an entry will save, as `value=` says; a load that `took` so long saves
+    /// that time, unless it says otherwise.
+    #[inline]
+    pub(super) fn savings(
+        &self,
+        py: Python<'_>,
+        key: Option<&Bound<'_, PyAny>>,
+        value: &Bound<'_, PyAny>,
+        took: Option<Nanos>,
+    ) -> PyResult<Option<Box<Savings>>> {
+        if !self.hooks.valued.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let appraise =
+            self.hooks.callables.lock().value.as_ref().map(|appraise| appraise.bind(py).clone());
+        let Some(appraise) = appraise else { return Ok(None) };
+        savings(&appraise.call1((key, value))?, took).map(|savings| Some(Box::new(savings)))
     }
 
     /// Tells the listener and drops what was removed, with no lock held.

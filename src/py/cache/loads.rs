@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use super::flight::{Lookup, Outcome, Waiter};
 use super::freshness::Freshness;
 use super::store::{PyEntry, Store};
-use crate::core::cache::{Aging, Graveyard, Insert, Lifetime, Look, Tag, Wish};
+use crate::core::cache::{Aging, Graveyard, Insert, Lifetime, Look, Savings, Tag, Wish};
 use crate::core::clock::Nanos;
 use crate::core::flight::Flight;
 use crate::core::key::Key;
@@ -54,7 +54,8 @@ impl Store {
         table.fallback(key, within, now).map(|entry| entry.value.bind(py).clone())
     }
 
-    /// Writes what a flight has loaded in `took`, unless that is outdated.
+    /// Writes what a flight has loaded in `took`, unless that is outdated; returns what it saves
+    /// whoever does not have to load it.
     pub(crate) fn set_loaded(
         &self,
         lookup: &Bound<'_, Lookup>,
@@ -62,21 +63,23 @@ impl Store {
         freshness: Option<&Freshness>,
         took: Nanos,
         flight: &Flight<Outcome, Waiter>,
-    ) -> PyResult<()> {
+    ) -> PyResult<Option<Savings>> {
         if !self.enabled {
-            return Ok(());
+            return Ok(None);
         }
         let (py, lookup) = (lookup.py(), lookup.get());
         let weight = self.weight(py, lookup.original(py), &value)?;
+        let saves = self.savings(py, lookup.original(py), &value, Some(took))?;
+        let saved = saves.as_deref().copied();
         let entry = lookup.entry(py, value);
         self.store(py, entry, &lookup.key, flight, |usual, tags| {
             let (lifetime, aging) = match freshness {
                 Some(freshness) => freshness.dates(usual, took),
                 None => (Lifetime::Usual, None),
             };
-            Insert { lifetime, weight, tags, aging }
+            Insert { lifetime, weight, tags, aging, saves }
         });
-        Ok(())
+        Ok(saved)
     }
 
     /// Remembers for `ttl` that a flight has failed, unless that is outdated or there is a value.
@@ -98,6 +101,7 @@ impl Store {
             weight,
             tags,
             aging: Some(Box::new(Aging::of_failure())),
+            saves: None,
         });
     }
 
@@ -122,6 +126,10 @@ impl Store {
         if !grave.is_empty() {
             self.bury_attached(py, grave);
         }
+    }
+
+    pub(crate) fn count_saved(&self, saved: &Savings) {
+        self.table.lock().count_saved(saved);
     }
 
     pub(crate) fn count_refresh(&self) {

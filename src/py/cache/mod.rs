@@ -6,6 +6,7 @@ mod flight;
 mod freshness;
 mod hooks;
 mod loads;
+mod savings;
 mod store;
 mod wake;
 

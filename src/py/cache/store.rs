@@ -182,13 +182,14 @@ impl Store {
             return Ok(());
         }
         let weight = self.weight(py, original.as_ref(), &value)?;
+        let saves = self.savings(py, original.as_ref(), &value, None)?;
         if !self.flights.is_empty() {
             self.outdate(key);
         }
         let held = held.into_boxed_slice();
         let original = original.map(Bound::unbind);
         let entry = PyEntry { key: original, value: value.unbind(), held };
-        let insert = Insert { lifetime, weight, tags, aging: None };
+        let insert = Insert { lifetime, weight, tags, aging: None, saves };
         let mut grave = Graveyard::new();
         let mut table = self.table.lock();
         let now = self.clock.now();
@@ -219,11 +220,12 @@ impl Store {
             return Ok(default);
         }
         let weight = self.weight(py, Some(key), &default)?;
+        let saves = self.savings(py, Some(key), &default, None)?;
         let held = encoded.held.into_boxed_slice();
         let original = Some(key.clone().unbind());
         let value = default.clone().unbind();
         let entry = PyEntry { key: original, value, held };
-        let insert = Insert { weight, tags, ..Insert::default() };
+        let insert = Insert { weight, tags, saves, ..Insert::default() };
         let mut grave = Graveyard::new();
         let mut table = self.table.lock();
         // The weigher may have let somebody else in since the look.
