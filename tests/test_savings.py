@@ -119,6 +119,28 @@ def test_threads_that_share_a_load() -> None:
     assert saved(answer.cache) == (12, 2.0, 4.0)
 
 
+def test_who_is_overtaken_between_the_miss_and_the_load_has_saved_one() -> None:
+    cache: Cache[str, int] = Cache(2, value=lambda key, value: Savings(5, 0.5, 1.0))
+    missed: Any = cache._ready_or_lookup("k")
+    cache["k"] = 1
+    flight, leads, found = cache._join(missed)
+    assert (leads, found) == (True, (1,))
+    flight.land_value(1)
+    assert saved(cache) == (5, 0.5, 1.0)
+
+    class Slow(int):
+        """Somebody else sets the key while this default is weighed."""
+
+    def value(key: str, given: int) -> Savings:
+        if isinstance(given, Slow):
+            late["k"] = 2
+        return Savings(7)
+
+    late: Cache[str, int] = Cache(2, value=value)
+    assert late.setdefault("k", Slow(1)) == 2
+    assert saved(late)[0] == 7
+
+
 def test_stale_values_save_and_failures_do_not() -> None:
     clock = ManualClock()
     error: Exception | None = None

@@ -5,7 +5,7 @@
 pub struct Savings {
     /// Tokens that were neither sent nor generated.
     pub tokens: u64,
-    /// US dollars, as nobody's bill says them to more than 15 digits.
+    /// US dollars.
     pub usd: f64,
     /// Seconds that a load takes.
     pub seconds: f64,

@@ -140,6 +140,24 @@ impl<V> Table<V> {
         self.slots[slot as usize].value.as_ref()
     }
 
+    /// [`peek`](Self::peek) for a caller whose lookup was counted as a miss, and whom somebody
+    /// else's value reached before its own load began: that load is saved.
+    pub fn overtaken(&mut self, key: &impl Probe, clock: &Clock) -> Option<&V> {
+        let slot = self.find(key)?;
+        if self.needs_second_look(slot, clock) && !self.is_fresh(slot, clock.now()) {
+            return None;
+        }
+        self.note_savings(slot);
+        self.slots[slot as usize].value.as_ref()
+    }
+
+    #[inline]
+    fn note_savings(&mut self, slot: u32) {
+        if let Some(saves) = &self.slots[slot as usize].saves {
+            self.stats.saved.add(saves);
+        }
+    }
+
     /// Whether an entry may be anything but fresh, or is to be refreshed early.
     #[inline]
     pub(super) fn needs_second_look(&mut self, slot: u32, clock: &Clock) -> bool {
@@ -154,9 +172,7 @@ impl<V> Table<V> {
     #[inline]
     pub(super) fn note_hit(&mut self, slot: u32, clock: &Clock) {
         self.stats.hits += 1;
-        if let Some(saves) = &self.slots[slot as usize].saves {
-            self.stats.saved.add(saves);
-        }
+        self.note_savings(slot);
         if self.bounds.tti.is_some() {
             self.slots[slot as usize].touched = clock.now();
         }

@@ -402,7 +402,8 @@ impl Cache {
         edge("Cache._join", || {
             let (flight, leads) = Self::join(slf, lookup, Purpose::Answer)?;
             // The flight before ours may have landed between our miss and our joining.
-            let found = if leads { slf.get().store.peek(slf.py(), &lookup.key) } else { None };
+            let store = &slf.get().store;
+            let found = if leads { store.overtaken(slf.py(), &lookup.key) } else { None };
             Ok((flight, leads, found.map(|value| (value,))))
         })
     }

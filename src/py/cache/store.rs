@@ -127,6 +127,11 @@ impl Store {
         self.table.lock().peek(key, &self.clock).map(|entry| entry.value.bind(py).clone())
     }
 
+    /// The fresh value under `key` for a caller who has missed it, and need not load it after all.
+    pub(crate) fn overtaken<'py>(&self, py: Python<'py>, key: &Key) -> Option<Bound<'py, PyAny>> {
+        self.table.lock().overtaken(key, &self.clock).map(|entry| entry.value.bind(py).clone())
+    }
+
     /// Whether there is a fresh value under the key `key`.
     #[inline]
     pub(crate) fn contains(&self, key: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -229,7 +234,8 @@ impl Store {
         let mut grave = Graveyard::new();
         let mut table = self.table.lock();
         // The weigher may have let somebody else in since the look.
-        let found = table.peek(&encoded.key, &self.clock).map(|entry| entry.value.bind(py).clone());
+        let found =
+            table.overtaken(&encoded.key, &self.clock).map(|entry| entry.value.bind(py).clone());
         let unused = if found.is_some() {
             Err(entry)
         } else {
