@@ -69,7 +69,7 @@ def test_a_clock_starts_at_seconds(start: Any, error: type[Exception]) -> None:
     assert ManualClock(timedelta(minutes=1)).now() == 60.0
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="not on Windows: needs os.fork")
 def test_a_clock_that_another_thread_was_advancing_works_in_a_forked_child() -> None:
     code = """
     import os, signal, threading, warnings

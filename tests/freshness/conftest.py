@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from leftovers import leaves_nothing
 from sources import Source
 
-from ferrogate import _loads, _refresh
+from ferrogate import _refresh
 
 try:
     import uvloop
 except ImportError:  # pragma: no cover
     uvloop = None  # type: ignore[assignment]
+
+__all__ = ["in_place", "leaves_nothing", "run", "source"]
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 
@@ -32,14 +35,6 @@ def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[Any]], Any]:
             return runner.run(main)
 
     return run
-
-
-@pytest.fixture(autouse=True)
-def _leaves_nothing() -> Iterator[None]:
-    yield
-    assert _loads.loaders == {}
-    assert _loads.waits == {}
-    assert _loads.leading.get() == frozenset()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from child import is_collected
 from sources import Source, rested, settled, stats
+from turns import turns
 
 from ferrogate import Cache, _loads, _refresh, cached
 from ferrogate.testing import ManualClock
@@ -295,7 +296,7 @@ def test_a_refresh_may_load_what_its_caller_is_loading(run: Run, source: Source)
     @cached
     async def outer() -> int:
         await inner()
-        await asyncio.sleep(0.01)
+        await turns()
         return 3
 
     async def main() -> None:

@@ -1,17 +1,5 @@
-"""Nothing is left over, on whatever loop."""
+"""Nothing is left over after any test of this room."""
 
-from __future__ import annotations
+from leftovers import leaves_nothing
 
-from collections.abc import Iterator
-
-import pytest
-
-from ferrogate import _loads
-
-
-@pytest.fixture(autouse=True)
-def _leaves_nothing() -> Iterator[None]:
-    yield
-    assert _loads.loaders == {}
-    assert _loads.waits == {}
-    assert _loads.leading.get() == frozenset()
+__all__ = ["leaves_nothing"]
