@@ -14,4 +14,5 @@
 pub mod core;
 #[cfg(feature = "python")]
 mod py;
+#[cfg(not(loom))]
 pub mod runtime;

@@ -1,9 +1,12 @@
 """Native cache, rate limiter, metrics and health for Python agents in production."""
 
+import atexit as _atexit
 import os as _os
 
 from ferrogate import _core, _janitor, _loads, _streams, limiter
+from ferrogate._client import CacheClient
 from ferrogate._core import __version__
+from ferrogate._results import ResultCache
 from ferrogate.cache import (
     Cache,
     CacheConfig,
@@ -24,13 +27,17 @@ from ferrogate.health import AlertThreshold, HealthMonitor
 from ferrogate.limiter import Decision, Limit, RateLimitConfig, RateLimiter, rate_limited
 from ferrogate.metrics import PerformanceMetrics
 from ferrogate.optimizer import ProductionOptimizer
+from ferrogate.service import CacheService, CacheUnavailable
 
 __all__ = [
     "AlertThreshold",
     "Cache",
+    "CacheClient",
     "CacheConfig",
     "CacheInfo",
+    "CacheService",
     "CacheStats",
+    "CacheUnavailable",
     "Decision",
     "FerrogateError",
     "HealthMonitor",
@@ -42,6 +49,7 @@ __all__ = [
     "RateLimitConfig",
     "RateLimitExceeded",
     "RateLimiter",
+    "ResultCache",
     "Savings",
     "StreamLagError",
     "__version__",
@@ -50,8 +58,12 @@ __all__ = [
     "rate_limited",
 ]
 
+# Seconds that the runtime's threads get to finish what was acknowledged.
+_atexit.register(_core._shutdown, 5.0)
+
 if hasattr(_os, "register_at_fork"):
     _os.register_at_fork(before=_core._before_fork)
+    _os.register_at_fork(after_in_parent=_core._after_fork_in_parent)
     # In this order: the janitor's thread may sweep as soon as it has started.
     _os.register_at_fork(after_in_child=_core._after_fork_in_child)
     _os.register_at_fork(after_in_child=_loads.after_fork_in_child)

@@ -188,6 +188,18 @@ pub fn unix_seconds() -> f64 {
         .map_or(0.0, |elapsed| elapsed.as_secs_f64())
 }
 
+/// Milliseconds since the Unix epoch, for deadlines that outlive the process and the machine's
+/// next start; on a manual clock they are its own.
+#[must_use]
+pub fn unix_millis(clock: &Clock) -> i64 {
+    match clock {
+        Clock::System => std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)),
+        Clock::Manual(manual) => i64::try_from(manual.now() / 1_000_000).unwrap_or(i64::MAX),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@
 mod awaitable;
 mod cache;
 mod cached;
+mod codec;
 mod convert;
 mod edge;
 mod forced_unwind;
@@ -13,6 +14,7 @@ mod key;
 mod limiter;
 mod metrics;
 mod names;
+mod service;
 mod stack;
 
 use pyo3::panic::PanicException;
@@ -42,13 +44,16 @@ fn core_module(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<cached::CachedMethod>()?;
     m.add_function(wrap_pyfunction!(key::cache_key, m)?)?;
     m.add_function(wrap_pyfunction!(after_fork_in_child, m)?)?;
+    m.add_function(wrap_pyfunction!(after_fork_in_parent, m)?)?;
     m.add_function(wrap_pyfunction!(before_fork, m)?)?;
+    m.add_function(wrap_pyfunction!(shutdown, m)?)?;
     m.add_function(wrap_pyfunction!(cache::check_tags, m)?)?;
     m.add_function(wrap_pyfunction!(cache::seed, m)?)?;
     awaitable::register(m)?;
     health::register(m)?;
     limiter::register(m)?;
     metrics::register(m)?;
+    service::register(m)?;
     Ok(())
 }
 
@@ -61,14 +66,37 @@ fn core_module(m: &Bound<'_, PyModule>) -> PyResult<()> {
 #[pyfunction]
 #[pyo3(name = "_before_fork")]
 fn before_fork(py: Python<'_>) -> PyResult<()> {
-    edge::edge("_before_fork", || {
+    let prepared = edge::edge("_before_fork", || {
         names::prepare(py);
         pyo3_own(py)?;
         cache::prepare(py)?;
         health::prepare(py)?;
         key::prepare(py)?;
         limiter::prepare(py)?;
-        metrics::prepare(py)
+        metrics::prepare(py)?;
+        service::prepare(py)
+    });
+    // Last, as what ran before may use the runtime, and whatever became of it.
+    crate::runtime::lifecycle::before_fork();
+    prepared
+}
+
+/// Registered with ``os.register_at_fork``: goes on with what the fork interrupted.
+#[pyfunction]
+#[pyo3(name = "_after_fork_in_parent")]
+fn after_fork_in_parent() {
+    crate::runtime::lifecycle::after_fork_in_parent();
+}
+
+/// Registered with ``atexit``: ends what runs in threads of ours within ``patience`` seconds;
+/// every later request raises RuntimeError.
+#[pyfunction]
+#[pyo3(name = "_shutdown")]
+fn shutdown(py: Python<'_>, patience: f64) -> PyResult<()> {
+    edge::edge("_shutdown", || {
+        let patience = std::time::Duration::from_secs_f64(patience.clamp(0.0, 3600.0));
+        py.detach(|| crate::runtime::lifecycle::shutdown(patience));
+        Ok(())
     })
 }
 
@@ -87,5 +115,5 @@ fn pyo3_own(py: Python<'_>) -> PyResult<()> {
 #[pyfunction]
 #[pyo3(name = "_after_fork_in_child")]
 fn after_fork_in_child() {
-    crate::runtime::after_fork_in_child();
+    crate::runtime::lifecycle::after_fork_in_child();
 }

@@ -1,24 +1,25 @@
-//! The life of the process.
+//! The life of the process, and what does I/O from Rust.
 //!
-//! Nothing here starts a thread: the components of this floor's first tenants
-//! (Redis, `SQLite`, the admin server) are not built yet. What every component
-//! already needs is to notice that it woke up in a forked child.
+//! Threads of this floor never attach to the interpreter: they take requests
+//! that hold bytes, and put replies that hold bytes into a [`mailbox`] or a
+//! [`waiting::Slot`], from where Python fetches them. So nothing here can hold
+//! up an exit, deadlock with the GIL or run Python code, and a fork can stop and
+//! join all of it while it holds the GIL.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+pub mod counts;
+pub mod entered;
+pub mod frame;
+pub mod granted;
+pub mod lifecycle;
+pub mod mailbox;
+pub mod near;
+pub mod notices;
+pub mod owed;
+pub mod place;
+pub mod queue;
+pub mod service;
+pub mod sqlite;
+pub mod tier;
+pub mod waiting;
 
-use crate::core::random::Random;
-
-static GENERATION: AtomicU64 = AtomicU64::new(0);
-
-/// Counts the forks between the first process and this one; state that another
-/// process's threads or tasks were to finish is void when it differs.
-#[must_use]
-pub fn generation() -> u64 {
-    GENERATION.load(Ordering::Relaxed)
-}
-
-/// Called in the child after `fork`.
-pub fn after_fork_in_child() {
-    GENERATION.fetch_add(1, Ordering::Relaxed);
-    Random::shared().stir();
-}
+pub use lifecycle::generation;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import textwrap
+from pathlib import Path
 
 import pytest
 from child import MEMCHECK, patience, run, run_well, times
@@ -23,7 +24,7 @@ PRELUDE = (
     f"PROMISE, ROUNDS = {PROMISE * (40 if MEMCHECK else 1)}, {ROUNDS}"
     + """
 import asyncio, os, signal, statistics, sys, threading, time
-from ferrogate import Cache, HealthMonitor, RateLimiter, cached, rate_limited
+from ferrogate import Cache, CacheService, HealthMonitor, RateLimiter, cached, rate_limited
 
 def interrupted(blocking):
     # Has the process interrupted while `blocking` blocks; how long it took to come back.
@@ -52,6 +53,9 @@ def interrupted(blocking):
     assert min(early) < PROMISE, (early, delays)
     assert statistics.median(delays) < PROMISE, delays
 
+def store(**arguments):
+    return CacheService(f"sqlite://{sys.argv[1]}/cache.db", **arguments)
+
 hold = threading.Event()
 def in_background(work):
     thread = threading.Thread(target=work, daemon=True)
@@ -59,6 +63,19 @@ def in_background(work):
     return thread
 """
 )
+
+LOCKED = """
+import subprocess
+def lock():
+    code = ("import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "c.execute('BEGIN EXCLUSIVE'); print(flush=True); sys.stdin.read()")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    # A process group of its own: what interrupts this one is not to interrupt it.
+    command = [sys.executable, "-c", code, sys.argv[1] + "/cache.db"]
+    locker = subprocess.Popen(command, process_group=0, **pipes)
+    locker.stdout.readline()
+    return locker
+"""
 
 CALLS = {
     "get_or_set_sync as follower": (
@@ -185,15 +202,75 @@ while not monitor.check_sync().components["hangs"].healthy:
     time.sleep(0.01)
 """,
     ),
+    "a cache service's load behind another process's": (
+        """
+one, other = store(lease_seconds=3600), store(lease_seconds=3600)
+lease = other._lease(True, "ns", "k", None)[1]
+blocking = lambda: one.get_or_set_sync("ns", "k", lambda: 1)
+""",
+        """
+lease.release()
+assert one.get_or_set_sync("ns", "k", lambda: 1) == 1
+assert other.get_sync("ns", "k") == 1
+""",
+    ),
+    "a cache service's load": (
+        """
+one, other = store(lease_seconds=3600), store(lease_seconds=3600)
+blocking = lambda: one.get_or_set_sync("ns", "k", lambda: time.sleep(60))
+""",
+        """
+assert other.get_or_set_sync("ns", "k", lambda: 1) == 1
+""",
+    ),
+    "a cache service's set, locked by another process": (
+        LOCKED
+        + """
+one = store(busy_seconds=3600)
+one.set_sync("ns", "k", 1)
+locker = lock()
+blocking = lambda: one.set_sync("ns", "k", 2)
+""",
+        """
+locker.kill(); locker.communicate()
+assert one.set_sync("ns", "k", 3) and store().get_sync("ns", "k") == 3
+""",
+    ),
+    "a cache service's close, locked by another process": (
+        LOCKED
+        + """
+store().set_sync("ns", "k", 1)
+locker, services, writers, n = lock(), [], [], 0
+def blocking():
+    global n
+    one, n = store(busy_seconds=1), n + 1
+    services.append(one)
+    queued = threading.Event()
+    async def ask():
+        asked = one.set("ns", str(n), 1)
+        queued.set()
+        await asked
+    writers.append(in_background(lambda: asyncio.run(ask())))
+    queued.wait()
+    one._close(3600)
+    raise AssertionError("closed")
+""",
+        """
+locker.kill(); locker.communicate()
+for writer in writers: writer.join()
+assert store().set_sync("ns", "k", 3)
+""",
+    ),
 }
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(patience(1, ROUNDS))
 @pytest.mark.parametrize("call", CALLS)
-def test_ctrl_c(call: str) -> None:
+def test_ctrl_c(call: str, tmp_path: Path) -> None:
     before, after = CALLS[call]
-    run_well(PRELUDE + before + "interrupted(blocking)\n" + after, timeout=30 + ROUNDS)
+    code = PRELUDE + before + "interrupted(blocking)\n" + after
+    run_well(code, str(tmp_path), timeout=30 + ROUNDS)
 
 
 def test_the_measure_sees_a_wait_that_looks_every_150_ms() -> None:

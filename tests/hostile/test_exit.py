@@ -5,34 +5,11 @@ Every row runs in child processes, each several times; `make soak` runs 200.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
-from child import patience, run, times
+from child import patience
+from exits import RUNS, check
 
 pytestmark = [pytest.mark.hostile, pytest.mark.soak]
-
-RUNS = times(3, 200)
-
-PRELUDE = """
-import asyncio, os, sys, threading, time
-from ferrogate import (
-    Cache, CacheConfig, HealthMonitor, PerformanceMetrics, ProductionOptimizer, RateLimiter,
-    cached, rate_limited,
-)
-
-class Slow:
-    # Lives in a module's dictionary, so it goes when the interpreter is already finalising:
-    # daemon threads that want the GIL in this time are ended by it.
-    def __del__(self, sleep=time.sleep):
-        sleep(0.15)
-
-def daemons(*works, count=2):
-    for work in works:
-        for _ in range(count):
-            threading.Thread(target=work, daemon=True).start()
-    time.sleep(0.1)
-"""
 
 # name: (what the child does, the expected exit code, the expected last line on stderr)
 ROWS: dict[str, tuple[str, int, str]] = {
@@ -391,11 +368,4 @@ c["self"] = Late()
 @pytest.mark.timeout(patience(2, RUNS))
 @pytest.mark.parametrize("row", ROWS)
 def test_exit(row: str) -> None:
-    code, expected, last = ROWS[row]
-    with ThreadPoolExecutor(2) as two:
-        # Each in its own process group; two at a time, as the machine has two cores.
-        runs = [two.submit(run, PRELUDE + code, timeout=20) for _ in range(RUNS)]
-        ended = [r.result() for r in runs]
-    for done in ended:
-        said = done.stderr.strip().rpartition("\n")[2] if last else done.stderr
-        assert (done.code, said) == (expected, last), str(done)
+    check(*ROWS[row])

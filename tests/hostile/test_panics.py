@@ -17,7 +17,7 @@ import pytest
 from child import run
 
 import ferrogate
-from ferrogate import Cache, Limit, PerformanceMetrics, RateLimiter, _core, cached
+from ferrogate import Cache, CacheService, Limit, PerformanceMetrics, RateLimiter, _core, cached
 from ferrogate.health import HealthMonitor
 from ferrogate.testing import ManualClock
 
@@ -216,6 +216,26 @@ def of_clock(call: Callable[[ManualClock], object]) -> Recipe:
     return recipe
 
 
+def of_service(call: Callable[[Any], object]) -> Recipe:
+    def recipe() -> Callable[[], object]:
+        service = CacheService()
+        service.set_sync("ns", "k", 1)
+        return lambda: call(service)
+
+    return recipe
+
+
+def leased(service: Any) -> Any:
+    return service._lease(True, "ns", "other", None)[1]
+
+
+def fork() -> None:
+    try:
+        _core._before_fork()
+    finally:
+        _core._after_fork_in_parent()
+
+
 def new(make: Callable[[], object]) -> Recipe:
     return lambda: make
 
@@ -249,6 +269,33 @@ RECIPES: dict[str, Recipe] = {
     "Cache.reset_stats": of_cache(lambda c: c.reset_stats()),
     "Cache.setdefault": of_cache(lambda c: c.setdefault("k", 2)),
     "Cache.set": of_cache(lambda c: c.set("k", 1, ttl=5, tags=["t"])),
+    "CacheService": new(CacheService),
+    "CacheService._await": of_service(lambda s: s._await(True, "ns", "k", 1)),
+    "CacheService._close": of_service(lambda s: s._close(1.0)),
+    "CacheService._figures": of_service(lambda s: s._figures()),
+    "CacheService._lease": of_service(lambda s: s._lease(True, "ns", "k", None)),
+    "CacheService._set_loaded": of_service(
+        lambda s: s._set_loaded(True, "ns", "k", 1, None, None, leased(s))
+    ),
+    "CacheService.delete": of_service(lambda s: awaited(s.delete("ns", "k"))),
+    "CacheService.delete_sync": of_service(lambda s: s.delete_sync("ns", "k")),
+    "CacheService.exists": of_service(lambda s: awaited(s.exists("ns", "k"))),
+    "CacheService.exists_sync": of_service(lambda s: s.exists_sync("ns", "k")),
+    "CacheService.get": of_service(lambda s: awaited(s.get("ns", "k"))),
+    "CacheService.get_sync": of_service(lambda s: s.get_sync("ns", "k")),
+    "CacheService.health_check": of_service(lambda s: awaited(s.health_check())),
+    "CacheService.health_check_sync": of_service(lambda s: s.health_check_sync()),
+    "CacheService.invalidate_namespace": of_service(
+        lambda s: awaited(s.invalidate_namespace("ns"))
+    ),
+    "CacheService.invalidate_namespace_sync": of_service(
+        lambda s: s.invalidate_namespace_sync("ns")
+    ),
+    "CacheService.invalidate_tag": of_service(lambda s: awaited(s.invalidate_tag("t"))),
+    "CacheService.invalidate_tag_sync": of_service(lambda s: s.invalidate_tag_sync("t")),
+    "CacheService.reset_stats": of_service(lambda s: s.reset_stats()),
+    "CacheService.set": of_service(lambda s: awaited(s.set("ns", "k", 1))),
+    "CacheService.set_sync": of_service(lambda s: s.set_sync("ns", "k", 1)),
     "CachedFunction": new(lambda: cached(double.__wrapped__)),
     "CachedFunction.__call__": of_function(lambda f: f(1)),
     "CachedFunction.__class_getitem__": new(lambda: _core.CachedFunction[[int], int]),
@@ -345,11 +392,12 @@ RECIPES: dict[str, Recipe] = {
     "_Hold.__aenter__": of_limiter(lambda r: awaited(r._hold(1, None).__aenter__())),
     "_Hold.__aexit__": of_limiter(lambda r: awaited(r._hold(1, None).__aexit__(None, None, None))),
     "_Hold.__enter__": of_limiter(lambda r: r._hold(1, None).__enter__()),
+    "_Lease.release": of_service(lambda s: leased(s).release()),
     "_Hold.__exit__": of_limiter(lambda r: r._hold(1, None).__exit__(None, None, None)),
     "_Ticket.cancel": of_ticket(lambda t: t.cancel()),
     "_Ticket.poll": of_ticket(lambda t: (t.poll(Waiter()), t.cancel())),
-    "_before_fork": new(_core._before_fork),
     "_seed": new(lambda: _core._seed(7)),
+    "_before_fork": new(fork),
     "_check_tags": new(lambda: _core._check_tags(["t"])),
     "cache_key": new(lambda: ferrogate.cache_key(1, x=[2])),
 }
@@ -374,6 +422,8 @@ EXCUSED = {
     "Cache.policy": READS,
     "Cache.tti": READS,
     "Cache.ttl": READS,
+    "CacheService.closed": READS,
+    "CacheService.name": READS,
     "CachedFunction.__dict__": READS,
     "CachedFunction.__set_name__": "sets two flags",
     "CachedFunction.cache": READS,
@@ -415,7 +465,9 @@ EXCUSED = {
     "Ready.cr_running": C_API,
     "Ready.send": C_API,
     "_Ticket.kept": "stores one number, and a grant would be lost if it could fail",
-    "_after_fork_in_child": "adds one to a counter, in a hook whose errors nobody could catch",
+    "_after_fork_in_child": "a hook whose errors nobody could catch",
+    "_after_fork_in_parent": "a hook whose errors nobody could catch",
+    "_shutdown": "goes through the edge, and could be called only once",
 }
 
 #: What every class has: no code of ours. The other comparisons come with ``__eq__``.

@@ -1,0 +1,43 @@
+//! The lease of a load, in the hands of whoever loads.
+
+use pyo3::prelude::*;
+
+use crate::core::sync::Mutex;
+use crate::py::edge::edge;
+use crate::runtime::granted::Granted;
+use crate::runtime::tier;
+
+/// This process's permission to load. It goes back to the store by itself when nobody has it
+/// any more: also if the task that asked for it is cancelled in the very tick of the answer.
+#[pyclass(frozen, module = "ferrogate._core", name = "_Lease")]
+pub(crate) struct Lease(Mutex<Option<Granted>>);
+
+impl Lease {
+    pub(super) fn of(granted: Granted) -> Self {
+        Self(Mutex::new(Some(granted)))
+    }
+
+    /// The lease, if it is still held.
+    pub(super) fn lease(&self) -> Option<tier::Lease> {
+        self.0.lock().as_ref().map(Granted::lease)
+    }
+
+    /// A request that ends it is on its way.
+    pub(super) fn used_up(&self) {
+        if let Some(granted) = &*self.0.lock() {
+            granted.used_up();
+        }
+    }
+}
+
+#[pymethods]
+impl Lease {
+    /// Gives it back, and waits for nothing: also where no loop runs any more.
+    fn release(&self) -> PyResult<()> {
+        edge("_Lease.release", || {
+            let granted = self.0.lock().take();
+            drop(granted);
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,127 @@
+//! Arguments of a service: keys, tags, tiers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::conversion::FromPyObjectOwned;
+use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use super::finish::ended;
+use crate::core::clock::Clock;
+use crate::core::key::hex_digest;
+use crate::py::convert::type_name;
+use crate::py::key::{Opaque, Walker, with_encoder};
+use crate::runtime::near::Near;
+use crate::runtime::notices::Notices;
+use crate::runtime::sqlite::{self, OpenError};
+use crate::runtime::tier::{BETWEEN, Tier};
+
+/// Marks a key that stands for the digest of another; no key that is a text starts with it.
+const DIGEST: char = '\u{1}';
+
+/// Longer keys stand as their digests.
+const LONGEST_KEY: usize = 1024;
+
+/// The text of a namespace.
+pub(super) fn namespace<'a>(ns: &'a Bound<'_, PyAny>) -> PyResult<&'a str> {
+    text("ns", ns)
+}
+
+/// The text of a tag.
+pub(super) fn tag<'a>(tag: &'a Bound<'_, PyAny>) -> PyResult<&'a str> {
+    text("tag", tag)
+}
+
+fn text<'a>(argument: &str, given: &'a Bound<'_, PyAny>) -> PyResult<&'a str> {
+    let Ok(text) = given.cast::<PyString>() else {
+        let what = format!("{argument}: expected a str, got {}", type_name(given));
+        return Err(PyTypeError::new_err(what));
+    };
+    checked(argument, text.to_str()?)
+}
+
+/// A name that a store can keep and find again.
+pub(super) fn checked<'a>(argument: &str, name: &'a str) -> PyResult<&'a str> {
+    if name.len() > LONGEST_KEY {
+        let wrong = format!("{argument}: expected at most {LONGEST_KEY} bytes each");
+        return Err(PyValueError::new_err(wrong));
+    }
+    if name.contains(BETWEEN) {
+        // It stands between the tags of an entry.
+        let wrong = format!("{argument}: expected no control character 1F in {name:?}");
+        return Err(PyValueError::new_err(wrong));
+    }
+    Ok(name)
+}
+
+/// Calls `body` with the text of a key: a short text is itself, anything else a digest that is
+/// the same in every process.
+pub(super) fn with_key<R>(
+    key: &Bound<'_, PyAny>,
+    body: impl FnOnce(&str) -> PyResult<R>,
+) -> PyResult<R> {
+    if let Ok(text) = key.cast::<PyString>()
+        && let Ok(text) = text.to_str()
+        && text.len() <= LONGEST_KEY
+        && !text.starts_with(DIGEST)
+    {
+        return body(text);
+    }
+    let digest = with_encoder(false, |encoder| {
+        let mut walker = Walker::new(encoder, Opaque::Refuse);
+        walker.value(key).map_err(|failure| failure.within(|| "key".to_owned()))?;
+        PyResult::Ok(format!("{DIGEST}{}", hex_digest(encoder.as_bytes())))
+    })?;
+    body(&digest)
+}
+
+/// Opens the store that `options` describe; `options["kind"]` says which.
+///
+/// The options are what `_service_url.py` made of the URL, checked.
+pub(super) fn open_tier(
+    options: &Bound<'_, PyDict>,
+    near: &Arc<Near>,
+    clock: &Clock,
+    notices: &Arc<Notices>,
+) -> PyResult<Arc<dyn Tier>> {
+    let kind: String = option(options, "kind")?;
+    match kind.as_str() {
+        "sqlite" => {
+            let config = sqlite::Config {
+                path: option::<PathBuf>(options, "path")?,
+                max_bytes: option(options, "max_bytes")?,
+                max_entries: option(options, "max_entries")?,
+                lease: seconds(options, "lease_seconds")?,
+                busy: seconds(options, "busy_seconds")?,
+                readers: option(options, "readers")?,
+            };
+            let (near, notices) = (Arc::clone(near), Arc::clone(notices));
+            let tier = sqlite::SqliteTier::new(config, near, clock.clone(), notices)
+                .map_err(|_| ended())?;
+            options.py().detach(|| tier.open()).map_err(|error| match error {
+                OpenError::Unfit(why) => PyValueError::new_err(format!("url: {why}")),
+                OpenError::Broken(why) | OpenError::Io(why) => {
+                    PyOSError::new_err(format!("url: {why}"))
+                }
+            })?;
+            Ok(Arc::new(tier))
+        }
+        _ => Err(PyValueError::new_err(format!("url: no store of the kind {kind:?}"))),
+    }
+}
+
+fn option<'py, T: FromPyObjectOwned<'py>>(options: &Bound<'py, PyDict>, name: &str) -> PyResult<T> {
+    let value = options
+        .get_item(name)?
+        .ok_or_else(|| PyValueError::new_err(format!("url: {name} is missing")))?;
+    value.extract().map_err(Into::into)
+}
+
+fn seconds(options: &Bound<'_, PyDict>, name: &str) -> PyResult<Duration> {
+    let seconds: f64 = option(options, name)?;
+    // For ever is a year: it is added to times.
+    Ok(Duration::from_secs_f64(seconds.clamp(0.001, 31_536_000.0)))
+}

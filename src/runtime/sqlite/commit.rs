@@ -1,0 +1,364 @@
+//! One commit: many requests of this process in one transaction.
+
+use rusqlite::{Connection, OptionalExtension, Result, Transaction, TransactionBehavior, params};
+
+use super::log::Change;
+use super::read::{BETWEEN, cut_of_namespace, cut_of_tag, find, is_cut, row_of, tags_of};
+use super::upkeep;
+use crate::runtime::place::Place;
+use crate::runtime::tier::{Lease, Payload, Reply, Request, TierError};
+
+/// What an entry is counted with beside its bytes: the row, the index, the trees' own pages.
+const OVERHEAD: i64 = 96;
+
+/// How many commits the log of changes keeps; who was away for longer starts with an empty
+/// near cache.
+const LOGGED: i64 = 4096;
+
+/// Changes between two looks for logged ones that can go.
+const FORGETTING: i64 = 64;
+
+/// By so much the machine's clock may be corrected without ending leases, in milliseconds.
+const UNSTEADY: i64 = 1_000;
+
+/// No lease is longer, in milliseconds: a day.
+pub(super) const MAX_LEASE: i64 = 86_400_000;
+
+/// The bounds and times that a commit needs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) max_bytes: i64,
+    pub(super) max_entries: i64,
+    /// Milliseconds.
+    pub(super) lease: i64,
+    /// Milliseconds since the epoch.
+    pub(super) now: i64,
+    /// Tells this process's changes from others'.
+    pub(super) owner: i64,
+}
+
+/// The state row, as it changes within a commit.
+pub(super) struct State {
+    pub(super) seq: i64,
+    pub(super) entries: i64,
+    pub(super) bytes: i64,
+}
+
+/// A request as it goes into a commit: its payload was packed before.
+pub(super) struct Job<'a> {
+    pub(super) request: &'a Request,
+    pub(super) payload: Option<Payload>,
+}
+
+/// What a commit did beside answering.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    pub(super) entries: i64,
+    pub(super) bytes: i64,
+    pub(super) evicted: u64,
+    pub(super) expired: u64,
+    /// Whether a namespace or tag was outdated, whose values are to be swept out.
+    pub(super) cut: bool,
+}
+
+/// A step of upkeep in a transaction of its own; what `step` returns.
+pub(super) fn upkeep<T>(
+    connection: &mut Connection,
+    terms: impl FnOnce() -> Terms,
+    step: impl FnOnce(&Transaction<'_>, &mut State, Terms) -> Result<T>,
+) -> Result<(T, Done)> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut writer = Writer::begin(&transaction, terms())?;
+    let result = step(&transaction, &mut writer.state, writer.terms)?;
+    let done = writer.end()?;
+    transaction.commit()?;
+    Ok((result, done))
+}
+
+/// Does all jobs in one transaction; the answers in their order. The terms are asked for once it
+/// is this connection's turn: a time from before would be earlier than that of who came first.
+pub(super) fn commit(
+    connection: &mut Connection,
+    terms: impl FnOnce() -> Terms,
+    jobs: &[Job<'_>],
+    touched: &[i64],
+) -> Result<(Vec<std::result::Result<Reply, TierError>>, Done)> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let terms = terms();
+    let mut writer = Writer::begin(&transaction, terms)?;
+    let mut replies = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        replies.push(Ok(writer.apply(job)?));
+    }
+    for row in touched {
+        transaction
+            .prepare_cached("UPDATE entries SET used = ?2 WHERE id = ?1")?
+            .execute((row, terms.now))?;
+    }
+    let done = writer.end()?;
+    transaction.commit()?;
+    Ok((replies, done))
+}
+
+struct Writer<'a> {
+    on: &'a Transaction<'a>,
+    terms: Terms,
+    state: State,
+    leases: bool,
+    log: Vec<u8>,
+    /// The number of the last change before.
+    begin: i64,
+    done: Done,
+}
+
+impl<'a> Writer<'a> {
+    fn begin(on: &'a Transaction<'a>, terms: Terms) -> Result<Self> {
+        let state = on
+            .prepare_cached("SELECT seq, entries, bytes FROM state WHERE id = 1")?
+            .query_row([], |row| {
+                Ok(State { seq: row.get(0)?, entries: row.get(1)?, bytes: row.get(2)? })
+            })?;
+        let leases = on.prepare_cached("SELECT 1 FROM leases LIMIT 1")?.exists([])?;
+        let begin = state.seq;
+        Ok(Self { on, terms, state, leases, log: Vec::new(), begin, done: Done::default() })
+    }
+
+    fn end(mut self) -> Result<Done> {
+        let (evicted, expired) = upkeep::make_room(self.on, self.terms, &mut self.state)?;
+        self.done.evicted = evicted;
+        self.done.expired = expired;
+        if !self.log.is_empty() {
+            self.on
+                .prepare_cached(
+                    "INSERT INTO changes(seq, owner, at, what) VALUES (?1, ?2, ?3, ?4)",
+                )?
+                .execute((self.state.seq, self.terms.owner, self.terms.now, &self.log))?;
+            if self.state.seq / FORGETTING != self.begin / FORGETTING {
+                self.forget_old_changes()?;
+            }
+        }
+        self.on
+            .prepare_cached("UPDATE state SET seq = ?1, entries = ?2, bytes = ?3 WHERE id = 1")?
+            .execute((self.state.seq, self.state.entries, self.state.bytes))?;
+        self.done.entries = self.state.entries;
+        self.done.bytes = self.state.bytes;
+        Ok(self.done)
+    }
+
+    fn forget_old_changes(&self) -> Result<()> {
+        let last: Option<i64> = self
+            .on
+            .prepare_cached("SELECT seq FROM changes ORDER BY seq DESC LIMIT 1 OFFSET ?1")?
+            .query_row([LOGGED], |row| row.get(0))
+            .optional()?;
+        if let Some(last) = last {
+            self.on.prepare_cached("DELETE FROM changes WHERE seq <= ?1")?.execute([last])?;
+            self.on
+                .prepare_cached("UPDATE state SET dropped = ?1 WHERE id = 1")?
+                .execute([last])?;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, job: &Job<'_>) -> Result<Reply> {
+        match job.request {
+            Request::Set { place, ttl, tags, lease, .. } => {
+                let Some(payload) = &job.payload else { return Ok(Reply::Missing) };
+                let ttl = ttl.map(|ttl| i64::try_from(ttl.as_millis().max(1)).unwrap_or(i64::MAX));
+                self.set(place, payload, ttl, tags, *lease)
+            }
+            Request::Delete(place) => self.delete(place),
+            Request::InvalidateNamespace(ns) => {
+                Change::Namespace(ns).write(&mut self.log);
+                self.cut(&cut_of_namespace(ns))
+            }
+            Request::InvalidateTag(tag) => {
+                Change::Tag(tag).write(&mut self.log);
+                self.cut(&cut_of_tag(tag))
+            }
+            Request::Lease { place, tags, anew } => self.lease(place, tags, *anew),
+            Request::Release(place, lease) => {
+                self.end_lease(place, Some(*lease))?;
+                Ok(Reply::Done)
+            }
+            Request::Get(_) | Request::Exists(_) | Request::Await(..) | Request::Ping => {
+                Ok(Reply::Done)
+            }
+        }
+    }
+
+    fn next(&mut self) -> i64 {
+        self.state.seq += 1;
+        self.state.seq
+    }
+
+    fn set(
+        &mut self,
+        place: &Place,
+        payload: &Payload,
+        ttl: Option<i64>,
+        tags: &[Box<str>],
+        lease: Option<Lease>,
+    ) -> Result<Reply> {
+        let size = (payload.len() + place.ns.len() + place.key.len()) as i64 + OVERHEAD;
+        if size > self.terms.max_bytes {
+            if lease.is_some() {
+                self.end_lease(place, lease)?;
+            } else {
+                // What it was to replace is outdated all the same.
+                self.delete(place)?;
+            }
+            return Ok(Reply::Refused);
+        }
+        if let Some(lease) = lease {
+            let held = self.end_lease(place, Some(lease))?;
+            if !held || self.outdated_since(place, tags, lease.since as i64)? {
+                return Ok(Reply::Refused);
+            }
+        } else {
+            // What is loading now was read before this.
+            self.end_lease(place, None)?;
+        }
+        let row = row_of(place);
+        let before: Option<i64> = self
+            .on
+            .prepare_cached("SELECT size FROM entries WHERE id = ?1")?
+            .query_row([row], |row| row.get(0))
+            .optional()?;
+        let seq = self.next();
+        let deadline = ttl.map(|ttl| self.terms.now.saturating_add(ttl));
+        self.on
+            .prepare_cached(
+                "INSERT INTO entries(id, seq, deadline, used, size, ns, key, tags, value)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                 ON CONFLICT(id) DO UPDATE SET seq = ?2, deadline = ?3, used = ?4, size = ?5,
+                     ns = ?6, key = ?7, tags = ?8, value = ?9",
+            )?
+            .execute(params![
+                row,
+                seq,
+                deadline,
+                self.terms.now,
+                size,
+                &*place.ns,
+                &*place.key,
+                joined(tags),
+                &**payload
+            ])?;
+        self.state.entries += i64::from(before.is_none());
+        self.state.bytes += size - before.unwrap_or(0);
+        Change::Key(*place.id()).write(&mut self.log);
+        Ok(Reply::Done)
+    }
+
+    fn outdated_since(&self, place: &Place, tags: &[Box<str>], since: i64) -> Result<bool> {
+        if is_cut(self.on, &cut_of_namespace(&place.ns), since + 1)? {
+            return Ok(true);
+        }
+        for tag in tags {
+            if is_cut(self.on, &cut_of_tag(tag), since + 1)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn delete(&mut self, place: &Place) -> Result<Reply> {
+        let alive = find(self.on, place, self.terms.now)?.is_some();
+        let size: Option<i64> = self
+            .on
+            .prepare_cached(
+                "DELETE FROM entries WHERE id = ?1 AND ns = ?2 AND key = ?3 RETURNING size",
+            )?
+            .query_row((row_of(place), &*place.ns, &*place.key), |row| row.get(0))
+            .optional()?;
+        if let Some(size) = size {
+            self.state.entries -= 1;
+            self.state.bytes -= size;
+        }
+        self.end_lease(place, None)?;
+        self.next();
+        Change::Key(*place.id()).write(&mut self.log);
+        Ok(Reply::Was(alive))
+    }
+
+    fn cut(&mut self, name: &str) -> Result<Reply> {
+        let seq = self.next();
+        self.on
+            .prepare_cached(
+                "INSERT INTO cuts(name, seq) VALUES (?1, ?2)
+                 ON CONFLICT(name) DO UPDATE SET seq = ?2",
+            )?
+            .execute((name, seq))?;
+        self.done.cut = true;
+        Ok(Reply::Done)
+    }
+
+    fn lease(&mut self, place: &Place, tags: &[Box<str>], anew: bool) -> Result<Reply> {
+        let now = self.terms.now;
+        if !anew && let Some(living) = find(self.on, place, now)? {
+            return Ok(Reply::Value(living.found));
+        }
+        let row = row_of(place);
+        let held: Option<(i64, i64, i64, Option<String>)> = self
+            .on
+            .prepare_cached("SELECT deadline, term, seq, tags FROM leases WHERE id = ?1")?
+            .query_row([row], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+            .optional()?;
+        if let Some((until, term, since, theirs)) = held {
+            // With more left than it was given for, the clock was set back since.
+            let left = until - now;
+            if (1..=term + UNSTEADY).contains(&left)
+                && !self.outdated_since(place, &tags_of(theirs), since)?
+            {
+                return Ok(Reply::Busy(std::time::Duration::from_millis(left as u64)));
+            }
+        }
+        let token = fresh_token();
+        let seq = self.next();
+        self.on
+            .prepare_cached(
+                "INSERT OR REPLACE INTO leases(id, token, seq, deadline, term, tags)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute((row, token, seq, now + self.terms.lease, self.terms.lease, joined(tags)))?;
+        self.leases = true;
+        Ok(Reply::Leased(Lease { token: token as u64, since: seq as u64 }))
+    }
+
+    /// Ends the lease on a place, of this holder or of whomever; true if there was one.
+    fn end_lease(&mut self, place: &Place, lease: Option<Lease>) -> Result<bool> {
+        if !self.leases {
+            return Ok(false);
+        }
+        let row = row_of(place);
+        let ended = match lease {
+            Some(lease) => self
+                .on
+                .prepare_cached("DELETE FROM leases WHERE id = ?1 AND token = ?2")?
+                .execute((row, lease.token as i64))?,
+            None => self.on.prepare_cached("DELETE FROM leases WHERE id = ?1")?.execute([row])?,
+        };
+        if ended > 0 {
+            self.next();
+            Change::Lease(row).write(&mut self.log);
+        }
+        Ok(ended > 0)
+    }
+}
+
+/// Tags as they stand in a row.
+fn joined(tags: &[Box<str>]) -> Option<String> {
+    (!tags.is_empty()).then(|| tags.join(BETWEEN.encode_utf8(&mut [0; 4])))
+}
+
+/// A number that nobody else has drawn: not a thread of a process that was forked from the same
+/// parent either, whose generators all stand where the parent's stood.
+pub(super) fn fresh_token() -> i64 {
+    use std::hash::{BuildHasher, RandomState};
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static DRAWN: AtomicU64 = AtomicU64::new(0);
+    let here = (std::process::id(), DRAWN.fetch_add(1, Ordering::Relaxed));
+    // Never zero, which is no lease of a store's.
+    (RandomState::new().hash_one(here) & i64::MAX as u64).max(1) as i64
+}

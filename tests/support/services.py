@@ -1,0 +1,59 @@
+"""Services that a test opens, and that are closed after it."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from ferrogate import CacheService
+
+
+class Open(Protocol):
+    """Opens a service on the test's store, as often as called."""
+
+    def __call__(self, **arguments: Any) -> CacheService: ...
+
+
+def opener(url: str) -> Iterator[Open]:
+    opened: list[CacheService] = []
+
+    def open_service(**arguments: Any) -> CacheService:
+        opened.append(CacheService(url, **arguments))
+        return opened[-1]
+
+    yield open_service
+    for one in opened:
+        one.close_sync()
+
+
+_LOCKS = """
+import sqlite3, sys
+file = sqlite3.connect(sys.argv[1], isolation_level=None)
+for line in sys.stdin:
+    file.execute("BEGIN EXCLUSIVE" if line == "lock\\n" else "ROLLBACK")
+    print("done", flush=True)
+"""
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
+    """Another process that can ``lock()`` a SQLite file against writers, and ``unlock()`` it."""
+    command = [sys.executable, "-c", _LOCKS, str(path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as locker:
+
+        def tell(what: str) -> None:
+            assert locker.stdin is not None
+            assert locker.stdout is not None
+            locker.stdin.write(what + "\n")
+            assert locker.stdout.readline() == "done\n"
+
+        try:
+            yield (lambda: tell("lock")), (lambda: tell("unlock"))
+        finally:
+            locker.kill()
