@@ -14,7 +14,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: bench bench-core bench-peers check clean demo dev fmt help lock soak system \
-    test test-core test-failpoints test-loom test-memcheck test-python wheel which-python
+    test test-core test-failpoints test-integrations test-loom test-memcheck test-python wheel which-python
 
 bench: $(if $(ARGS),,bench-core) bench-peers ## Measure: criterion for the core, then the table against the rivals (ARGS: only that, "--only adaptive")
 
@@ -64,6 +64,9 @@ test-core: ## Test the core without Python
 
 test-failpoints: ## Test that an injected panic in every exported callable does no harm
 	$(PYTHON) tools/suite.py failpoints
+
+test-integrations: ## Test the adapters with the frameworks that they are for
+	$(PYTHON) tools/suite.py integrations
 
 test-loom: ## Model-check the concurrent parts
 	$(PYTHON) tools/suite.py loom

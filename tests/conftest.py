@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.util
 import os
 import signal
 import threading
@@ -24,6 +25,10 @@ settings.register_profile(
     "ferrogate", derandomize="FERROGATE_SEED" not in os.environ, print_blob=True
 )
 settings.load_profile("ferrogate")
+
+
+# They have an environment of their own (`make test-integrations`).
+collect_ignore = [] if importlib.util.find_spec("langgraph") else ["integrations"]
 
 
 def pytest_collection_finish() -> None:

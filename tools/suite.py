@@ -2,7 +2,8 @@
 
 Parts, all of them unless some are named: `core` (cargo test, no Python),
 `loom`, `python`, `failpoints` (a debug build whose exported callables can be
-made to panic), `memcheck` (valgrind). What stands in PYTEST_ARGS goes to pytest.
+made to panic), `integrations` (the frameworks that there are adapters for),
+`memcheck` (valgrind). What stands in PYTEST_ARGS goes to pytest.
 
 With FERROGATE_SOAK above 1 (`make soak`: 100) what is repeated or drawn at
 random is so that many times the usual sample, up to the full count that each
@@ -25,8 +26,9 @@ from pythons import Python, preferred, select
 from stages import ROOT, Stages
 from wheels import test_env
 
-PARTS = ("core", "loom", "python", "failpoints", "memcheck")
+PARTS = ("core", "loom", "python", "failpoints", "integrations", "memcheck")
 TRACES = ROOT.parent / "shared" / "traces"
+INTEGRATIONS = ROOT / "tests" / "integrations"
 SUPPRESSIONS = ROOT / "tools" / "valgrind.supp"
 
 # With FERROGATE_NO_SKIP=1 (CI) a test may only skip for the interpreter's version
@@ -56,6 +58,8 @@ def main(parts: list[str]) -> int:
                     on_python(stages, python)
             case "failpoints":
                 failpoints(stages)
+            case "integrations":
+                integrations(stages)
             case "memcheck":
                 memcheck(stages, preferred(pythons), built="python" in (parts or PARTS))
     return stages.close()
@@ -81,7 +85,7 @@ def on_python(stages: Stages, python: Python) -> None:
         extra = shlex.split(os.environ.get("PYTEST_ARGS", ""))
         inside = test_env(python.minor)
         # These have parts of their own, and nothing to do in this one.
-        others = ["-m", "not failpoints and not valgrind"]
+        others = ["-m", "not failpoints and not valgrind", f"--ignore={INTEGRATIONS}"]
         pytest(stages, f"{python.minor}: pytest", inside, *others, *extra)
 
 
@@ -92,6 +96,12 @@ def failpoints(stages: Stages) -> None:
         stages.absent("failpoints", f"{tests.relative_to(ROOT)} is not there")
     elif wheel(stages, "failpoints: debug build", "failpoints"):
         pytest(stages, "failpoints: pytest", test_env("failpoints"), tests)
+
+
+def integrations(stages: Stages) -> None:
+    """The adapters with the real frameworks, on one interpreter: they are half a gigabyte."""
+    if wheel(stages, "integrations: wheel", "integrations"):
+        pytest(stages, "integrations: pytest", test_env("integrations"), INTEGRATIONS)
 
 
 def memcheck(stages: Stages, python: Python, *, built: bool) -> None:

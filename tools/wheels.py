@@ -2,7 +2,8 @@
 
 `all`: one for every CPython, into dist/.
 `dev`, `demo`, `bench`: one, installed in that environment; `tools`: the environment alone.
-`test X.Y`, `failpoints`: one, installed beside nothing but the locked test requirements.
+`test X.Y`, `failpoints`, `integrations`: one, installed beside nothing but what its tests need,
+as the lock file says.
 """
 
 from __future__ import annotations
@@ -44,8 +45,14 @@ def main(what: str, *minors: str) -> None:
         python = preferred(pythons)
         inside = make_env(test_env(what).parent.parent, python, ["test"])
         install(inside, build_wheel(MATURIN, python, failpoints=True))
+    elif what == "integrations":
+        python = preferred(pythons)
+        inside = make_env(test_env(what).parent.parent, python, [what])
+        install(inside, build_wheel(MATURIN, python))
     else:
-        sys.exit(f"expected all, bench, demo, dev, failpoints, test or tools, not {what!r}")
+        sys.exit(
+            f"expected all, bench, demo, dev, failpoints, integrations, test or tools, not {what!r}"
+        )
 
 
 if __name__ == "__main__":

@@ -420,9 +420,7 @@ class CacheService:
         near_bytes: int,
         default_ttl: float | timedelta | None,
         codec: str,
-        pickle: tuple[
-            Callable[[Any, bytes], bytes], Callable[[bytes, bytes], tuple[Any] | None]
-        ]
+        pickle: tuple[Callable[[Any, bytes], bytes], Callable[[bytes, bytes], tuple[Any] | None]]
         | None,
         max_value_bytes: int,
         compress_over: int | None,

@@ -142,10 +142,13 @@ class CacheService(_core.CacheService):
         self._closures = weakref.WeakValueDictionary()
         self._enabled = enabled
         self.url = shown(url)
+        self.codec = codec
         return self
 
     #: Where its store is, without a password.
     url: str
+    #: How values become bytes.
+    codec: Codec
 
     _flights: _core.Cache
     _enabled: bool
