@@ -11,6 +11,12 @@ from typing import Any, Protocol
 
 from ferrogate import CacheService
 
+#: Seconds that a commit waits for those of other processes and services, where nothing else is
+#: said: a thread that is committing may lose its processor for longer than the usual 0.25.
+PATIENT = 2.0
+#: What tests take that lock the file themselves.
+HASTY = 0.25
+
 
 class Open(Protocol):
     """Opens a service on the test's store, as often as called."""
@@ -22,6 +28,8 @@ def opener(url: str) -> Iterator[Open]:
     opened: list[CacheService] = []
 
     def open_service(**arguments: Any) -> CacheService:
+        if url.startswith("sqlite:"):
+            arguments.setdefault("busy_seconds", PATIENT)
         opened.append(CacheService(url, **arguments))
         return opened[-1]
 
