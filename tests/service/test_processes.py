@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import textwrap
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
@@ -14,24 +15,29 @@ from random import Random
 import pytest
 from child import SEED, Done, patience, run, run_well, times
 from services import Open
-from waiting import eventually
+from waiting import eventually, in_time
 
 pytestmark = pytest.mark.hostile
 
-#: argv: the URL, the file that every load writes a line to.
+#: argv: the URL, the file that every load writes a line to, its seconds, the lease's, and a file
+#: that is there once this process asks.
 ASKS = """
-import asyncio, os, sys
+import asyncio, os, sys, time
 from ferrogate import CacheService
 
 async def load():
     with open(sys.argv[2], "a") as loads:
-        loads.write(f"{os.getpid()}\\n")
+        loads.write(f"{os.getpid()} {time.monotonic()}\\n")
     await asyncio.sleep(float(sys.argv[3]))
     return {"from": os.getpid()}
 
 async def main():
-    async with CacheService(sys.argv[1], lease_seconds=2, busy_seconds=10) as cache:
-        got = await asyncio.gather(*(cache.get_or_set("ns", "k", load) for _ in range(50)))
+    lease = float(sys.argv[4])
+    async with CacheService(sys.argv[1], lease_seconds=lease, busy_seconds=60) as cache:
+        tasks = [asyncio.create_task(cache.get_or_set("ns", "k", load)) for _ in range(50)]
+        await asyncio.sleep(0.01)
+        open(sys.argv[5] + str(os.getpid()), "w").close()
+        got = await asyncio.gather(*tasks)
         assert all(one == got[0] for one in got), got
         print(got[0]["from"])
 
@@ -39,49 +45,86 @@ asyncio.run(main())
 """
 
 
-def ask(url: str, loads: Path, count: int, seconds: float) -> list[Done]:
+class Asking:
+    """Processes that ask for one key of one file; 50 tasks in each."""
+
+    def __init__(self, folder: Path, lease: float) -> None:
+        folder.mkdir()
+        self.folder, self.lease = folder, lease
+        self.log = folder / "loads"
+
+    def run(
+        self, seconds: float, meanwhile: Callable[[subprocess.Popen[bytes]], object] | None = None
+    ) -> Done:
+        url, began = f"sqlite://{self.folder}/cache.db", str(self.folder / "began-")
+        args = (url, str(self.log), str(seconds), str(self.lease), began)
+        return run(ASKS, *args, timeout=90, meanwhile=meanwhile)
+
+    def loads(self) -> list[tuple[str, float]]:
+        """By which process, and when."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [(pid, float(at)) for pid, at in map(str.split, lines)]
+
+    def began(self) -> int:
+        return len(list(self.folder.glob("began-*")))
+
+
+def ask(folder: Path, count: int, seconds: float, lease: float) -> None:
+    """So many processes make one load, and all of them get its value."""
+    asking = Asking(folder, lease)
     with ThreadPoolExecutor(count) as pool:
-        args = (url, str(loads), str(seconds))
-        runs = [pool.submit(run, ASKS, *args, timeout=60) for _ in range(count)]
-        return [one.result() for one in runs]
+        done = list(pool.map(asking.run, [seconds] * count))
+    assert all((d.code, d.stderr) == (0, "") for d in done), "\n".join(map(str, done))
+    assert len(asking.loads()) == 1, asking.loads()
+    assert {d.stdout.strip() for d in done} == {asking.loads()[0][0]}
 
 
 def test_ten_processes_make_one_load(tmp_path: Path) -> None:
-    loads = tmp_path / "loads"
-    done = ask(f"sqlite://{tmp_path}/cache.db", loads, 10, 0.5)
-    assert all((d.code, d.stderr) == (0, "") for d in done), "\n".join(map(str, done))
-    assert len(loads.read_text().splitlines()) == 1
-    assert {d.stdout.strip() for d in done} == {loads.read_text().strip()}
+    # A lease that does not run out: how it is kept is the next test's.
+    ask(tmp_path / "asked", count=10, seconds=0.5, lease=3600)
 
 
+@pytest.mark.timeout(patience(90, 3))
 def test_a_long_load_keeps_its_lease(tmp_path: Path) -> None:
     """Longer than ``lease_seconds``, which is renewed for as long as the process lives."""
-    loads = tmp_path / "loads"
-    done = ask(f"sqlite://{tmp_path}/cache.db", loads, 3, 5)
-    assert all((d.code, d.stderr) == (0, "") for d in done), "\n".join(map(str, done))
-    assert len(loads.read_text().splitlines()) == 1
+
+    def judge(attempt: int) -> None:
+        # Not renewed, it would be taken over in each attempt. It has to be renewed within two
+        # thirds of a lease, for which a machine may be too busy.
+        lease = 2.0 * 2**attempt
+        ask(tmp_path / str(attempt), count=3, seconds=2.5 * lease, lease=lease)
+
+    in_time(judge)
 
 
+@pytest.mark.timeout(patience(90, 3))
 def test_a_killed_loader_is_replaced(tmp_path: Path) -> None:
-    url, loads = f"sqlite://{tmp_path}/cache.db", tmp_path / "loads"
-    killed: list[float] = []
+    """Within its lease, which was renewed for the last time before it died."""
 
-    def kill(process: subprocess.Popen[bytes]) -> None:
-        eventually(lambda: loads.exists() and loads.read_text(), 30)
-        process.kill()
-        killed.append(time.monotonic())
+    def judge(attempt: int) -> None:
+        asking = Asking(tmp_path / str(attempt), lease=2.0 * 2**attempt)
+        killed: list[float] = []
 
-    with ThreadPoolExecutor(5) as pool:
-        # All 50 of its tasks wait for its load.
-        first = pool.submit(run, ASKS, url, str(loads), "600", timeout=60, meanwhile=kill)
-        eventually(lambda: loads.exists() and loads.read_text(), 30)
-        rest = [pool.submit(run, ASKS, url, str(loads), "0.1", timeout=60) for _ in range(4)]
-        assert first.result().code == -signal.SIGKILL
-        done = [one.result() for one in rest]
-    taken_over = time.monotonic() - killed[0]
-    assert all((d.code, d.stderr) == (0, "") for d in done), "\n".join(map(str, done))
-    assert len(loads.read_text().splitlines()) == 2
-    assert taken_over < 2 + 3, taken_over
+        def kill(process: subprocess.Popen[bytes]) -> None:
+            # All 50 of its tasks wait for its load, and so do all of the others'.
+            eventually(lambda: asking.began() == 5, 60)
+            process.kill()
+            killed.append(time.monotonic())
+
+        with ThreadPoolExecutor(5) as pool:
+            first = pool.submit(asking.run, 600, kill)
+            eventually(lambda: asking.loads() or first.done(), 60)
+            rest = [pool.submit(asking.run, 0.1) for _ in range(4)]
+            assert first.result().code == -signal.SIGKILL
+            done = [one.result() for one in rest]
+        assert all((d.code, d.stderr) == (0, "") for d in done), "\n".join(map(str, done))
+        assert len(asking.loads()) == 2, asking.loads()
+        replacement, at = asking.loads()[1]
+        assert {d.stdout.strip() for d in done} == {replacement}
+        # What it takes to notice, to commit and to begin to load.
+        assert at - killed[0] < asking.lease + 0.5, (at, killed, asking.lease)
+
+    in_time(judge)
 
 
 WRITES = """
@@ -89,7 +132,8 @@ import asyncio, random, sys
 from ferrogate import CacheService
 
 async def main():
-    async with CacheService(sys.argv[1], near_bytes=100_000, max_entries=500, busy_seconds=10) as cache:
+    bounds = {"near_bytes": 100_000, "max_entries": 500}
+    async with CacheService(sys.argv[1], busy_seconds=60, **bounds) as cache:
         for turn in range(int(sys.argv[2])):
             keys = [random.randrange(1000) for _ in range(20)]
             stored = await asyncio.gather(*(cache.set("ns", k, {"k": k}, ttl=60) for k in keys))
@@ -116,7 +160,7 @@ def test_four_processes_write_one_file(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from ferrogate import CacheService
-cache = CacheService(sys.argv[1], busy_seconds=10)
+cache = CacheService(sys.argv[1], busy_seconds=60)
 number = 0
 while True:
     number += 1
@@ -133,10 +177,10 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         enough = random.randrange(50, 2000)
 
         def kill(process: subprocess.Popen[bytes], told: Path = told, bytes: int = enough) -> None:
-            eventually(lambda: told.exists() and told.stat().st_size > bytes, 30)
+            eventually(lambda: told.exists() and told.stat().st_size > bytes, 60)
             process.kill()
 
-        done = run(KILLED, f"sqlite://{path}", str(told), timeout=30, meanwhile=kill)
+        done = run(KILLED, f"sqlite://{path}", str(told), timeout=60, meanwhile=kill)
         assert (done.code, done.stderr) == (-signal.SIGKILL, ""), str(done)
         acknowledged = int(told.read_text().split()[-1])
         check = f"""
@@ -146,63 +190,110 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
             assert not missing, missing
             assert cache.get_stats()["recoveries"] == 0
         """
-        run_well(check)
+        run_well(check, timeout=60)
 
 
+#: argv: the URL, a file that is there once this process serves, the control's file, the key.
+#: Prints when it saw what first, and whether in the cache or in the control.
 SERVES = """
-import asyncio, sys, time
+import sys, threading, time
 from ferrogate import CacheService
 
-async def main():
-    async with CacheService(sys.argv[1]) as cache:
-        last = None
-        open(sys.argv[2], "w").close()
-        while last != "end":
-            got = await cache.get("ns", "k")
-            if got is not None and got != last:
-                print(got, time.time(), flush=True)
-                last = got
-            await asyncio.sleep(0.0005)
-asyncio.run(main())
+told = ""
+
+def control():
+    # What the service's watcher does: it looks every 20 ms.
+    global told
+    with open(sys.argv[3]) as file:
+        while told != "end":
+            time.sleep(0.02)
+            file.seek(0)
+            told = file.read().strip() or told
+
+cache = CacheService(sys.argv[1])
+threading.Thread(target=control, daemon=True).start()
+last = {"cache": "", "control": ""}
+open(sys.argv[2], "w").close()
+while set(last.values()) != {"end"}:
+    for where, got in ("cache", cache.get_sync("ns", sys.argv[4])), ("control", told):
+        if got and got != last[where]:
+            print(where, got, time.monotonic(), flush=True)
+            last[where] = got
+    time.sleep(0.0005)
+cache.close_sync()
 """
 
 
+def lags_of(seen: dict[str, float], sent: list[float]) -> list[float]:
+    """For how long each of the values was still served after it had been replaced, in order."""
+    lags, at = [], seen["end"]
+    # Who sees a later one does not serve what was before this one either.
+    for number in reversed(range(len(sent))):
+        at = min(at, seen.get(str(number), at))
+        lags.append(at - sent[number])
+    return lags[::-1]
+
+
+@pytest.mark.timeout(patience(90, 3))
 def test_an_invalidation_reaches_the_others(tmp_path: Path, sqlite: Open) -> None:
-    """A value that is replaced in one process is served by another for at most 100 ms."""
-    cache = sqlite()
-    sent: dict[str, float] = {}
-    ready = tmp_path / "ready"
+    """A value that is replaced in one process is served by another for at most 100 ms.
 
-    def replace(_process: object) -> None:
-        eventually(ready.exists, 30)
-        for number in range(100):
-            assert cache.set_sync("ns", "k", str(number))
-            sent[str(number)] = time.time()
-            time.sleep(0.03 + number % 10 / 1000)
-        assert cache.set_sync("ns", "k", "end")
+    Beside it a thread of Python looks into a file as often as the service looks for changes: what
+    that one sees late is the machine's fault.
+    """
+    cache, told = sqlite(), tmp_path / "told"
 
-    url = f"sqlite://{tmp_path}/cache.db"
-    done = run(SERVES, url, str(ready), timeout=60, meanwhile=replace)
-    assert (done.code, done.stderr) == (0, ""), str(done)
-    seen = dict(line.split() for line in done.stdout.splitlines() if " " in line)
-    lags = sorted(float(seen[number]) - at for number, at in sent.items() if number in seen)
-    assert len(lags) > 40
-    # One stall of a busy machine is not the service's; a soak has the samples for a p99.
-    assert statistics.median(lags) < 0.05, lags
-    assert statistics.quantiles(lags, n=100, method="inclusive")[89] < 0.1, lags
+    def judge(attempt: int) -> None:
+        key, ready = str(attempt), tmp_path / f"ready{attempt}"
+        told.write_text("")
+        sent: list[float] = []
+
+        def tell(what: str) -> None:
+            assert cache.set_sync("ns", key, what)
+            with told.open("r+") as file:
+                # Of one length, so that nobody reads half of it.
+                file.write(what.ljust(8))
+
+        def replace(_process: object) -> None:
+            eventually(ready.exists, 60)
+            for number in range(100):
+                tell(str(number))
+                sent.append(time.monotonic())
+                time.sleep(0.03 + number % 10 / 1000)
+            tell("end")
+
+        url = f"sqlite://{tmp_path}/cache.db"
+        args = (url, str(ready), str(told), key)
+        done = run(SERVES, *args, timeout=90, meanwhile=replace)
+        assert (done.code, done.stderr) == (0, ""), str(done)
+        seen: dict[str, dict[str, float]] = {"cache": {}, "control": {}}
+        for where, number, at in map(str.split, done.stdout.splitlines()):
+            seen[where].setdefault(number, float(at))
+        lags, control = (lags_of(seen[where], sent) for where in ("cache", "control"))
+        late = sum(lag > 0.1 for lag in lags)
+        excused = sum(lag > 0.08 for lag in control)
+        assert late <= 1 + excused, (sorted(lags)[-10:], sorted(control)[-10:])
+        median = statistics.median(lags)
+        assert median < 0.05 + max(0, statistics.median(control) - 0.03), (lags, control)
+
+    in_time(judge)
 
 
+#: argv: the URL, a file that is there once it serves, a file that is there once the value has
+#: changed while this process was stopped.
 STOPPED = """
-import sys, time
+import os, sys, time
 from ferrogate import CacheService
-cache = CacheService(sys.argv[1], busy_seconds=10)
+cache = CacheService(sys.argv[1], busy_seconds=60)
 assert cache.set_sync("ns", "k", "old") and cache.get_sync("ns", "k") == "old"
 last = time.monotonic()
 open(sys.argv[2], "w").close()
 while True:
     now = time.monotonic()
+    # Nobody else stops it while it has not changed: then the machine was busy.
+    stopped = now - last > 3 and os.path.exists(sys.argv[3])
     got = cache.get_sync("ns", "k")
-    if now - last > 3:
+    if stopped:
         print(got)
         break
     last = now
@@ -211,20 +302,31 @@ while True:
 
 def test_a_process_that_was_stopped_serves_nothing_old(tmp_path: Path, sqlite: Open) -> None:
     """Not even before its watcher gets its first turn again."""
-    cache, ready = sqlite(), tmp_path / "ready"
+    cache, ready, changed = sqlite(), tmp_path / "ready", tmp_path / "changed"
 
     def stop(process: subprocess.Popen[bytes]) -> None:
-        eventually(ready.exists, 30)
-        process.send_signal(signal.SIGSTOP)
-        assert cache.set_sync("ns", "k", "new")
+        eventually(ready.exists, 60)
+
+        def replaced() -> bool:
+            process.send_signal(signal.SIGSTOP)
+            if cache.set_sync("ns", "k", "new"):
+                return True
+            # It was stopped while it swept, and keeps everybody out.
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.05)
+            return False
+
+        eventually(replaced, 60)
+        changed.touch()
         # Longer than values are trusted without a look for changes: 2 s.
         time.sleep(3.1)
         process.send_signal(signal.SIGCONT)
 
     for _ in range(times(1, 10)):
         ready.unlink(missing_ok=True)
-        url = f"sqlite://{tmp_path}/cache.db"
-        done = run(STOPPED, url, str(ready), timeout=60, meanwhile=stop)
+        changed.unlink(missing_ok=True)
+        args = (f"sqlite://{tmp_path}/cache.db", str(ready), str(changed))
+        done = run(STOPPED, *args, timeout=90, meanwhile=stop)
         assert (done.code, done.stdout, done.stderr) == (0, "new\n", ""), str(done)
 
 
@@ -233,7 +335,7 @@ def test_a_forked_child_and_its_parent(tmp_path: Path) -> None:
         import warnings; warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
         import asyncio, os, sys, threading
         from ferrogate import CacheService
-        cache = CacheService(sys.argv[1], busy_seconds=10)
+        cache = CacheService(sys.argv[1], busy_seconds=60)
         stop = threading.Event()
         def work(i):
             while not stop.is_set():
@@ -265,7 +367,7 @@ def test_a_forked_child_and_its_parent(tmp_path: Path) -> None:
         assert stats["errors"] == 0, stats
     """
     for _ in range(times(1, 20)):
-        run_well(code, f"sqlite://{tmp_path}/cache.db", timeout=60)
+        run_well(code, f"sqlite://{tmp_path}/cache.db", timeout=100)
 
 
 def test_two_children_of_one_parent_see_each_others_changes(tmp_path: Path) -> None:
@@ -273,7 +375,7 @@ def test_two_children_of_one_parent_see_each_others_changes(tmp_path: Path) -> N
     code = """
         import os, sys, time
         from ferrogate import CacheService
-        cache = CacheService(sys.argv[1], busy_seconds=10)
+        cache = CacheService(sys.argv[1], busy_seconds=60)
         assert cache.set_sync("ns", "k", 0)
         back = [os.pipe() for _ in range(2)]
         children = []
@@ -286,7 +388,7 @@ def test_two_children_of_one_parent_see_each_others_changes(tmp_path: Path) -> N
                 for turn in range(1, 9):
                     if turn % 2 == n:
                         assert cache.set_sync("ns", "k", turn)
-                    end = time.monotonic() + 10
+                    end = time.monotonic() + 30
                     while cache.get_sync("ns", "k") != turn:
                         assert time.monotonic() < end, (n, turn, cache.get_sync("ns", "k"))
                         time.sleep(0.001)
@@ -299,7 +401,7 @@ def test_two_children_of_one_parent_see_each_others_changes(tmp_path: Path) -> N
         for pid in children:
             assert os.waitpid(pid, 0)[1] == 0
     """
-    run_well(code, f"sqlite://{tmp_path}/cache.db", timeout=60)
+    run_well(code, f"sqlite://{tmp_path}/cache.db", timeout=100)
 
 
 def test_multiprocessing(tmp_path: Path) -> None:
@@ -308,10 +410,10 @@ def test_multiprocessing(tmp_path: Path) -> None:
         import multiprocessing, sys
         from ferrogate import CacheService
         def child(url, n):
-            cache = CacheService(url)
+            cache = CacheService(url, busy_seconds=60)
             assert cache.set_sync("ns", n, n) and cache.get_sync("ns", "parent") == 0
         if __name__ == "__main__":
-            cache = CacheService(sys.argv[1], busy_seconds=10)
+            cache = CacheService(sys.argv[1], busy_seconds=60)
             assert cache.set_sync("ns", "parent", 0)
             for method in ("fork", "forkserver", "spawn"):
                 context = multiprocessing.get_context(method)
@@ -324,7 +426,7 @@ def test_multiprocessing(tmp_path: Path) -> None:
     """
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(code))
-    run_well(script, f"sqlite://{tmp_path}/cache.db", timeout=60)
+    run_well(script, f"sqlite://{tmp_path}/cache.db", timeout=100)
 
 
 @pytest.mark.timeout(patience(30))
@@ -347,12 +449,16 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
                     await cache.invalidate_tag(k[1][:3])
                     await cache.get_or_set("ns", ("load", turn), lambda: asyncio.sleep(0, 1))
             await some(count // 4)
-            before = rss()
-            await some(count)
-            grown = rss() - before
-            assert grown < 8 << 20, grown
-            size = sum(os.path.getsize(sys.argv[1][9:] + s) for s in ("", "-wal"))
-            assert size < 16 << 20, size
+            # What leaks grows every time; the allocator may take an arena more, and the log grows
+            # over a reader that was suspended, once.
+            taken = lambda: sum(os.path.getsize(sys.argv[1][9:] + s) for s in ("", "-wal"))
+            grown = []
+            while not grown or grown[-1][0] >= 8 << 20 or grown[-1][1] >= 16 << 20:
+                assert len(grown) < 4, grown
+                before = rss(), taken()
+                await some(count)
+                grown.append((rss() - before[0], taken() - before[1]))
+            assert taken() < 80 << 20, (taken(), grown)
             await cache.close()
         asyncio.run(main())
     """
