@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import eventually
+from child import patience
+from waiting import eventually, in_time
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 pytestmark = pytest.mark.hostile
+
+#: A worker that did not answer its supervisor for five seconds would be replaced.
+PATIENT = ["--timeout-worker-healthcheck", "60"]
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -50,7 +54,7 @@ def serving(folder: Path, workers: int = 2) -> Iterator[Server]:
     command = [sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES), "fastapi_sqlite:app"]
     with log.open("w") as out:
         process = subprocess.Popen(
-            [*command, "--workers", str(workers), "--port", "0"],
+            [*command, "--workers", str(workers), "--port", "0", *PATIENT],
             cwd=folder,
             stdout=out,
             stderr=out,
@@ -58,12 +62,12 @@ def serving(folder: Path, workers: int = 2) -> Iterator[Server]:
         )
     try:
         ready = r"Application startup complete"
-        eventually(lambda: len(re.findall(ready, log.read_text())) == workers, 60)
+        eventually(lambda: len(re.findall(ready, log.read_text())) >= workers, 60)
         found = re.search(r"running on http://127\.0\.0\.1:(\d+)", log.read_text())
         assert found, log.read_text()
         yield Server(int(found[1]))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) in (0, -signal.SIGTERM), log.read_text()
+        assert process.wait(60) in (0, -signal.SIGTERM), log.read_text()
         for wrong in ("Traceback", "ERROR", "ferrogate"):
             assert wrong not in log.read_text(), log.read_text()
     finally:
@@ -72,37 +76,56 @@ def serving(folder: Path, workers: int = 2) -> Iterator[Server]:
             process.wait()
 
 
+def ask_both(server: Server, question: str) -> list[dict[str, Any]]:
+    """Until both workers have served it."""
+    answers: list[dict[str, Any]] = []
+
+    def both_served() -> bool:
+        answers.extend(server.ask(question, 40))
+        return len({one["served_by"] for one in answers}) == 2
+
+    eventually(both_served, 60)
+    assert {one["answer"] for one in answers} == {question.upper()}
+    return answers
+
+
+@pytest.mark.timeout(patience(120))
 def test_two_workers_share_a_file(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
-        # Both are there, and all of them get one worker's answer.
-        all_of_them: list[dict[str, Any]] = []
+        asked: list[str] = []
 
-        def both_served() -> bool:
-            all_of_them.extend(server.ask("limits", 40))
-            return len({one["served_by"] for one in all_of_them}) == 2
+        def one_asks(attempt: int) -> None:
+            # A commit that waited for longer than 0.25 s, twice, may have its worker ask as well.
+            asked.append(f"limits{attempt}")
+            assert len({one["asked_by"] for one in ask_both(server, asked[-1])}) == 1
 
-        eventually(both_served, 30)
-        assert {one["answer"] for one in all_of_them} == {"LIMITS"}
-        askers = {one["asked_by"] for one in all_of_them}
-        assert len(askers) == 1
+        in_time(one_asks)
 
-        # What one worker invalidates the other does not serve after 100 ms.
-        done = server.call("/metrics/cache/invalidate/answers", "POST")
-        assert done == {"invalidated": True}
-        begin = time.monotonic()
-        anew = server.ask("other", 1)  # takes half a second
-        assert time.monotonic() - begin > 0.1
-        again = server.ask("limits", 40)
+        def nobody_serves_the_old_one(_attempt: int) -> None:
+            done = server.call("/metrics/cache/invalidate/answers", "POST")
+            assert done == {"invalidated": True}
+            # The other worker hears of it within 100 ms.
+            time.sleep(0.5)
+            begin = time.monotonic()
+            with ThreadPoolExecutor(20) as pool:
+                first = min(pool.map(lambda _: answered(), range(40)))
+            # The model takes half a second; the old answer would be there before.
+            assert first - begin > 0.4, first - begin
+
+        def answered() -> float:
+            server.ask(asked[-1])
+            return time.monotonic()
+
+        in_time(nobody_serves_the_old_one)
+        again = ask_both(server, asked[-1])
         assert len({one["asked_by"] for one in again}) == 1
-        assert anew[0]["answer"] == "OTHER"
 
-        shown = server.call("/metrics/cache")
-        assert shown["status"] == "healthy"
-        assert shown["cache_stats"]["total_requests"] > 0
+        eventually(lambda: server.call("/metrics/cache")["status"] == "healthy")
+        eventually(lambda: server.call("/metrics/cache")["cache_stats"]["total_requests"] > 0)
         assert server.call("/metrics/cache/reset", "POST") == {"status": "reset"}
 
     # The answers outlive the workers.
     with serving(tmp_path) as server:
-        later = server.ask("limits", 10)
+        later = server.ask(asked[-1], 10)
         assert {one["asked_by"] for one in later} == {again[0]["asked_by"]}
         assert {one["served_by"] for one in later}.isdisjoint({one["served_by"] for one in again})

@@ -143,7 +143,7 @@ atexit.register(sys.modules["ferrogate"]._core._shutdown, 5.0)
 }
 
 
-@pytest.mark.timeout(patience(2, RUNS))
+@pytest.mark.timeout(patience(20, RUNS))
 @pytest.mark.parametrize("row", ROWS)
 def test_exit(row: str) -> None:
     check(*ROWS[row])

@@ -63,7 +63,7 @@ def test_an_awaited_completion_is_asked_for_once(cache: FerrogateCache) -> None:
             response = await litellm.acompletion(**ASK, mock_response=answer, caching=True)
             got.append(response.choices[0].message.content)
             # LiteLLM stores in a task of its own.
-            for _ in range(200):
+            for _ in range(6000):
                 await asyncio.sleep(0.005)
                 if cache._service.get_stats()["sets"]:
                     break

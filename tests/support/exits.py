@@ -37,7 +37,7 @@ def check(code: str, expected: int, last: str) -> None:
     """Runs `code` several times; the exit code, and the last line on stderr or all of it."""
     with ThreadPoolExecutor(2) as two:
         # Each in its own process group; two at a time, as the machine has two cores.
-        runs = [two.submit(run, PRELUDE + code, timeout=20) for _ in range(RUNS)]
+        runs = [two.submit(run, PRELUDE + code, timeout=60) for _ in range(RUNS)]
         ended = [r.result() for r in runs]
     for done in ended:
         said = done.stderr.strip().rpartition("\n")[2] if last else done.stderr
