@@ -162,7 +162,7 @@ except LookupError:
 assert other.get_sync("ns", "k") == 7 and other.get_sync("ns", "child") == 1
 """
     )
-    run_well(code, f"sqlite://{tmp_path}/cache.db")
+    run_well(code, f"sqlite://{tmp_path}/cache.db", timeout=100)
 
 
 def test_blocking_and_awaiting_loaders_wait_for_each_other(sqlite: Open) -> None:

@@ -429,7 +429,7 @@ def test_multiprocessing(tmp_path: Path) -> None:
     run_well(script, f"sqlite://{tmp_path}/cache.db", timeout=100)
 
 
-@pytest.mark.timeout(patience(30))
+@pytest.mark.timeout(patience(60))
 def test_memory_stays_flat(tmp_path: Path) -> None:
     code = """
         import asyncio, os, resource, sys

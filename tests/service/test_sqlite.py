@@ -258,7 +258,7 @@ def test_a_full_disk_degrades(tmp_path: Path) -> None:
         assert again.get_sync("ns", "early") == again.get_sync("ns", "late") == 1
         assert again.get_stats()["recoveries"] == 0
     """
-    run_well(code, f"sqlite://{tmp_path}/cache.db")
+    run_well(code, f"sqlite://{tmp_path}/cache.db", timeout=100)
 
 
 @pytest.mark.usefixtures("no_leaked_threads")
