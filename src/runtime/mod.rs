@@ -14,6 +14,7 @@ pub mod lifecycle;
 pub mod mailbox;
 pub mod near;
 pub mod notices;
+pub mod outage;
 pub mod owed;
 pub mod place;
 pub mod queue;

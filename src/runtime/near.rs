@@ -26,7 +26,8 @@ const OVERHEAD: usize = 256;
 /// Locks that order changes of one place; more than threads that could meet there.
 const SHARDS: usize = 64;
 
-/// With more outdated namespaces and tags remembered, everything is outdated instead.
+/// With so many outdated namespaces and tags remembered, what they outdate is taken out, and they
+/// are forgotten.
 const MAX_CUTS: usize = 10_000;
 
 /// A value of the near cache.
@@ -54,6 +55,14 @@ pub enum Cut {
 struct Cuts {
     namespaces: HashMap<Arc<str>, u64>,
     tags: HashMap<Arc<str>, u64>,
+}
+
+impl Cuts {
+    fn reach(&self, held: &Held) -> bool {
+        let since = |cut: &u64| held.seen <= *cut;
+        self.namespaces.get(&held.ns).is_some_and(since)
+            || held.tags.iter().any(|tag| self.tags.get(&**tag).is_some_and(since))
+    }
 }
 
 /// What has changed among some of the places.
@@ -92,6 +101,8 @@ pub struct Near {
     newest_cut: AtomicU64,
     /// Everything older is outdated.
     floor: AtomicU64,
+    /// When cuts were last forgotten: what was read or loaded since before then may be outdated.
+    forgotten: AtomicU64,
     /// Until when it is known what others have changed; see [`Near::watched_until`].
     watched: AtomicU64,
     evictions: Arc<AtomicU64>,
@@ -122,6 +133,7 @@ impl Near {
             cuts: Mutex::default(),
             newest_cut: AtomicU64::new(0),
             floor: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
             watched: AtomicU64::new(NEVER),
             evictions,
         }
@@ -166,9 +178,7 @@ impl Near {
             return seen <= self.floor.load(Ordering::Acquire);
         }
         let cuts = self.cuts.lock();
-        seen <= self.floor.load(Ordering::Acquire)
-            || cuts.namespaces.get(&held.ns).is_some_and(|cut| seen <= *cut)
-            || held.tags.iter().any(|tag| cuts.tags.get(&**tag).is_some_and(|cut| seen <= *cut))
+        seen <= self.floor.load(Ordering::Acquire) || cuts.reach(held)
     }
 
     fn shard(&self, id: &Id) -> &Mutex<Shard> {
@@ -236,10 +246,10 @@ impl Near {
     ) -> bool {
         let held = Held { body, deadline, seen: read, ns: place.ns.clone(), tags };
         let shard = self.shard(place.id()).lock();
-        if shard.changed > read || self.outdated(&held) {
+        if shard.changed > read {
             return false;
         }
-        self.store(place, held)
+        self.store_unless_outdated(place, held)
     }
 
     /// Takes in a value whose load [began](Near::begin_load) at `since`, unless something that
@@ -255,12 +265,27 @@ impl Near {
         let mut shard = self.shard(place.id()).lock();
         let held = Held { body, deadline, seen: since, ns: place.ns.clone(), tags };
         let changed = shard.loads.get(place.id()).is_none_or(|(_, changed)| *changed > since);
-        if changed || self.outdated(&held) {
+        if changed || !self.store_unless_outdated(place, held) {
             return false;
         }
         // As old as it is to cuts, and as new as any to other loads.
         shard.change(place.id(), self.next());
-        self.store(place, held)
+        true
+    }
+
+    /// Takes in what is older than the present.
+    fn store_unless_outdated(&self, place: &Place, held: Held) -> bool {
+        let forgotten = self.forgotten.load(Ordering::Acquire);
+        if held.seen <= forgotten || self.outdated(&held) {
+            return false;
+        }
+        let stored = self.store(place, held);
+        if self.forgotten.load(Ordering::Acquire) != forgotten {
+            // The cut that concerns it may have come, and be forgotten already.
+            self.map.invalidate(place.id());
+            return false;
+        }
+        stored
     }
 
     fn store(&self, place: &Place, held: Held) -> bool {
@@ -285,9 +310,14 @@ impl Near {
     pub fn cut(&self, what: Cut, name: &str) {
         let mut cuts = self.cuts.lock();
         if cuts.namespaces.len() + cuts.tags.len() >= MAX_CUTS {
+            // First, so that who stores something older meanwhile hears of it.
+            self.forgotten.store(self.next(), Ordering::Release);
+            for (id, held) in &self.map {
+                if cuts.reach(&held) {
+                    self.map.invalidate(&*id);
+                }
+            }
             *cuts = Cuts::default();
-            self.map.invalidate_all();
-            self.floor.store(self.next(), Ordering::Release);
         }
         // What begins to be read after this has a later number than the cut.
         let cut = self.next();
@@ -322,156 +352,4 @@ impl Held {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::clock::{ManualClock, NEVER, SECOND};
-
-    fn place(key: &str) -> Place {
-        Place::new("ns".into(), key)
-    }
-
-    fn body(text: &str) -> Body {
-        Body::of(text.as_bytes().into())
-    }
-
-    fn tags(of: &[&str]) -> Arc<[Box<str>]> {
-        of.iter().map(|tag| Box::from(*tag)).collect()
-    }
-
-    #[test]
-    fn values_live_until_their_deadline() {
-        let manual = ManualClock::default();
-        let near = Near::new(1 << 20, Clock::Manual(manual.clone()));
-        assert!(near.put(&place("a"), body("1"), 10 * SECOND, tags(&[])).is_some());
-        assert_eq!(near.find(place("a").id()).unwrap().body.bytes(), b"1");
-        manual.advance(10 * SECOND);
-        assert!(near.find(place("a").id()).is_none());
-        assert!(!near.remove(place("a").id()));
-    }
-
-    #[test]
-    fn a_cut_reaches_what_is_older_and_nothing_else() {
-        let near = Near::new(1 << 20, Clock::System);
-        near.put(&place("a"), body("1"), NEVER, tags(&["t", "u"]));
-        near.put(&place("b"), body("2"), NEVER, tags(&["v"]));
-        near.cut(Cut::Tag, "u");
-        assert!(near.find(place("a").id()).is_none());
-        assert!(near.find(place("b").id()).is_some());
-        near.cut(Cut::Namespace, "u");
-        assert!(near.find(place("b").id()).is_some());
-        near.cut(Cut::Namespace, "ns");
-        assert!(near.find(place("b").id()).is_none());
-        near.put(&place("b"), body("3"), NEVER, tags(&["u"]));
-        assert!(near.find(place("b").id()).is_some());
-        near.flush();
-        assert!(near.find(place("b").id()).is_none());
-    }
-
-    #[test]
-    fn a_load_is_outdated_by_what_concerns_it_and_nothing_else() {
-        let near = Near::new(1 << 24, Clock::System);
-        let offer = |since| near.offer_loaded(since, &place("a"), body("1"), NEVER, tags(&["t"]));
-        assert!(!offer(near.present()), "nobody said that it began");
-        let all: [(bool, &dyn Fn()); 6] = [
-            (true, &|| {
-                for number in 0..1_000 {
-                    near.put(&place(&number.to_string()), body("x"), NEVER, tags(&["u"]));
-                    near.remove(place(&number.to_string()).id());
-                }
-                near.cut(Cut::Tag, "u");
-            }),
-            (false, &|| {
-                near.remove(place("a").id());
-            }),
-            (false, &|| {
-                near.put(&place("a"), body("2"), NEVER, tags(&[]));
-            }),
-            (false, &|| near.cut(Cut::Namespace, "ns")),
-            (false, &|| near.cut(Cut::Tag, "t")),
-            (false, &|| near.flush()),
-        ];
-        for (taken, change) in all {
-            let since = near.present();
-            near.begin_load(place("a").id());
-            change();
-            assert_eq!(offer(since), taken);
-            // Of two loads the first one to come is kept.
-            assert!(!taken || !offer(since));
-            near.end_load(place("a").id());
-        }
-        assert!(near.shards.iter().all(|shard| shard.lock().loads.is_empty()));
-    }
-
-    #[test]
-    fn only_what_the_store_has_last_stays() {
-        let near = Near::new(1 << 20, Clock::System);
-        let none = || tags(&[]);
-        let one = near.put(&place("a"), body("1"), NEVER, none());
-        let two = near.put(&place("a"), body("2"), NEVER, none());
-        near.confirm(&place("a"), two);
-        assert!(near.find(place("a").id()).is_some());
-        // The store has the first one last.
-        near.confirm(&place("a"), one);
-        assert!(near.find(place("a").id()).is_none());
-        // Evicted, read anew before the commit, and offered before or after it.
-        let three = near.put(&place("a"), body("3"), NEVER, none());
-        near.map.invalidate(place("a").id());
-        let read = near.present();
-        assert!(near.offer(read, &place("a"), body("old"), NEVER, none()));
-        near.confirm(&place("a"), three);
-        assert!(near.find(place("a").id()).is_none());
-        assert!(!near.offer(read, &place("a"), body("old"), NEVER, none()));
-    }
-
-    #[test]
-    fn what_nobody_watches_is_not_served() {
-        let manual = ManualClock::starting_at(SECOND);
-        let near = Near::new(1 << 20, Clock::Manual(manual.clone()));
-        near.put(&place("a"), body("1"), NEVER, tags(&[]));
-        near.watched_until(3 * SECOND);
-        manual.advance(2 * SECOND);
-        assert!(near.find(place("a").id()).is_some());
-        manual.advance(1);
-        assert!(near.find(place("a").id()).is_none());
-        near.watched_until(9 * SECOND);
-        assert!(near.find(place("a").id()).is_some());
-    }
-
-    #[test]
-    fn a_read_that_a_change_overtook_is_not_taken_in() {
-        let near = Near::new(1 << 20, Clock::System);
-        let all: [&dyn Fn(); 5] = [
-            &|| {
-                near.remove(place("a").id());
-            },
-            &|| {
-                near.put(&place("a"), body("new"), NEVER, tags(&[]));
-            },
-            &|| near.cut(Cut::Namespace, "ns"),
-            &|| near.cut(Cut::Tag, "t"),
-            &|| near.flush(),
-        ];
-        for change in all {
-            let read = near.present();
-            change();
-            assert!(!near.offer(read, &place("a"), body("old"), NEVER, tags(&["t"])));
-            assert!(near.offer(near.present(), &place("b"), body("now"), NEVER, tags(&["t"])));
-            assert!(near.find(place("b").id()).is_some());
-        }
-    }
-
-    #[test]
-    fn bytes_are_bounded_also_over_very_many_cuts() {
-        let near = Near::new(20_000, Clock::System);
-        for number in 0..1_000 {
-            near.put(&place(&number.to_string()), body(&"x".repeat(500)), NEVER, tags(&[]));
-        }
-        let (entries, bytes, evictions) = near.size();
-        assert!(bytes <= 20_000 && entries > 10 && evictions > 900, "{entries} {bytes}");
-        assert_eq!(near.put(&place("large"), body(&"x".repeat(30_000)), NEVER, tags(&[])), None);
-        for number in 0..3 * MAX_CUTS {
-            near.cut(Cut::Tag, &number.to_string());
-        }
-        assert!(near.cuts.lock().tags.len() <= MAX_CUTS);
-    }
-}
+mod tests;

@@ -5,7 +5,7 @@
 //! not be told is noted here: until it has been told, what it says about those
 //! places is a miss.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,6 +20,16 @@ const MAX_PLACES: usize = 10_000;
 /// So many namespaces and tags are noted.
 const MAX_CUTS: usize = 10_000;
 
+/// Something that a store was not told.
+#[derive(Clone, Debug)]
+pub struct Debt {
+    /// What it is to be told.
+    pub request: Request,
+    /// When it was noted, in milliseconds since the epoch: a value that is younger is none that was
+    /// to be deleted.
+    pub since: i64,
+}
+
 /// What one store was not told.
 #[derive(Debug, Default)]
 pub struct Owed {
@@ -29,7 +39,8 @@ pub struct Owed {
 
 #[derive(Debug, Default)]
 struct Debts {
-    places: HashSet<Place>,
+    /// And when they were noted, in milliseconds since the epoch.
+    places: HashMap<Place, i64>,
     namespaces: HashSet<Arc<str>>,
     tags: HashSet<Arc<str>>,
     /// In which process requests are on their way that pay for some of it.
@@ -38,16 +49,16 @@ struct Debts {
 }
 
 impl Owed {
-    /// Notes what a request that failed leaves undone. False if it is too much to note: then the
+    /// Notes what a request that failed at `now` (milliseconds since the epoch) leaves undone. False if it is too much to note: then the
     /// store may serve what is outdated until it expires.
-    pub fn note(&self, request: Request) -> bool {
+    pub fn note(&self, request: Request, now: i64) -> bool {
         let mut debts = self.debts.lock();
         match request {
             Request::Delete(place) if !debts.namespaces.contains(&place.ns) => {
-                debts.places.insert(place);
+                debts.places.insert(place, now);
             }
             Request::InvalidateNamespace(ns) if debts.has_room() => {
-                debts.places.retain(|place| place.ns != ns);
+                debts.places.retain(|place, _| place.ns != ns);
                 debts.namespaces.insert(ns);
             }
             Request::InvalidateTag(tag) if debts.has_room() => {
@@ -62,7 +73,7 @@ impl Owed {
         }
         if debts.places.len() > MAX_PLACES {
             let places = std::mem::take(&mut debts.places);
-            debts.namespaces.extend(places.into_iter().map(|place| place.ns));
+            debts.namespaces.extend(places.into_keys().map(|place| place.ns));
         }
         self.any.store(true, Ordering::Release);
         true
@@ -75,7 +86,7 @@ impl Owed {
             return false;
         }
         let debts = self.debts.lock();
-        debts.places.contains(place)
+        debts.places.contains_key(place)
             || debts.namespaces.contains(&place.ns)
             || tags.iter().any(|tag| debts.tags.contains(&**tag))
     }
@@ -92,7 +103,7 @@ impl Owed {
     /// What the store is to be told now that it answers, a part at a time; nothing while some of
     /// it is on its way. Each is to be [`Owed::paid`] or not, and then [`Owed::part_done`].
     #[must_use]
-    pub fn next_part(&self, most: usize) -> Vec<Request> {
+    pub fn next_part(&self, most: usize) -> Vec<Debt> {
         if !self.any.load(Ordering::Acquire) {
             return Vec::new();
         }
@@ -101,9 +112,13 @@ impl Owed {
         if debts.under_way == Some(here) {
             return Vec::new();
         }
+        let all = |request| Debt { request, since: i64::MAX };
         let namespaces = debts.namespaces.iter().cloned().map(Request::InvalidateNamespace);
         let tags = debts.tags.iter().cloned().map(Request::InvalidateTag);
-        let places = debts.places.iter().cloned().map(Request::Delete);
+        let (namespaces, tags) = (namespaces.map(all), tags.map(all));
+        let places = debts.places.iter();
+        let places = places
+            .map(|(place, since)| Debt { request: Request::Delete(place.clone()), since: *since });
         let part: Vec<_> = namespaces.chain(tags).chain(places).take(most).collect();
         debts.under_way = (!part.is_empty()).then_some(here);
         part
@@ -113,7 +128,7 @@ impl Owed {
     pub fn paid(&self, request: &Request) {
         let mut debts = self.debts.lock();
         match request {
-            Request::Delete(place) => drop(debts.places.take(place)),
+            Request::Delete(place) => drop(debts.places.remove(place)),
             Request::InvalidateNamespace(ns) => drop(debts.namespaces.take(ns)),
             Request::InvalidateTag(tag) => drop(debts.tags.take(tag)),
             _ => {}
@@ -165,8 +180,8 @@ mod tests {
                 return count;
             }
             assert!(owed.next_part(3).is_empty());
-            for request in &part {
-                owed.paid(request);
+            for debt in &part {
+                owed.paid(&debt.request);
             }
             owed.part_done();
             count += part.len();
@@ -178,9 +193,9 @@ mod tests {
         let owed = Owed::default();
         let tagged = [Box::from("t")];
         assert!(!owed.covers(&place("ns", "a"), &tagged));
-        assert!(owed.note(Request::Delete(place("ns", "a"))));
-        assert!(owed.note(Request::InvalidateTag("t".into())));
-        assert!(owed.note(Request::InvalidateNamespace("other".into())));
+        assert!(owed.note(Request::Delete(place("ns", "a")), 1));
+        assert!(owed.note(Request::InvalidateTag("t".into()), 1));
+        assert!(owed.note(Request::InvalidateNamespace("other".into()), 1));
         assert!(owed.covers(&place("ns", "a"), &[]));
         assert!(!owed.covers(&place("ns", "b"), &[]));
         assert!(owed.covers(&place("ns", "b"), &tagged));
@@ -195,12 +210,12 @@ mod tests {
     fn it_is_bounded() {
         let owed = Owed::default();
         for number in 0..3 * MAX_PLACES {
-            assert!(owed.note(Request::Delete(place("ns", &number.to_string()))));
+            assert!(owed.note(Request::Delete(place("ns", &number.to_string())), 1));
             assert!(owed.len() <= MAX_PLACES + 1);
         }
         assert!(owed.covers(&place("ns", "0"), &[]));
         let noted = (0..2 * MAX_CUTS)
-            .filter(|number| owed.note(Request::InvalidateTag(number.to_string().into())))
+            .filter(|number| owed.note(Request::InvalidateTag(number.to_string().into()), 1))
             .count();
         assert_eq!(noted, 2 * MAX_CUTS - 1, "said once that it is too much");
         assert!(owed.len() <= MAX_CUTS);

@@ -9,17 +9,12 @@ use super::frame::{Body, Codec, unpack};
 use super::granted::Granted;
 use super::near::{Cut, Held, Near};
 use super::notices::Notices;
-use super::owed::Owed;
+use super::outage::{Kind, Outages};
+use super::owed::{Debt, Owed};
 use super::place::{Id, Place};
 use super::tier::{Done, Lease, Outcome, Parcel, Reply, Request, Tier, TierError};
-use crate::core::clock::{Clock, NEVER, Nanos, nanos_from_duration};
-use crate::core::sync::Mutex;
+use crate::core::clock::{Clock, NEVER, Nanos, nanos_from_duration, unix_millis};
 
-/// So many failures in a row, and the tier is left alone for a while.
-const FAILURES: u32 = 3;
-/// How long at first, and at most: back within a second of its recovery.
-const FIRST_PAUSE: Nanos = 100_000_000;
-const LONGEST_PAUSE: Nanos = 1_000_000_000;
 /// So much of what a store that is back was to forget is told it at a time.
 const PART: usize = 1_000;
 
@@ -55,13 +50,6 @@ pub enum Answer {
     Failed(TierError),
 }
 
-#[derive(Debug, Default)]
-struct Outage {
-    failures: u32,
-    pause: Nanos,
-    until: Nanos,
-}
-
 /// A near cache and, behind it, perhaps a tier.
 pub struct Service {
     settings: Settings,
@@ -69,8 +57,8 @@ pub struct Service {
     tier: Option<Arc<dyn Tier>>,
     clock: Clock,
     counts: Counts,
-    outage: Mutex<Outage>,
-    owed: Owed,
+    outages: Outages,
+    owed: Arc<Owed>,
     notices: Arc<Notices>,
 }
 
@@ -81,7 +69,8 @@ impl std::fmt::Debug for Service {
 }
 
 impl Service {
-    /// A service; without a tier the near cache is the store.
+    /// A service; without a tier the near cache is the store. `owed` is the tier's as well, if that
+    /// [pays](Tier::pays).
     #[must_use]
     pub fn new(
         settings: Settings,
@@ -89,9 +78,10 @@ impl Service {
         tier: Option<Arc<dyn Tier>>,
         clock: Clock,
         notices: Arc<Notices>,
+        owed: Arc<Owed>,
     ) -> Arc<Self> {
-        let (counts, outage, owed) = (Counts::default(), Mutex::default(), Owed::default());
-        Arc::new(Self { settings, near, tier, clock, counts, outage, owed, notices })
+        let (counts, outages) = (Counts::default(), Outages::default());
+        Arc::new(Self { settings, near, tier, clock, counts, outages, owed, notices })
     }
 
     /// What it was made with.
@@ -177,15 +167,15 @@ impl Service {
         helped: bool,
     ) {
         let service = Arc::clone(self);
-        let digest = self.digest(&request);
+        let (digest, kind) = (self.digest(&request), Kind::of(&request));
         let way = match (&request, &self.tier) {
             // Its tier is to stop renewing it in any case.
             (Request::Release(..), Some(tier)) => Ok(tier),
-            _ => self.way(),
+            _ => self.way(kind),
         };
         match way {
             Ok(tier) => {
-                let done = Done::new(move |outcome| then(service.answer(digest, outcome)));
+                let done = Done::new(move |outcome| then(service.answer(kind, digest, outcome)));
                 if helped {
                     tier.submit_helped(request, done);
                 } else {
@@ -200,9 +190,9 @@ impl Service {
     }
 
     pub(super) fn ask_here(self: &Arc<Self>, request: &Request) -> Answer {
-        let digest = self.digest(request);
-        match self.way() {
-            Ok(tier) => self.answer(digest, tier.answer_here(request)),
+        let (digest, kind) = (self.digest(request), Kind::of(request));
+        match self.way(kind) {
+            Ok(tier) => self.answer(kind, digest, tier.answer_here(request)),
             Err(error) => {
                 Counts::add(&self.counts.skipped);
                 self.answer_failed(digest, error)
@@ -210,17 +200,9 @@ impl Service {
         }
     }
 
-    fn way(&self) -> Result<&Arc<dyn Tier>, TierError> {
+    fn way(&self, kind: Kind) -> Result<&Arc<dyn Tier>, TierError> {
         let Some(tier) = &self.tier else { return Err(TierError::Lost) };
-        let mut outage = self.outage.lock();
-        if outage.failures >= FAILURES {
-            let now = self.clock.now();
-            if now < outage.until {
-                return Err(TierError::Away("left alone after repeated failures".into()));
-            }
-            // This one is the probe; the others wait for what becomes of it.
-            outage.until = now.saturating_add(outage.pause);
-        }
+        self.outages.may_ask(kind, self.clock.now())?;
         Ok(tier)
     }
 
@@ -267,7 +249,7 @@ impl Service {
 
     /// What the store still has is not to be served any more.
     fn owe(&self, request: Request) {
-        if !self.owed.note(request) {
+        if !self.owed.note(request, unix_millis(&self.clock)) {
             self.notices.add(
                 "too much was invalidated while the store was away; it may serve what is outdated"
                     .into(),
@@ -284,7 +266,7 @@ impl Service {
         }
         // Dropped with the last of them, however each of them ends.
         let part_of = Arc::new(Part(Arc::clone(self)));
-        for request in part {
+        for Debt { request, .. } in part {
             let (part_of, told) = (Arc::clone(&part_of), request.clone());
             let done = move |outcome: Outcome| {
                 if outcome.is_ok() {
@@ -296,7 +278,7 @@ impl Service {
     }
 
     /// What a tier's outcome means; runs in the tier's thread.
-    fn answer(self: &Arc<Self>, digest: Digest, outcome: Outcome) -> Answer {
+    fn answer(self: &Arc<Self>, kind: Kind, digest: Digest, outcome: Outcome) -> Answer {
         // Whoever read the store while this was on its way may have brought home what was there
         // before; the watcher of a tier leaves out what this process changes.
         match &digest {
@@ -314,14 +296,14 @@ impl Service {
             Ok(reply) => reply,
             Err(error) => {
                 Counts::add(&self.counts.errors);
-                self.failed(&error);
+                self.failed(kind, &error);
                 return self.answer_failed(digest, error);
             }
         };
         if let Digest::Written(place, _) | Digest::Loaded { place, .. } = &digest {
             self.owed.settle(place);
         }
-        self.recovered();
+        self.recovered(kind);
         match (reply, digest) {
             (Reply::Value(found), Digest::Read(read, place)) => {
                 let Settings { codec, max_value_bytes, .. } = self.settings;
@@ -368,38 +350,17 @@ impl Service {
         }
     }
 
-    fn failed(&self, error: &TierError) {
-        if matches!(error, TierError::Lost | TierError::Ended) {
-            return;
-        }
-        let mut outage = self.outage.lock();
-        outage.failures = outage.failures.saturating_add(1);
-        if outage.failures < FAILURES {
-            return;
-        }
-        outage.pause = match outage.failures {
-            FAILURES => FIRST_PAUSE,
-            _ => (outage.pause * 2).min(LONGEST_PAUSE),
-        };
-        outage.until = self.clock.now().saturating_add(outage.pause);
-        if outage.failures == FAILURES {
-            let why = match error {
-                TierError::Away(why) => why.as_str(),
-                _ => "no answer in time",
-            };
-            self.notices.add(format!("the store is away, near cache only: {why}"));
+    fn failed(&self, kind: Kind, error: &TierError) {
+        if let Some(said) = self.outages.failed(kind, error, self.clock.now()) {
+            self.notices.add(said);
         }
     }
 
-    fn recovered(self: &Arc<Self>) {
-        {
-            let mut outage = self.outage.lock();
-            if outage.failures >= FAILURES {
-                self.notices.add("the store is back".into());
-            }
-            outage.failures = 0;
+    fn recovered(self: &Arc<Self>, kind: Kind) {
+        if let Some(said) = self.outages.recovered(kind) {
+            self.notices.add(said);
         }
-        if !self.owed.is_empty() {
+        if !self.owed.is_empty() && !self.tier.as_ref().is_some_and(|tier| tier.pays()) {
             self.pay();
         }
     }
@@ -428,10 +389,10 @@ impl Service {
         self.near.remove(place.id())
     }
 
-    /// Whether the tier is away.
+    /// Whether the tier is away, for reading or for writing.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        self.outage.lock().failures >= FAILURES
+        self.outages.is_away()
     }
 
     /// What is to be logged.

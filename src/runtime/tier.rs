@@ -244,6 +244,11 @@ pub trait Tier: Tenant {
         true
     }
 
+    /// Whether it tells its store by itself what it was to forget while it was away.
+    fn pays(&self) -> bool {
+        false
+    }
+
     /// Figures for `get_stats()`, by their names there.
     fn figures(&self) -> Vec<(&'static str, u64)> {
         Vec::new()

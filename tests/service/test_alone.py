@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services import Open, locked
+from services import HASTY, Open, locked
 from waiting import eventually
 
 from ferrogate import CacheService
@@ -28,7 +28,7 @@ def test_what_changes_during_the_load_outdates_it(
         "tag": lambda cache: cache.invalidate_tag_sync("t"),
         "set": lambda cache: cache.set_sync("ns", "k", "newer"),
     }
-    cache = sqlite()
+    cache = sqlite(busy_seconds=HASTY)
     assert cache.health_check_sync()
     with locked(tmp_path / "cache.db") as (lock, unlock):
         lock()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from child import run_well, times
+from child import FORKS, run_well, times
 
 pytestmark = pytest.mark.hostile
 
@@ -85,3 +85,58 @@ while cache.get_sync("ns", "k") != "new":
 """
     )
     run_well(code, f"sqlite://{tmp_path}/cache.db", timeout=100)
+
+
+def test_what_is_under_way_when_the_process_forks_is_neither_lost_nor_refused(
+    tmp_path: Path,
+) -> None:
+    """Threads that read, write, open and close the file; a fork ends nobody's patience at once."""
+    code = (
+        FORKS
+        + """
+import asyncio, os, sys, threading
+from ferrogate import CacheService
+cache = CacheService(sys.argv[1], busy_seconds=60, strict=True, near_bytes=1)
+stop, wrong = threading.Event(), []
+
+def blocking(name):
+    while not stop.is_set():
+        assert cache.set_sync("ns", name, name)
+        assert cache.get_sync("ns", name) == name
+
+def awaiting(name):
+    async def main():
+        while not stop.is_set():
+            assert await cache.set("ns", name, name)
+            assert await cache.get("ns", name) == name
+    asyncio.run(main())
+
+def opening(name):
+    while not stop.is_set():
+        with CacheService(sys.argv[1], busy_seconds=60, strict=True) as own:
+            assert own.set_sync("ns", name, name)
+
+def run(body, name):
+    try:
+        body(name)
+    except BaseException as error:
+        wrong.append(f"{name}: {error!r}")
+
+bodies = [blocking, awaiting, opening] * 2
+threads = [
+    threading.Thread(target=run, args=(body, f"{body.__name__} {number}"))
+    for number, body in enumerate(bodies)
+]
+for one in threads: one.start()
+for _ in range(int(sys.argv[2])):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+stop.set()
+for one in threads: one.join()
+assert not wrong, wrong
+"""
+    )
+    url = f"sqlite://{tmp_path}/cache.db"
+    run_well(code, url, str(times(100, 3000)), timeout=100 * times(1, 10))

@@ -105,7 +105,7 @@ def test_two_keys_of_one_row_are_not_mixed_up(sqlite: Open) -> None:
     assert sqlite().get_sync("ns", "k") == 2
 
 
-@pytest.mark.parametrize("garbage", [b"", b"garbage" * 1000, 1, 2, 3, 5, 20])
+@pytest.mark.parametrize("garbage", [b"", b"garbage!" * 1024, 1, 2, 3, 5, 20])
 def test_a_broken_file_is_moved_aside(
     sqlite: Open, tmp_path: Path, garbage: bytes | int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -151,6 +151,16 @@ def test_a_file_that_breaks_while_others_use_it(sqlite: Open, tmp_path: Path) ->
 
     eventually(moved_on)
     assert (tmp_path / "cache.db").exists()
+
+
+@pytest.mark.parametrize("text", [b"root\n", b"notes " * 1000, b"\0" * 100])
+def test_a_file_that_never_was_one_is_refused_and_not_touched(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match=r"^url: .*notes\.txt is no file of ours .* left alone"):
+        CacheService(f"sqlite://{path}")
+    assert path.read_bytes() == text
+    assert [one.name for one in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_an_unknown_version_is_refused_and_not_touched(sqlite: Open, tmp_path: Path) -> None:

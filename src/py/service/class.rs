@@ -12,7 +12,7 @@ use pyo3::types::PyDict;
 use super::calls::{SLICE, Wait, names};
 use super::finish::Finish;
 use super::lease::Lease;
-use super::options::open_tier;
+use super::options::{after_forks, open_tier};
 use crate::py::cache::Cache;
 use crate::py::codec::Coder;
 use crate::py::convert::{clock, duration, globally_disabled, optional_duration};
@@ -20,6 +20,7 @@ use crate::py::edge::edge;
 use crate::runtime::frame::Codec;
 use crate::runtime::near::{Cut, Near};
 use crate::runtime::notices::Notices;
+use crate::runtime::owed::Owed;
 use crate::runtime::service::{Service, Settings};
 use crate::runtime::tier::Request;
 
@@ -64,17 +65,20 @@ impl CacheService {
             let Some(codec) = Codec::named(codec) else {
                 return Err(PyValueError::new_err(format!("codec: no codec named {codec:?}")));
             };
-            let (clock, notices) = (self::clock(clock)?, Arc::new(Notices::default()));
+            let clock = self::clock(clock)?;
+            let (notices, owed) = (Arc::<Notices>::default(), Arc::<Owed>::default());
             let near = Arc::new(Near::new(near_bytes, clock.clone()));
             let enabled = enabled && !globally_disabled();
             let tier = match tier {
-                Some(options) if enabled => Some(open_tier(options, &near, &clock, &notices)?),
+                Some(options) if enabled => {
+                    Some(open_tier(options, &near, &clock, &notices, &owed)?)
+                }
                 _ => None,
             };
             let settings = Settings { codec, max_value_bytes, threshold: compress_over, enabled };
             let default_ttl = optional_duration("default_ttl", default_ttl)?;
             Ok(Self {
-                core: Service::new(settings, near, tier, clock, notices),
+                core: Service::new(settings, near, tier, clock, notices, owed),
                 coder: Coder { codec, pickle },
                 strict,
                 name,
@@ -303,6 +307,7 @@ impl CacheService {
                 // Entered, so that no fork comes while its threads end; but only while detached:
                 // who forks has the GIL, and waits until nobody is inside.
                 while !left.is_zero() {
+                    after_forks(py)?;
                     let entered = self.core.enter_to_close();
                     let closed = py.detach(move || {
                         let closed = tier.closing(left.min(SLICE));
@@ -315,6 +320,7 @@ impl CacheService {
                     left = left.saturating_sub(SLICE);
                     py.check_signals()?;
                 }
+                after_forks(py)?;
                 let entered = self.core.enter_to_close();
                 py.detach(move || {
                     tier.close(Duration::ZERO);

@@ -14,13 +14,19 @@ use crate::core::clock::Clock;
 use crate::core::key::hex_digest;
 use crate::py::convert::type_name;
 use crate::py::key::{Opaque, Walker, with_encoder};
+use crate::runtime::lifecycle::may_run;
 use crate::runtime::near::Near;
 use crate::runtime::notices::Notices;
+use crate::runtime::owed::Owed;
 use crate::runtime::sqlite::{self, OpenError};
 use crate::runtime::tier::{BETWEEN, Tier};
 
 /// Marks a key that stands for the digest of another; no key that is a text starts with it.
 const DIGEST: char = '\u{1}';
+
+/// So often, and so long apart, it is asked whether a fork is over: ten seconds.
+const FORKING: u32 = 10_000;
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Longer keys stand as their digests.
 const LONGEST_KEY: usize = 1024;
@@ -78,6 +84,21 @@ pub(super) fn with_key<R>(
     body(&digest)
 }
 
+/// Waits until no fork is under way. The hooks that other modules have before a fork come after
+/// ours, and let threads run: what they begin then would be copied half-done into the child.
+///
+/// Not for ever: a hook may wait for this very thread.
+pub(super) fn after_forks(py: Python<'_>) -> PyResult<()> {
+    for _ in 0..FORKING {
+        if may_run() != Ok(false) {
+            break;
+        }
+        py.detach(|| std::thread::sleep(LOOK));
+        py.check_signals()?;
+    }
+    Ok(())
+}
+
 /// Opens the store that `options` describe; `options["kind"]` says which.
 ///
 /// The options are what `_service_url.py` made of the URL, checked.
@@ -86,6 +107,7 @@ pub(super) fn open_tier(
     near: &Arc<Near>,
     clock: &Clock,
     notices: &Arc<Notices>,
+    owed: &Arc<Owed>,
 ) -> PyResult<Arc<dyn Tier>> {
     let kind: String = option(options, "kind")?;
     match kind.as_str() {
@@ -98,14 +120,13 @@ pub(super) fn open_tier(
                 busy: seconds(options, "busy_seconds")?,
                 readers: option(options, "readers")?,
             };
-            let (near, notices) = (Arc::clone(near), Arc::clone(notices));
-            let tier = sqlite::SqliteTier::new(config, near, clock.clone(), notices)
+            after_forks(options.py())?;
+            let (near, notices, owed) = (Arc::clone(near), Arc::clone(notices), Arc::clone(owed));
+            let tier = sqlite::SqliteTier::new(config, near, clock.clone(), notices, owed)
                 .map_err(|_| ended())?;
             options.py().detach(|| tier.open()).map_err(|error| match error {
                 OpenError::Unfit(why) => PyValueError::new_err(format!("url: {why}")),
-                OpenError::Broken(why) | OpenError::Io(why) => {
-                    PyOSError::new_err(format!("url: {why}"))
-                }
+                other => PyOSError::new_err(format!("url: {}", other.text())),
             })?;
             Ok(Arc::new(tier))
         }

@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Transaction, TransactionBe
 use super::log::Change;
 use super::read::{BETWEEN, cut_of_namespace, cut_of_tag, find, is_cut, row_of, tags_of};
 use super::upkeep;
+use crate::runtime::owed::Debt;
 use crate::runtime::place::Place;
 use crate::runtime::tier::{Lease, Payload, Reply, Request, TierError};
 
@@ -98,6 +99,28 @@ pub(super) fn commit(
     let done = writer.end()?;
     transaction.commit()?;
     Ok((replies, done))
+}
+
+/// Does in one transaction what the file was to be told earlier. A value that has been written
+/// since then is not what was to be deleted. True if there is something to sweep out now.
+pub(super) fn forget(
+    connection: &mut Connection,
+    terms: impl FnOnce() -> Terms,
+    debts: &[Debt],
+) -> Result<bool> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut writer = Writer::begin(&transaction, terms())?;
+    for Debt { request, since } in debts {
+        if let Request::Delete(place) = request
+            && writer.is_younger(place, *since)?
+        {
+            continue;
+        }
+        writer.apply(&Job { request, payload: None })?;
+    }
+    let done = writer.end()?;
+    transaction.commit()?;
+    Ok(done.cut)
 }
 
 struct Writer<'a> {
@@ -280,6 +303,20 @@ impl<'a> Writer<'a> {
         self.next();
         Change::Key(*place.id()).write(&mut self.log);
         Ok(Reply::Was(alive))
+    }
+
+    /// Whether the value at a place was committed after `since`, as far as the log of changes goes.
+    fn is_younger(&self, place: &Place, since: i64) -> Result<bool> {
+        let committed: Option<i64> = self
+            .on
+            .prepare_cached(
+                "SELECT changes.at FROM entries JOIN changes ON changes.seq >= entries.seq
+                 WHERE entries.id = ?1 AND entries.ns = ?2 AND entries.key = ?3
+                 ORDER BY changes.seq LIMIT 1",
+            )?
+            .query_row((row_of(place), &*place.ns, &*place.key), |row| row.get(0))
+            .optional()?;
+        Ok(committed.is_some_and(|at| at > since))
     }
 
     fn cut(&mut self, name: &str) -> Result<Reply> {

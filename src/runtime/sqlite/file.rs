@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
 
-use super::schema::{OpenError, Patience, identity, move_aside, open};
+use super::schema::{OpenError, Patience, identity, may_be_ours, move_aside, open};
 use super::shared::Shared;
 use crate::runtime::tier::TierError;
 
@@ -35,12 +35,19 @@ impl Shared {
     /// Opens the file once, so that whoever named it hears what is wrong with it.
     pub(super) fn first_look(&self) -> Result<(), OpenError> {
         let (reader, (seen, entries, bytes)) = match self.first_read() {
-            // No connection is open any more: the file may be moved.
-            Err(OpenError::Broken(why)) => {
-                self.replace(&why, self.epoch.load(Ordering::Acquire))?;
+            Err(OpenError::NoDatabase(why)) if !may_be_ours(&self.config.path) => {
+                return Err(OpenError::Unfit(format!(
+                    "{} is no file of ours ({why}) and was left alone; use another path, or delete it",
+                    self.config.path.display()
+                )));
+            }
+            Err(error) => {
+                let Some(why) = error.breakage() else { return Err(error) };
+                // No connection is open any more: the file may be moved.
+                self.replace(why, self.epoch.load(Ordering::Acquire))?;
                 self.first_read()?
             }
-            other => other?,
+            Ok(read) => read,
         };
         self.seen.store(seen, Ordering::Release);
         self.figures.entries.store(entries, Ordering::Relaxed);
@@ -119,7 +126,7 @@ impl Shared {
 
     /// What a failure means of a connection of `epoch`; a broken file is replaced.
     pub(super) fn suspect(&self, error: &OpenError, epoch: u64) -> TierError {
-        if let OpenError::Broken(why) = error
+        if let Some(why) = error.breakage()
             && let Err(worse) = self.replace(why, epoch)
         {
             return TierError::Away(worse.text().to_owned());

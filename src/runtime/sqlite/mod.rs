@@ -32,6 +32,7 @@ use shared::Shared;
 use super::lifecycle::{Ended, Tenant, admit};
 use super::near::Near;
 use super::notices::Notices;
+use super::owed::Owed;
 use super::tier::{Done, Outcome, Request, Tier, TierError};
 use crate::core::clock::Clock;
 
@@ -66,8 +67,9 @@ impl SqliteTier {
         near: Arc<Near>,
         clock: Clock,
         notices: Arc<Notices>,
+        owed: Arc<Owed>,
     ) -> Result<Self, Ended> {
-        let shared = Shared::new(config, near, clock, notices);
+        let shared = Shared::new(config, near, clock, notices, owed);
         let tenant: Arc<dyn Tenant> = shared.clone();
         admit(Arc::downgrade(&tenant))?;
         // Until `open` is through.
@@ -159,6 +161,10 @@ impl Tier for SqliteTier {
 
     fn leave(&self) {
         self.0.inside.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn pays(&self) -> bool {
+        true
     }
 
     fn closing(&self, patience: Duration) -> bool {

@@ -13,12 +13,14 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use rustix::fs::FlockOperation;
+
+use crate::core::clock::{Clock, Nanos, nanos_from_duration};
 
 /// "FgC1": this file is a cache of ours.
 const APPLICATION: i32 = 0x4667_4331;
@@ -40,6 +42,9 @@ CREATE TABLE state(id INTEGER PRIMARY KEY CHECK (id = 1), seq INTEGER NOT NULL,
     entries INTEGER NOT NULL, bytes INTEGER NOT NULL, dropped INTEGER NOT NULL);
 INSERT INTO state VALUES (1, 0, 0, 0, 0);
 ";
+
+/// Bytes of a page.
+const PAGE: u64 = 4096;
 
 /// File systems whose locks or shared memory do not reach the other machines' processes, by
 /// `statfs`: NFS, SMB, CIFS, SMB2, AFS, Ceph, Lustre, Coda, GPFS, 9P.
@@ -75,6 +80,10 @@ pub enum OpenError {
     Unfit(String),
     /// It is broken and has to be moved aside.
     Broken(String),
+    /// It does not begin as a database does: broken, or never one.
+    NoDatabase(String),
+    /// Others had it locked for longer than there was patience.
+    Busy(String),
     /// It could not be opened or read just now.
     Io(String),
 }
@@ -84,17 +93,32 @@ impl OpenError {
     #[must_use]
     pub fn text(&self) -> &str {
         match self {
-            Self::Unfit(text) | Self::Broken(text) | Self::Io(text) => text,
+            Self::Unfit(text)
+            | Self::Broken(text)
+            | Self::NoDatabase(text)
+            | Self::Busy(text)
+            | Self::Io(text) => text,
+        }
+    }
+
+    /// What is wrong with the file itself.
+    #[must_use]
+    pub(super) fn breakage(&self) -> Option<&str> {
+        match self {
+            Self::Broken(why) | Self::NoDatabase(why) => Some(why),
+            _ => None,
         }
     }
 }
 
 impl From<rusqlite::Error> for OpenError {
     fn from(error: rusqlite::Error) -> Self {
-        if is_broken(&error) {
-            Self::Broken(error.to_string())
-        } else {
-            Self::Io(error.to_string())
+        let text = error.to_string();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt) => Self::Broken(text),
+            Some(ErrorCode::NotADatabase) => Self::NoDatabase(text),
+            Some(ErrorCode::DatabaseBusy) => Self::Busy(text),
+            _ => Self::Io(text),
         }
     }
 }
@@ -109,6 +133,14 @@ pub(super) fn is_broken(error: &rusqlite::Error) -> bool {
 #[must_use]
 pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+}
+
+/// Whether a file that does not begin as a database does may be what is left of one of ours: it
+/// has whole pages. To look inside would mean to open it, and to close it again would drop
+/// `SQLite`'s locks on it.
+#[must_use]
+pub(super) fn may_be_ours(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|facts| facts.is_file() && facts.len().is_multiple_of(PAGE))
 }
 
 /// Which file it is: its device and number.
@@ -153,37 +185,50 @@ fn wait_while_busy(connection: &mut Connection, patience: &Arc<Patience>) -> Res
     // the lock has changed hands a thousand times.
     let (short, long) = (Duration::from_micros(100), Duration::from_millis(1));
     let patience = Arc::clone(patience);
+    let mut begun = 0;
     connection.busy_handler(Some(move |tries: i32| {
+        let now = Clock::System.now();
+        if tries == 0 {
+            begun = now;
+        }
         match tries {
             ..YIELDS => std::thread::yield_now(),
             YIELDS..SHORT_STEPS => std::thread::sleep(short),
             _ => std::thread::sleep(long),
         }
-        tries < patience.steps.load(Ordering::Relaxed) && !patience.is_over()
+        now - begun < patience.longest()
     }))?;
     Ok(())
 }
 
-/// How often a connection tries again while another process commits.
+/// For how long a connection tries again while another one commits, recovers or closes the file.
 #[derive(Debug)]
 pub(super) struct Patience {
-    steps: AtomicI32,
+    nanos: AtomicU64,
+    /// For so long also when a fork waits. Threads of this process still open and close the file
+    /// then, and whoever reads can neither be put back nor wait for the fork.
+    grace: Nanos,
     /// A fork waits: nobody waits for other processes any more.
     over: AtomicBool,
 }
 
 impl Patience {
-    /// For about so long.
-    pub(super) fn of(busy: Duration) -> Arc<Self> {
-        let patience = Self { steps: AtomicI32::new(0), over: AtomicBool::new(false) };
+    /// For so long; or, while a fork waits, for `grace`.
+    pub(super) fn of(busy: Duration, grace: Duration) -> Arc<Self> {
+        let (nanos, grace) = (AtomicU64::new(0), nanos_from_duration(grace));
+        let patience = Self { nanos, grace, over: AtomicBool::new(false) };
         patience.set(busy);
         Arc::new(patience)
     }
 
-    /// From now on for about so long.
+    /// From now on for so long.
     pub(super) fn set(&self, busy: Duration) {
-        let steps = SHORT_STEPS + i32::try_from(busy.as_millis()).unwrap_or(1 << 20);
-        self.steps.store(steps, Ordering::Relaxed);
+        self.nanos.store(nanos_from_duration(busy), Ordering::Relaxed);
+    }
+
+    fn longest(&self) -> Nanos {
+        let nanos = self.nanos.load(Ordering::Relaxed);
+        if self.is_over() { nanos.min(self.grace) } else { nanos }
     }
 
     /// Ends all waiting, or allows it again.
@@ -216,7 +261,8 @@ fn create(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
     let _one = lock_directory(path).map_err(|error| OpenError::Io(error.to_string()))?;
     if tables(connection)? == 0 {
         // Before the first table; both stay in the file.
-        connection.execute_batch("PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL;")?;
+        connection.pragma_update(None, "page_size", PAGE as i64)?;
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         let mode: String =
             connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
         if mode != "wal" {

@@ -18,6 +18,7 @@ use crate::core::sync::Mutex;
 use crate::runtime::lifecycle::{Tenant, may_run};
 use crate::runtime::near::Near;
 use crate::runtime::notices::Notices;
+use crate::runtime::owed::Owed;
 use crate::runtime::queue::{Bounds, Queue, Taken};
 use crate::runtime::tier::{Done, Outcome, Reply, Request, TierError};
 
@@ -46,6 +47,9 @@ pub(super) const TRUST: Nanos = 2 * SECOND;
 /// Connections that are kept for threads that read in place: each may hold 8 MB of pages.
 const SPARE: usize = 8;
 
+/// So long who reads or opens the file waits for others while a fork waits.
+const GRACE: Duration = Duration::from_millis(250);
+
 /// Between two looks whether the threads have ended.
 const JOINING: Duration = Duration::from_micros(200);
 
@@ -68,6 +72,8 @@ pub(super) struct Shared {
     pub(super) near: Arc<Near>,
     pub(super) clock: Clock,
     pub(super) notices: Arc<Notices>,
+    /// What the file is to be told before anything else is written.
+    pub(super) owed: Arc<Owed>,
     /// Tells this process's changes from others'.
     pub(super) owner: AtomicI64,
     pub(super) reads: Queue<Ask>,
@@ -107,14 +113,18 @@ impl Shared {
         near: Arc<Near>,
         clock: Clock,
         notices: Arc<Notices>,
+        owed: Arc<Owed>,
     ) -> Arc<Self> {
-        let (patience, writing) = (Patience::of(config.busy), Patience::of(config.busy));
+        let patience = Patience::of(config.busy, GRACE);
+        // What is to be written is put back over a fork.
+        let writing = Patience::of(config.busy, Duration::ZERO);
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             config,
             near,
             clock,
             notices,
+            owed,
             owner: AtomicI64::new(fresh_token()),
             reads: Queue::new(QUEUED, weight),
             writes: Queue::new(QUEUED, weight),
@@ -467,7 +477,8 @@ mod tests {
         let config =
             Config { path, max_bytes, max_entries, lease: second, busy: second, readers: 1 };
         let near = Arc::new(Near::new(1 << 20, Clock::System));
-        let shared = Shared::new(config, near, Clock::System, Arc::new(Notices::default()));
+        let (notices, owed) = (Arc::default(), Arc::default());
+        let shared = Shared::new(config, near, Clock::System, notices, owed);
         shared.close(second);
         // As who has looked whether it is closed just before it was.
         shared.ensure_running();

@@ -67,7 +67,7 @@ fn try_side(config: Config, clock: ManualClock) -> Result<Side, OpenError> {
     let notices = Arc::new(Notices::default());
     let near = Arc::new(Near::new(1 << 20, Clock::Manual(clock.clone())));
     let its = (Arc::clone(&near), Clock::Manual(clock.clone()), Arc::clone(&notices));
-    let tier = SqliteTier::new(config, its.0, its.1, its.2).unwrap();
+    let tier = SqliteTier::new(config, its.0, its.1, its.2, Arc::default()).unwrap();
     tier.open()?;
     Ok(Side { tier, near, clock, notices })
 }
@@ -390,7 +390,7 @@ fn a_tier_that_is_dropped_finishes() {
 #[test]
 fn a_broken_file_is_moved_aside_and_said_so() {
     let folder = Folder::new();
-    std::fs::write(folder.file(), b"no database at all".repeat(500)).unwrap();
+    std::fs::write(folder.file(), b"no base ".repeat(1024)).unwrap();
     let one = side(&folder.file());
     one.set("a", "1", None, &[]);
     assert_eq!(one.get("a").as_deref(), Some("1"));

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::commit::{Done as Committed, Job, MAX_LEASE, Terms, commit, upkeep};
+use rusqlite::{Connection, Result};
+
+use super::commit::{Done as Committed, Job, MAX_LEASE, Terms, commit, forget, upkeep};
 use super::file::Reader;
 use super::read::row_of;
 use super::schema::{OpenError, Patience, is_busy};
@@ -21,7 +23,10 @@ const STEP: Duration = Duration::from_millis(5);
 
 /// So long a thread that commits in place waits for other processes' commits; then the writing
 /// thread does it, and the other one hears signals again.
-const HASTE: Duration = Duration::ZERO;
+const HASTE: Duration = Duration::from_millis(5);
+
+/// So much of what is owed goes together.
+const PART: usize = 1_000;
 
 /// So many commits a thread makes that only waits for one.
 const HELPINGS: usize = 2;
@@ -55,6 +60,9 @@ pub(super) fn run(shared: &Arc<Shared>) {
     }
     let mut writer = shared.writer.lock();
     writer.note_uses(shared);
+    if shared.closed.load(Ordering::Acquire) {
+        writer.pay_rest(shared);
+    }
     writer.disconnect();
     if shared.closed.load(Ordering::Acquire) {
         // Here and not with the last reference, which nobody who forks could wait for.
@@ -103,6 +111,26 @@ pub(super) fn help(shared: &Arc<Shared>) {
     shared.writes.nudge();
 }
 
+/// Tells the file what it was to forget while it was away: before anything is written that is
+/// newer, so that nothing acknowledged goes with it. True if there is something to sweep out now.
+fn pay(connection: &mut Connection, shared: &Shared, terms: impl Fn() -> Terms) -> Result<bool> {
+    let mut cut = false;
+    loop {
+        let part = shared.owed.next_part(PART);
+        if part.is_empty() {
+            return Ok(cut);
+        }
+        let paid = forget(connection, &terms, &part);
+        if paid.is_ok() {
+            for debt in &part {
+                shared.owed.paid(&debt.request);
+            }
+        }
+        shared.owed.part_done();
+        cut |= paid?;
+    }
+}
+
 impl Writer {
     pub(super) fn new(patience: Arc<Patience>) -> Self {
         Self {
@@ -149,7 +177,7 @@ impl Writer {
         }
     }
 
-    fn connection(&mut self, shared: &Shared) -> Result<&mut rusqlite::Connection, OpenError> {
+    fn connection(&mut self, shared: &Shared) -> std::result::Result<&mut Connection, OpenError> {
         let epoch = shared.epoch.load(Ordering::Acquire);
         if self.open.as_ref().is_none_or(|open| open.epoch != epoch) {
             self.open = None;
@@ -205,26 +233,32 @@ impl Writer {
         jobs: &[Job<'_>],
         touched: &[i64],
         hasty: bool,
-    ) -> Result<Vec<Outcome>, Option<TierError>> {
+    ) -> std::result::Result<Vec<Outcome>, Option<TierError>> {
+        let patience = Arc::clone(&self.patience);
         for last_try in [false, true] {
             let epoch = shared.epoch.load(Ordering::Acquire);
             let connection = match self.connection(shared) {
                 Ok(connection) => connection,
+                Err(OpenError::Busy(_)) if hasty || patience.is_over() => return Err(None),
                 Err(error) => {
                     let failure = shared.suspect(&error, epoch);
-                    if last_try || !matches!(error, OpenError::Broken(_)) {
+                    if last_try || error.breakage().is_none() {
                         return Err(Some(failure));
                     }
                     continue;
                 }
             };
-            match commit(connection, || Self::terms(shared), jobs, touched) {
-                Ok((outcomes, done)) => {
+            let terms = || Self::terms(shared);
+            let committed = pay(connection, shared, terms)
+                .and_then(|cut| Ok((cut, commit(connection, terms, jobs, touched)?)));
+            match committed {
+                Ok((cut, (outcomes, mut done))) => {
+                    done.cut |= cut;
                     self.count(shared, &done, jobs.len());
                     return Ok(outcomes);
                 }
                 // What is queued stays queued over a fork.
-                Err(error) if is_busy(&error) && (hasty || self.patience.is_over()) => {
+                Err(error) if is_busy(&error) && (hasty || patience.is_over()) => {
                     return Err(None);
                 }
                 Err(error) => {
@@ -285,10 +319,24 @@ impl Writer {
                 self.renewed = now;
             }
         }
+        if !shared.owed.is_empty() {
+            let _ = self.commit(shared, &[], &[], false);
+        }
         let _ = self.upkeep(shared, now);
     }
 
-    fn renew(&mut self, shared: &Shared) -> Result<(), OpenError> {
+    /// Tells the file for the last time what is owed.
+    fn pay_rest(&mut self, shared: &Shared) {
+        if shared.owed.is_empty() || self.commit(shared, &[], &[], false).is_ok() {
+            return;
+        }
+        shared.notices.add(format!(
+            "{} changes could not be told to the store any more; it may serve what is outdated",
+            shared.owed.len()
+        ));
+    }
+
+    fn renew(&mut self, shared: &Shared) -> std::result::Result<(), OpenError> {
         let held: Vec<(i64, u64)> = self.held.iter().map(|(row, token)| (*row, *token)).collect();
         upkeep(
             self.connection(shared)?,
@@ -313,7 +361,7 @@ impl Writer {
         }
     }
 
-    fn upkeep(&mut self, shared: &Shared, now: i64) -> Result<(), OpenError> {
+    fn upkeep(&mut self, shared: &Shared, now: i64) -> std::result::Result<(), OpenError> {
         self.note_uses(shared);
         let terms = || Self::terms(shared);
         if !self.swept_at_start && self.sweep.is_none() {

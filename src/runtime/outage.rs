@@ -1,0 +1,142 @@
+//! When a store is left alone for a while: after failures in a row, and by what it refuses.
+
+use super::tier::{Request, TierError};
+use crate::core::clock::Nanos;
+use crate::core::sync::Mutex;
+
+/// So many failures in a row, and the tier is left alone for a while.
+const FAILURES: u32 = 3;
+/// How long at first, and at most: back within a second of its recovery.
+const FIRST_PAUSE: Nanos = 100_000_000;
+const LONGEST_PAUSE: Nanos = 1_000_000_000;
+
+/// What a store may refuse while it does the other: one that is full, or locked, can still be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It answers from what it has.
+    Read,
+    /// It is to change.
+    Write,
+}
+
+impl Kind {
+    /// What a request does.
+    #[must_use]
+    pub fn of(request: &Request) -> Self {
+        if request.reads() || matches!(request, Request::Await(..)) {
+            Self::Read
+        } else {
+            Self::Write
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Outage {
+    failures: u32,
+    pause: Nanos,
+    until: Nanos,
+}
+
+/// The outages of one store.
+#[derive(Debug, Default)]
+pub struct Outages([Mutex<Outage>; 2]);
+
+impl Outages {
+    /// Whether a request may be sent now.
+    ///
+    /// # Errors
+    /// The store is left alone; one request in a while is let through to see whether it is back.
+    pub fn may_ask(&self, kind: Kind, now: Nanos) -> Result<(), TierError> {
+        let mut outage = self.0[kind as usize].lock();
+        if outage.failures >= FAILURES {
+            if now < outage.until {
+                return Err(TierError::Away("left alone after repeated failures".into()));
+            }
+            // This one is the probe; the others wait for what becomes of it.
+            outage.until = now.saturating_add(outage.pause);
+        }
+        Ok(())
+    }
+
+    /// A request has failed; what is to be logged of that.
+    #[must_use]
+    pub fn failed(&self, kind: Kind, error: &TierError, now: Nanos) -> Option<String> {
+        if matches!(error, TierError::Lost | TierError::Ended) {
+            return None;
+        }
+        let mut outage = self.0[kind as usize].lock();
+        outage.failures = outage.failures.saturating_add(1);
+        if outage.failures < FAILURES {
+            return None;
+        }
+        let first = outage.failures == FAILURES;
+        outage.pause = if first { FIRST_PAUSE } else { (outage.pause * 2).min(LONGEST_PAUSE) };
+        outage.until = now.saturating_add(outage.pause);
+        drop(outage);
+        let why = match error {
+            TierError::Away(why) => why.as_str(),
+            _ => "no answer in time",
+        };
+        first.then(|| match kind {
+            Kind::Read => format!("the store cannot be read, near cache only: {why}"),
+            Kind::Write => format!("the store cannot be written to: {why}"),
+        })
+    }
+
+    /// A request was answered; what is to be logged of that.
+    #[must_use]
+    pub fn recovered(&self, kind: Kind) -> Option<String> {
+        let mut outage = self.0[kind as usize].lock();
+        let was_away = outage.failures >= FAILURES;
+        outage.failures = 0;
+        drop(outage);
+        was_away.then(|| match kind {
+            Kind::Read => "the store can be read again".into(),
+            Kind::Write => "the store can be written to again".into(),
+        })
+    }
+
+    /// Whether it is left alone, for reading or for writing.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.0.iter().any(|outage| outage.lock().failures >= FAILURES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::clock::SECOND;
+
+    #[test]
+    fn reads_go_on_where_writes_are_refused() {
+        let outages = Outages::default();
+        let away = TierError::Away("full".into());
+        for turn in 0..5 {
+            assert_eq!(outages.may_ask(Kind::Write, SECOND).is_ok(), turn < 3);
+            let said = outages.failed(Kind::Write, &away, SECOND);
+            assert_eq!(said.is_some(), turn == 2);
+            assert_eq!(outages.recovered(Kind::Read), None);
+        }
+        assert!(outages.is_away());
+        assert!(outages.may_ask(Kind::Read, SECOND).is_ok());
+        // One probe for all.
+        assert!(outages.may_ask(Kind::Write, 2 * SECOND).is_ok());
+        assert!(outages.may_ask(Kind::Write, 2 * SECOND).is_err());
+        assert!(outages.recovered(Kind::Write).is_some());
+        assert!(!outages.is_away() && outages.may_ask(Kind::Write, SECOND).is_ok());
+    }
+
+    #[test]
+    fn it_is_asked_again_within_a_second_however_long_it_was_away() {
+        let outages = Outages::default();
+        let mut now = 0;
+        for _ in 0..100 {
+            let _ = outages.failed(Kind::Read, &TierError::Late, now);
+            now += LONGEST_PAUSE;
+            assert!(outages.may_ask(Kind::Read, now).is_ok());
+        }
+        assert_eq!(outages.failed(Kind::Read, &TierError::Lost, now), None);
+    }
+}

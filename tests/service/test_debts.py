@@ -1,0 +1,131 @@
+"""What a store could not be told while it was away: it is told, in time and in order."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from services import HASTY, Open, locked
+from waiting import eventually
+
+from ferrogate import CacheService
+
+
+@pytest.fixture
+def cache(sqlite: Open) -> CacheService:
+    """With what is to be outdated, and nothing of it in the near cache."""
+    cache = sqlite(busy_seconds=HASTY, near_bytes=1)
+    for ns, key, tags in ("ns", "k", None), ("gone", "k", None), ("other", "k", ["t"]):
+        assert cache.set_sync(ns, key, "old", tags=tags)
+    return cache
+
+
+@pytest.fixture
+def lock(cache: CacheService, tmp_path: Path) -> Iterator[Any]:
+    assert cache.health_check_sync()
+    with locked(tmp_path / "cache.db") as both:
+        yield both
+
+
+def outdate(cache: CacheService) -> None:
+    assert cache.delete_sync("ns", "k") is False
+    assert cache.invalidate_namespace_sync("gone") is False
+    assert cache.invalidate_tag_sync("t") is False
+    assert cache.get_stats()["owed"] == 3
+
+
+def served(cache: CacheService) -> list[Any]:
+    return [cache.get_sync(ns, "k") for ns in ("ns", "gone", "other")]
+
+
+def test_the_store_is_told_though_nobody_asks_for_anything(
+    cache: CacheService, sqlite: Open, lock: Any
+) -> None:
+    other = sqlite(near_bytes=1)
+    lock[0]()
+    outdate(cache)
+    assert served(other) == ["old"] * 3
+    lock[1]()
+    eventually(lambda: served(other) == [None] * 3)
+    eventually(lambda: cache.get_stats()["owed"] == 0)
+
+
+def test_the_store_is_told_at_the_end(cache: CacheService, sqlite: Open, lock: Any) -> None:
+    lock[0]()
+    outdate(cache)
+    lock[1]()
+    cache.close_sync()
+    assert served(sqlite()) == [None] * 3
+
+
+def test_what_it_was_not_told_at_the_end_is_logged(
+    cache: CacheService, lock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    lock[0]()
+    outdate(cache)
+    with caplog.at_level(logging.WARNING, "ferrogate"):
+        cache.close_sync()
+    assert "3 changes could not be told to the store any more" in caplog.text
+
+
+def test_what_is_written_afterwards_stays(cache: CacheService, sqlite: Open, lock: Any) -> None:
+    lock[0]()
+    outdate(cache)
+    lock[1]()
+    keys = [("ns", None), ("gone", None), ("other", ["t"])]
+    for ns, tags in keys:
+        eventually(lambda ns=ns, tags=tags: cache.set_sync(ns, "k", "new", tags=tags))
+    assert cache.get_stats()["owed"] == 0
+    assert served(sqlite()) == served(cache) == ["new"] * 3
+
+
+def test_what_others_have_written_since_stays(cache: CacheService, sqlite: Open, lock: Any) -> None:
+    other = sqlite()
+    lock[0]()
+    assert cache.set_sync("ns", "k", "failed") is False
+    lock[1]()
+    # Times are told apart by milliseconds.
+    noted = time.time()
+    while time.time() < noted + 0.002:
+        pass
+    assert other.set_sync("ns", "k", "newer")
+    eventually(lambda: cache.get_stats()["owed"] == 0)
+    assert sqlite().get_sync("ns", "k") == "newer"
+    eventually(lambda: cache.get_sync("ns", "k") == "newer")
+
+
+def test_a_store_that_only_takes_no_writes_is_read_and_told_of_once(
+    cache: CacheService, lock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "ferrogate")
+    lock[0]()
+    for _ in range(12):
+        assert cache.set_sync("ns", "new", 1) is False
+        assert cache.get_sync("ns", "k") == "old"
+    stats = cache.get_stats()
+    assert not stats["available"]
+    assert stats["skipped"] > 0
+    assert stats["errors"] >= 3
+    said = [one.getMessage() for one in caplog.records]
+    assert len(said) == 1
+    assert "the store cannot be written to: database is locked" in said[0]
+    lock[1]()
+    eventually(lambda: cache.set_sync("ns", "new", 2))
+    assert cache.get_stats()["available"]
+    said = [one.getMessage() for one in caplog.records]
+    assert len(said) == 2
+    assert "the store can be written to again" in said[1]
+
+
+def test_very_many_invalidations_concern_nothing_else() -> None:
+    cache = CacheService()
+    cache.set_sync("ns", "kept", 1, tags=["mine"])
+    cache.set_sync("ns", "outdated", 1, tags=["5"])
+    for number in range(20_001):
+        cache.invalidate_tag_sync(str(number))
+    assert cache.get_sync("ns", "kept") == 1
+    assert cache.get_sync("ns", "outdated") is None
