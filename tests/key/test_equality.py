@@ -300,3 +300,13 @@ def test_typed_keeps_numbers_apart_at_every_depth() -> None:
     apart += [Whole(1), Number.ONE, IndexLike(1), RealLike(1.0), Ratio(1), [Whole(1)]]
     assert [kind(x) for x in apart] == list(range(1, len(apart) + 1))
     assert [kind(x) for x in apart] == list(range(1, len(apart) + 1))
+
+
+def test_typed_knows_one_zero_of_each_class() -> None:
+    @cached(typed=True)
+    def calls(x: Any) -> int:
+        return next(numbers)
+
+    numbers = iter(range(99))
+    for zeros in ([0.0, -0.0], [D(0), D("-0"), D("0.00"), D("-0e9")], [0j, -0j, complex(-0.0, 0)]):
+        assert len({calls(zero) for zero in zeros}) == 1

@@ -172,8 +172,8 @@ impl Walker<'_> {
             return Ok(());
         }
         self.encoder.tag(tag::DECIMAL);
-        self.encoder.tag(sign);
         if !finite {
+            self.encoder.tag(sign);
             // "n" or "N", and the payload if there is one.
             let mut kind: String = exponent.extract()?;
             kind.extend(digits.iter().map(|digit| char::from(b'0' + digit)));
@@ -181,6 +181,8 @@ impl Walker<'_> {
             return Ok(());
         }
         let significant = digits.iter().rposition(|digit| *digit != 0).map_or(0, |last| last + 1);
+        // There is one zero, as with floats.
+        self.encoder.tag(if significant == 0 { 0 } else { sign });
         let dropped = (digits.len() - significant) as i64;
         let exponent = if significant == 0 { 0 } else { exponent.extract::<i64>()? + dropped };
         self.encoder.int(exponent);
