@@ -223,6 +223,25 @@ def stored(service: Open, codec: Any, bodies: list[bytes]) -> list[Any]:
 UNREADABLE = object()
 
 
+@pytest.mark.parametrize(
+    ("codec", "before", "inside", "behind"),
+    [
+        ("json", b"[", b"[]", b"]"),
+        ("json", b'{"k":', b"{}", b"}"),
+        ("msgpack", b"\x91", b"\x90", b""),
+        ("msgpack", b"\x81\xa1k", b"\x80", b""),
+    ],
+)
+def test_what_can_be_read_can_be_written(
+    sqlite: Open, codec: Any, before: bytes, inside: bytes, behind: bytes
+) -> None:
+    frame = b"\xf5m\x00" if codec == "msgpack" else b""
+    bodies = [frame + before * depth + inside + behind * depth for depth in (199, 200)]
+    deepest, deeper = stored(sqlite, codec, bodies)
+    assert sqlite(codec=codec).set_sync("ns", "again", deepest)
+    assert deeper is UNREADABLE
+
+
 def tree(random: Random, depth: int = 0) -> Any:
     """A value that both codecs carry."""
     match random.randrange(9 if depth < 4 else 7):

@@ -105,9 +105,6 @@ impl<'py, 'a> Reader<'py, 'a> {
     }
 
     fn value(&mut self, depth: usize) -> Option<Bound<'py, PyAny>> {
-        if depth > MAX_DEPTH {
-            return None;
-        }
         let py = self.py;
         let int = |number: i64| number.into_pyobject(py).ok().map(Bound::into_any);
         match Marker::from_u8(self.array::<1>()?[0]) {
@@ -158,6 +155,9 @@ impl<'py, 'a> Reader<'py, 'a> {
     }
 
     fn list(&mut self, length: usize, depth: usize) -> Option<Bound<'py, PyAny>> {
+        if depth >= MAX_DEPTH {
+            return None;
+        }
         // Grown as items come: a length is only somebody's word.
         let list = PyList::empty(self.py);
         for _ in 0..length {
@@ -167,6 +167,9 @@ impl<'py, 'a> Reader<'py, 'a> {
     }
 
     fn dict(&mut self, length: usize, depth: usize) -> Option<Bound<'py, PyAny>> {
+        if depth >= MAX_DEPTH {
+            return None;
+        }
         let dict = PyDict::new(self.py);
         for _ in 0..length {
             let key = self.value(depth + 1)?;
