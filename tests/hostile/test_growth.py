@@ -77,6 +77,51 @@ def step(i):
 """,
         0.5,
     ),
+    **{
+        f"everything at once, {policy}": (
+            f"""
+cache = Cache(
+    1000, policy={policy!r}, max_bytes=4000, weigher=lambda key, value: len(value), ttl=60,
+    on_evict=lambda *_: None,
+)
+def step(i):
+    key, drawn = i * 7919 % 3001, random.random()
+    if drawn < 0.4: cache.get(key)
+    elif drawn < 0.7: cache.set(key, "x" * (i % 9))
+    elif drawn < 0.8: cache.set((key, f"number {{i}}"), "x", ttl=1 + i % 9, tags=[f"t{{i % 50}}"])
+    elif drawn < 0.85: cache.get_or_set_sync(key, lambda: str(i))
+    elif drawn < 0.9: cache.pop(key, None)
+    elif drawn < 0.95: cache.setdefault(str(key), "x"); key in cache; cache.explain(key)
+    elif drawn < 0.99: cache.delete(key)
+    elif drawn < 0.9999: cache.invalidate_tag(f"t{{i % 50}}"); cache.cleanup(); cache.get_stats()
+    else: cache.clear()
+""",
+            1.0,
+        )
+        for policy in ("lru", "adaptive")
+    },
+    "a cache service in memory": (
+        """
+from ferrogate import CacheService
+service = CacheService(near_bytes=1 << 18, compress_over=200)
+async def load(): return {"loaded": 1}
+async def some(start):
+    await asyncio.gather(*(service.set("ns", n, {"n": n}) for n in range(start, start + 20)))
+    await asyncio.gather(*(service.get("ns", n) for n in range(start - 20, start + 20)))
+    await asyncio.gather(*(service.get_or_set("ns", start, load) for _ in range(5)))
+def step(i):
+    key, drawn = f"{i * 7919 % 3001}", random.random()
+    if drawn < 0.5: service.get_sync("ns", key)
+    elif drawn < 0.8: service.set_sync("ns", key, ["x" * (i % 300)], tags=[f"t{i % 50}"], ttl=60)
+    elif drawn < 0.9: service.delete_sync("ns", key)
+    elif drawn < 0.95: service.get_or_set_sync("other", key, lambda: i)
+    elif drawn < 0.99: service.get_sync(f"ns {i}", key)
+    elif drawn < 0.999: service.invalidate_tag_sync(f"t{i % 50}"); service.get_stats()
+    else: service.invalidate_namespace_sync("other")
+    if i % 100 == 0: loop.run_until_complete(some(i))
+""",
+        1.0,
+    ),
     "expiry": (
         """
 from ferrogate.testing import ManualClock
