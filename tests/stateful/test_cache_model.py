@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from child import patience, times
@@ -70,6 +70,8 @@ class Entry:
 
 
 class CacheModel(RuleBasedStateMachine):
+    policy: Literal["lru", "adaptive"] = "lru"
+
     @initialize(
         max_size=st.integers(1, 6),
         ttl=st.none() | SECONDS,
@@ -88,6 +90,7 @@ class CacheModel(RuleBasedStateMachine):
         self.told: list[tuple[int, Any, str]] = []
         self.cache: Cache[Any, Value] = Cache(
             max_size,
+            policy=self.policy,
             ttl=ttl,
             tti=tti,
             max_bytes=max_bytes,
@@ -157,16 +160,23 @@ class CacheModel(RuleBasedStateMachine):
             self.counts["rejections"] += 1
             return
         self.counts["insertions"] += 1
-        while len(self.entries) >= self.max_size or (
-            self.max_bytes is not None and self.weight() + value.weight > self.max_bytes
-        ):
-            self.leave(next(iter(self.entries)), "evicted")
-            self.counts["evictions"] += 1
+        self.make_room(value.weight)
         now = self.clock.now_ns()
         ttl = self.ttl if ttl is None else ttl
         end = FAR if ttl is None else now + ttl * NS
         tags = list(dict.fromkeys(tags))
         self.entries[key] = Entry(value, now, end, end + grace * NS, now, tags)
+
+    def is_too_full(self, more: int = 0, weight: int = 0) -> bool:
+        """Whether so many more entries of that weight in sum do not fit."""
+        return len(self.entries) + more > self.max_size or (
+            self.max_bytes is not None and self.weight() + weight > self.max_bytes
+        )
+
+    def make_room(self, weight: int) -> None:
+        while self.is_too_full(1, weight):
+            self.leave(next(iter(self.entries)), "evicted")
+            self.counts["evictions"] += 1
 
     # ── what is done to both
 
@@ -446,14 +456,45 @@ class CacheModel(RuleBasedStateMachine):
         self.check_what_left()
 
 
+class AdaptiveModel(CacheModel):
+    """The same with the policy's own choice of what leaves: anything but the newest."""
+
+    policy = "adaptive"
+
+    def make_room(self, weight: int) -> None:
+        """That is seen when it is told."""
+
+    def store(self, key: int, *arguments: Any, **named: Any) -> None:
+        self.newest = key
+        super().store(key, *arguments, **named)
+
+    def check_what_left(self) -> None:
+        chosen = [one for one in self.told if one[2] == "evicted"]
+        self.told = [one for one in self.told if one[2] != "evicted"]
+        for key, value, _ in chosen:
+            assert self.is_too_full(), "in vain"
+            assert key != self.newest
+            assert self.entries.pop(key).value is value
+        assert not self.is_too_full()
+        self.counts["evictions"] += len(chosen)
+        self.counts["left"] += len(chosen)
+        super().check_what_left()
+
+    @invariant()
+    def order_and_bounds(self) -> None:
+        if hasattr(self, "cache"):
+            self.check_what_left()
+            super().order_and_bounds()
+
+
 def number(key: Any) -> int:
     """Which key it is, however it was spelled."""
     return next(n for n, row in enumerate(SPELLINGS) if key in row)
 
 
 EXAMPLES = times(100, 5_000)
-CacheModel.TestCase.settings = settings(
-    max_examples=EXAMPLES, stateful_step_count=50, deadline=None
-)
+for model in (CacheModel, AdaptiveModel):
+    model.TestCase.settings = settings(max_examples=EXAMPLES, stateful_step_count=50, deadline=None)
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(patience(0.1, EXAMPLES))]
 TestCache = CacheModel.TestCase
+TestAdaptiveCache = AdaptiveModel.TestCase
