@@ -38,6 +38,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table as JSON")
     parser.add_argument("--only", default="", metavar="PATTERN", help="rows whose name matches")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    parser.add_argument(
+        "--seeds", type=int, default=0, metavar="N", help="adaptive: over so many seeds of the hash"
+    )
     options = parser.parse_args()
     rows = [r for r in ROWS if re.search(options.only, r.name, re.IGNORECASE)]
     adaptive = re.search(options.only, "adaptive: hit ratios", re.IGNORECASE)
@@ -55,7 +58,7 @@ def main() -> int:
             timings = measure(row, samples=samples, budget=budget, runner=runner)
             table.append(tabulate(row, timings))
             show(table[-1])
-    ratios = hit_ratios.table(quick=options.quick) if adaptive else []
+    ratios = hit_ratios.table(quick=options.quick, seeds=options.seeds) if adaptive else []
     if options.json:
         data = {"machine": machine, "rows": table, "hit_ratios": ratios}
         options.json.write_text(json.dumps(data, indent=2) + "\n")

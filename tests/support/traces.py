@@ -30,7 +30,7 @@ LRU_RATIOS = [
 
 # (trace, entries, hit ratio below which policy="adaptive" never was). The hash that draws its
 # samples is seeded per process; each floor is some 3 % below the worst of 20 to 100 processes,
-# `make bench ARGS="--only adaptive"` has the figures beside the rivals'.
+# `make bench ARGS="--only adaptive --seeds 20"` has the figures beside the rivals'.
 ADAPTIVE_FLOORS = [
     ("mooncake", 10_000, 0.195),
     ("mooncake", 50_000, 0.34),
