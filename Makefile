@@ -13,7 +13,7 @@ $(error no Python 3.11 or newer found. On Debian: apt install python3 python3-ve
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-core bench-peers check clean demo dev fmt help lock soak system \
+.PHONY: bench bench-core bench-peers check clean demo dev fmt fuzz help lock soak system \
     test test-core test-failpoints test-integrations test-loom test-memcheck test-python wheel which-python
 
 bench: $(if $(ARGS),,bench-core) bench-peers ## Measure: criterion for the core, then the table against the rivals (ARGS: only that, "--only adaptive")
@@ -44,14 +44,17 @@ fmt: ## Format Rust and Python, and apply what ruff can repair
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
+fuzz: ## Fuzz the codecs, frames, change log and keys (FUZZ_SECONDS=60 for each; ARGS="json key")
+	$(PYTHON) tools/fuzz.py $(ARGS)
+
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | LC_ALL=C sort -t: -k1,1 | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 18
 
 lock: ## Resolve requirements/*.in again into pinned, hashed lock files (UPGRADE=1 for newer versions)
 	$(PYTHON) tools/lock.py $(if $(UPGRADE),--upgrade)
 
-soak: ## Run core and wheel tests with their full counts (FERROGATE_SOAK=times, default 100)
-	FERROGATE_SOAK=$${FERROGATE_SOAK:-100} $(PYTHON) tools/suite.py core python
+soak: ## Run core and wheel tests with their full counts (FERROGATE_SOAK=times, default 100), and fuzz
+	FERROGATE_SOAK=$${FERROGATE_SOAK:-100} $(PYTHON) tools/suite.py core python fuzz
 
 system: ## Install the system packages that only some tests need (valgrind), or say what is missing
 	@sh tools/system.sh

@@ -16,3 +16,6 @@ pub mod core;
 mod py;
 #[cfg(not(loom))]
 pub mod runtime;
+
+#[cfg(all(fuzzing, feature = "python"))]
+pub use py::fuzzed;

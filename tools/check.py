@@ -9,7 +9,7 @@ from pathlib import Path
 from envs import environment, main_env
 from stages import ROOT, Stages
 
-TYPED = ("python", "tests/typing", "tools", "benches/peers")
+TYPED = ("python", "tests/typing", "tools", "benches/peers", "fuzz")
 
 
 def main() -> int:
@@ -21,6 +21,10 @@ def main() -> int:
     clippy = ["cargo", "clippy", "--locked", "--all-targets"]
     deny = ["--", "-D", "warnings"]
     stages.run("cargo fmt", ["cargo", "fmt", "--check"])
+    # Built by `make fuzz` only, which a lock file that is behind would stop.
+    fuzz = "--manifest-path=fuzz/Cargo.toml"
+    stages.run("cargo fmt, fuzz", ["cargo", "fmt", "--check", fuzz])
+    stages.run("fuzz/Cargo.lock", ["cargo", "fetch", "--locked", "--quiet", fuzz])
     stages.run("clippy, the core alone", [*clippy, *deny], env=rust)
     features = ["--features", "python,failpoints"]
     stages.run("clippy, with python", [*clippy, "--features", "python", *deny], env=rust)

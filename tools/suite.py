@@ -1,9 +1,10 @@
 """`make test`: everything that is tested, with the built wheel on every CPython.
 
-Parts, all of them unless some are named: `core` (cargo test, no Python),
+Parts, all of them but `fuzz` unless some are named: `core` (cargo test, no Python),
 `loom`, `python`, `failpoints` (a debug build whose exported callables can be
 made to panic), `integrations` (the frameworks that there are adapters for),
-`memcheck` (valgrind). What stands in PYTEST_ARGS goes to pytest.
+`memcheck` (valgrind), `fuzz` (three minutes of building, so only in the soak). What stands in
+PYTEST_ARGS goes to pytest.
 
 With FERROGATE_SOAK above 1 (`make soak`: 100) what is repeated or drawn at
 random is so that many times the usual sample, up to the full count that each
@@ -21,12 +22,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import fuzz
 from envs import environment
 from pythons import Python, preferred, select
 from stages import ROOT, Stages
 from wheels import test_env
 
 PARTS = ("core", "loom", "python", "failpoints", "integrations", "memcheck")
+APART = ("fuzz",)
 TRACES = ROOT.parent / "shared" / "traces"
 INTEGRATIONS = ROOT / "tests" / "integrations"
 SUPPRESSIONS = ROOT / "tools" / "valgrind.supp"
@@ -38,8 +41,9 @@ EXCUSED = re.compile(r"^(needs|only on|not on) (CPython \d|Linux|macOS|Windows)"
 
 def main(parts: list[str]) -> int:
     """Runs `parts`; the exit code."""
-    if unknown := set(parts) - set(PARTS):
-        sys.exit(f"suite.py: expected {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
+    known = (*PARTS, *APART)
+    if unknown := set(parts) - set(known):
+        sys.exit(f"suite.py: expected {', '.join(known)}, not {', '.join(sorted(unknown))}")
     soak = max(1, int(os.environ.get("FERROGATE_SOAK", "1")))
     stages = Stages("soak" if soak > 1 else "test")
     if soak > 1:
@@ -62,6 +66,9 @@ def main(parts: list[str]) -> int:
                 integrations(stages)
             case "memcheck":
                 memcheck(stages, preferred(pythons), built="python" in (parts or PARTS))
+            case "fuzz":
+                each = fuzz.seconds(min(600, 6 * soak))
+                fuzz.run(stages, preferred(pythons), each, list(fuzz.TARGETS))
     return stages.close()
 
 

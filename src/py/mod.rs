@@ -8,6 +8,8 @@ mod codec;
 mod convert;
 mod edge;
 mod forced_unwind;
+#[cfg(fuzzing)]
+pub mod fuzzed;
 mod health;
 mod intern;
 mod key;

@@ -9,7 +9,7 @@ const LEASE: u8 = b'l';
 
 /// One change.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Change<'a> {
+pub(crate) enum Change<'a> {
     /// The value at a place was written or deleted.
     Key(Id),
     /// A namespace was outdated.
@@ -22,7 +22,7 @@ pub(super) enum Change<'a> {
 
 impl Change<'_> {
     /// Writes it behind the others.
-    pub(super) fn write(&self, to: &mut Vec<u8>) {
+    pub(crate) fn write(&self, to: &mut Vec<u8>) {
         let (kind, bytes): (u8, &[u8]) = match self {
             Self::Key(id) => (KEY, id),
             Self::Namespace(ns) => (NAMESPACE, ns.as_bytes()),
@@ -36,7 +36,7 @@ impl Change<'_> {
 }
 
 /// Reads changes one after the other; `None` at the end, an error where it makes no sense.
-pub(super) fn next<'a>(log: &mut &'a [u8]) -> Option<Result<Change<'a>, ()>> {
+pub(crate) fn next<'a>(log: &mut &'a [u8]) -> Option<Result<Change<'a>, ()>> {
     if log.is_empty() {
         return None;
     }

@@ -11,7 +11,7 @@
 mod commit;
 mod figures;
 mod file;
-mod log;
+pub(crate) mod log;
 mod read;
 mod schema;
 mod shared;
