@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import warnings
 from typing import Any, TypedDict
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
+from langgraph.cache.memory import InMemoryCache
 from langgraph.graph import START, StateGraph
 from langgraph.types import CachePolicy
 
@@ -66,14 +69,20 @@ def test_what_cannot_be_read_or_kept_is_a_miss(make: Any, caplog: pytest.LogCapt
     key = (("a",), "k")
     for garbage in ("not base64!", "AAAA", 5, {"a": 1}):
         service.set_sync("langgraph", key, garbage)
-        assert cache.get([key]) == {}
+        assert [cache.get([key]), asyncio.run(cache.aget([key]))] == [{}, {}]
+        service.set_sync("langgraph", key, garbage)
+        assert [asyncio.run(cache.aget([key])), cache.get([key])] == [{}, {}]
+    # What cannot be read is found once, and then forgotten.
+    stats = service.get_stats()
+    assert (stats["hits"], stats["misses"]) == (8, 8)
     caplog.clear()
     with caplog.at_level(logging.WARNING, "ferrogate"):
         cache.set({key: ("x" * 5000, None), (("a",), "l"): (1, None)})
         asyncio.run(cache.aset({(("a",), "m"): ("x" * 5000, None), (("a",), "n"): (2, None)}))
+    # One reason, and so one warning.
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
         "langgraph cache"
-    ] * 2
+    ]
     assert cache.get([(("a",), name) for name in "klmn"]) == {(("a",), "l"): 1, (("a",), "n"): 2}
 
 
@@ -109,3 +118,96 @@ def test_a_graph_runs_a_node_once(make: Any) -> None:
 def test_what_is_no_service() -> None:
     with pytest.raises(TypeError, match=r"^service: expected a ferrogate.CacheService, got str"):
         FerrogateCache("memory://")  # type: ignore[arg-type]
+
+
+LONG = "x" * 5000
+#: What LangGraph's own cache takes.
+NAMESPACES: list[tuple[Any, ...]] = [
+    (),
+    ("",),
+    ("", ""),
+    (LONG,),
+    (LONG + "x",),
+    ("a\x1fb",),
+    ("a", "b"),
+    ("a/b",),
+    ("1:a1:b",),
+    ("\0",),
+    ("\ud800",),
+    ("\ud801",),
+    ("?",),
+    (1,),
+    ("1",),
+]
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_any_namespace_is_one_of_its_own(make: Any, awaited: bool) -> None:
+    keys = [(namespace, key) for namespace in NAMESPACES for key in ("k", LONG, "\ud800\x1f")]
+    left: list[list[dict[Any, Any]]] = []
+    for cache in (FerrogateCache[Any](make()), InMemoryCache[Any]()):
+        cache.set({key: (number, None) for number, key in enumerate(keys)})
+        assert cache.get(keys) == {key: number for number, key in enumerate(keys)}
+        left.append([])
+        for namespace in [("nobody's",), *NAMESPACES]:
+            if awaited:
+                asyncio.run(cache.aclear([namespace]))
+            else:
+                cache.clear([namespace])
+            left[-1].append(cache.get(keys))
+        cache.clear([])
+    assert left[0] == left[1]
+    assert left[0][-1] == {}
+
+
+def test_two_caches_of_one_service_are_cleared_alone(make: Any) -> None:
+    service = make()
+    caches: list[FerrogateCache[int]] = [
+        FerrogateCache(service, namespace=name) for name in ("a", "b", "y" * 1024)
+    ]
+    key = (("n",), "k")
+    for cache in caches:
+        cache.set({key: (1, None)})
+    caches[0].clear([("n",)])
+    assert [cache.get([key]) for cache in caches] == [{}, {key: 1}, {key: 1}]
+    caches[2].clear([("n",)])
+    assert [cache.get([key]) for cache in caches] == [{}, {key: 1}, {}]
+
+
+def test_a_value_that_lives_for_no_time(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    key, other = (("n",), "k"), (("n",), "l")
+    for cache in (FerrogateCache[Any](make()), InMemoryCache[Any]()):
+        for ttl in (0, -1):
+            cache.set({key: (1, None), other: (1, None)})
+            cache.set({key: (2, ttl)})
+            asyncio.run(cache.aset({other: (2, ttl)}))
+            assert cache.get([key, other]) == {}
+    assert not caplog.records
+
+
+def test_a_cancelled_aset_leaves_nothing_behind(make: Any) -> None:
+    cache: FerrogateCache[int] = FerrogateCache(make())
+
+    async def main() -> None:
+        for turns in range(4):
+            pairs = {(("n",), f"{turns} {number}"): (number, None) for number in range(5)}
+            writing = asyncio.create_task(cache.aset(pairs))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            writing.cancel()
+            try:
+                await writing
+            except asyncio.CancelledError:
+                continue
+            assert len(await cache.aget(list(pairs))) == 5
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        asyncio.run(main())
+        gc.collect()
+    assert [str(each.message) for each in caught if "never awaited" in str(each.message)] == []
+
+
+def test_what_is_no_serializer(make: Any) -> None:
+    with pytest.raises(TypeError, match=r"^serde: expected LangGraph's Serial.*, got int$"):
+        FerrogateCache(make(), serde=5)  # type: ignore[arg-type]
