@@ -9,11 +9,11 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, NoReturn
 
 from dspy.clients.cache import Cache
 
-from ferrogate.integrations._payload import check_service, keeping
+from ferrogate.integrations._payload import Guard, check_namespace, check_service, check_ttl
 from ferrogate.service import CacheService, Seconds
 
 __all__ = ["FerrogateCache"]
@@ -27,14 +27,17 @@ class FerrogateCache(Cache):
     DSPy caches objects of many classes, so the service's codec has to be
     ``"pickle"``, which is signed: what somebody else wrote is never unpickled.
 
+    What cannot be read is a miss, and what cannot be kept is logged, once for each
+    reason, also where the service is closed or strict: the caller has the answer.
+
     Args:
         service: where the responses live; it is not closed by this.
         namespace: the service's namespace for them.
         ttl: seconds (or a timedelta) that they live; ``None`` for the service's own.
 
     Raises:
-        TypeError: ``service`` is none.
-        ValueError: its codec is not ``"pickle"``.
+        TypeError, ValueError: an argument is wrong, such as a service whose codec is
+            not ``"pickle"``; the message names it.
     """
 
     def __init__(
@@ -47,19 +50,27 @@ class FerrogateCache(Cache):
                 f"service: codec {service.codec!r} cannot carry DSPy's objects; make it with "
                 "codec='pickle' and an hmac_key"
             )
-        self._namespace = namespace
-        self._ttl = ttl
+        self._namespace = check_namespace(namespace)
+        self._ttl = check_ttl(ttl)
+        self._keeping = Guard("dspy cache: a response was not kept")
+        self._reading = Guard("dspy cache: a response was not read")
 
     def __contains__(self, key: str) -> bool:
-        return self._service.exists_sync(self._namespace, key)
+        with self._reading:
+            return self._service.exists_sync(self._namespace, key)
+        return False
 
     def get(
         self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None
     ) -> Any:
         """The response to ``request``, marked as a hit, or ``None``."""
         key = self._key(request, ignored_args_for_cache_key)
-        response = None if key is None else self._service.get_sync(self._namespace, key)
-        return None if response is None else self._prepare_cached_response(response)
+        if key is None:
+            return None
+        with self._reading:
+            response = self._service.get_sync(self._namespace, key)
+            return None if response is None else self._prepare_cached_response(response)
+        return None
 
     def put(
         self,
@@ -68,11 +79,12 @@ class FerrogateCache(Cache):
         ignored_args_for_cache_key: list[str] | None = None,
         enable_memory_cache: bool = True,
     ) -> None:
-        """Keeps the response to ``request``; one that cannot be pickled is logged and not kept."""
+        """Keeps the response to ``request``."""
         key = self._key(request, ignored_args_for_cache_key)
-        if key is None:
+        # None is no answer: DSPy asks again.
+        if key is None or value is None:
             return
-        with keeping("dspy cache"):
+        with self._keeping:
             self._service.set_sync(self._namespace, key, value, self._ttl)
 
     def _key(self, request: dict[str, Any], ignored: list[str] | None) -> str | None:
@@ -82,6 +94,37 @@ class FerrogateCache(Cache):
             _log.debug("dspy cache: a request without a key: %r", error)
             return None
 
-    def reset_memory_cache(self) -> None:
-        """Forgets all responses."""
+    def clear(self) -> None:
+        """Forgets all responses, for all processes that share the service's store.
+
+        Raises:
+            RuntimeError: the service is closed.
+            CacheUnavailable: it is strict, and its store does not answer.
+        """
         self._service.invalidate_namespace_sync(self._namespace)
+
+    def reset_memory_cache(self) -> None:
+        """Forgets the responses of a ``memory://`` service.
+
+        DSPy's own keeps what is on disk, so this leaves a store that outlives the
+        process, and may be shared, as it is; :meth:`clear` empties that.
+        """
+        if self._service.url != "memory://":
+            _log.debug("dspy cache: %s is not reset; clear() does that", self._service.url)
+            return
+        with self._reading:
+            self.clear()
+
+    def save_memory_cache(self, filepath: str) -> NoReturn:
+        """Raises ``NotImplementedError``: the service's store has the responses already."""
+        raise NotImplementedError(_NO_FILE.format("save_memory_cache"))
+
+    def load_memory_cache(self, filepath: str, allow_pickle: bool = False) -> NoReturn:
+        """Raises ``NotImplementedError``: only what is signed with the service's key is read."""
+        raise NotImplementedError(_NO_FILE.format("load_memory_cache"))
+
+
+_NO_FILE = (
+    "{}: the responses live in the service's store; with CacheService('sqlite:///path') "
+    "they outlive the process without being saved or loaded"
+)
