@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +12,9 @@ import pytest
 from ferrogate import CacheService
 
 Make = Callable[..., CacheService]
+
+# Else LiteLLM asks the network for prices in a thread, and warns in the middle of any test.
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -26,6 +31,16 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     yield make
     for service in made:
         service.close_sync()
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What the adapters have warned of so far, whatever the frameworks say meanwhile."""
+    return lambda: [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "ferrogate" and record.levelno >= logging.WARNING
+    ]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -66,7 +66,9 @@ def test_a_model_answers_once(make: Any) -> None:
     assert asyncio.run(chat.ainvoke("a")).content == "first"
 
 
-def test_only_generations_are_revived(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_generations_are_revived(
+    make: Any, caplog: pytest.LogCaptureFixture, told: Any
+) -> None:
     """Whoever can write into the store must not make us build a model or a template."""
     service = make(codec="msgpack")
     cache = FerrogateCache(service)
@@ -76,19 +78,21 @@ def test_only_generations_are_revived(make: Any, caplog: pytest.LogCaptureFixtur
         for payload in (json.dumps([json.dumps(prompt)]), "[]]", '["{}", 5]', "5"):
             service.set_sync("langchain", key, payload.encode())
             assert cache.lookup(*key) is None, payload
-        assert len(caplog.records) == 4
+        assert len(told()) == 4
         service.set_sync("langchain", key, 17)
         assert cache.lookup(*key) is None
 
 
-def test_what_is_too_large_is_not_kept(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_too_large_is_not_kept(
+    make: Any, caplog: pytest.LogCaptureFixture, told: Any
+) -> None:
     cache = FerrogateCache(make(max_value_bytes=500))
     with caplog.at_level(logging.WARNING, "ferrogate"):
         cache.update("p", "l", [Generation(text="x" * 1000)])
         asyncio.run(cache.aupdate("p", "l", [Generation(text="x" * 1000)]))
         assert cache.lookup("p", "l") is None
     # One reason, and so one warning.
-    assert len(caplog.records) == 1
+    assert len(told()) == 1
 
 
 class Forecast(pydantic.BaseModel):
@@ -162,7 +166,7 @@ def chat(message: AIMessage | None = None, **info: Any) -> ChatGeneration:
     ids=lambda generation: type(generation).__name__,
 )
 def test_what_would_not_come_back_equal_is_not_kept(
-    make: Any, caplog: pytest.LogCaptureFixture, generation: Generation
+    make: Any, caplog: pytest.LogCaptureFixture, told: Any, generation: Generation
 ) -> None:
     service = make()
     cache = FerrogateCache(service)
@@ -171,20 +175,22 @@ def test_what_would_not_come_back_equal_is_not_kept(
             cache.update(prompt, "l", [Generation(text="x"), generation])
             asyncio.run(cache.aupdate(prompt, "l", [generation]))
             assert cache.lookup(prompt, "l") is None
-    (told,) = [each.getMessage() for each in caplog.records]
-    assert told.startswith("langchain cache: generations were not kept: TypeError: ")
+    (said,) = told()
+    assert said.startswith("langchain cache: generations were not kept: TypeError: ")
     stats = service.get_stats()
     assert (stats["sets"], stats["hits"], stats["misses"]) == (0, 0, 2)
 
 
-def test_a_model_whose_answers_are_not_kept(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_whose_answers_are_not_kept(
+    make: Any, caplog: pytest.LogCaptureFixture, told: Any
+) -> None:
     answers = [AIMessage(str(n), response_metadata={"at": datetime.date.min}) for n in range(4)]
     service = make()
     llm = GenericFakeChatModel(messages=iter(answers), cache=FerrogateCache(service))
     with caplog.at_level(logging.WARNING, "ferrogate"):
         assert [llm.invoke("a").content, llm.invoke("a").content] == ["0", "1"]
         assert asyncio.run(llm.ainvoke("a")).content == "2"
-    assert [record.getMessage() for record in caplog.records] == [
+    assert told() == [
         "langchain cache: generations were not kept: TypeError: LangChain cannot revive "
         "datetime.date; name message classes of your own in allowed_objects"
     ]
