@@ -56,7 +56,7 @@ lock: ## Resolve requirements/*.in again into pinned, hashed lock files (UPGRADE
 soak: ## Run core and wheel tests with their full counts (FERROGATE_SOAK=times, default 100), and fuzz
 	FERROGATE_SOAK=$${FERROGATE_SOAK:-100} $(PYTHON) tools/suite.py core python fuzz
 
-system: ## Install the system packages that only some tests need (valgrind), or say what is missing
+system: ## Install the system packages that only some tests need (valgrind, redis-server, openssl), or say what is missing
 	@sh tools/system.sh
 
 test: system ## Test everything, the built wheel on every CPython of the machine

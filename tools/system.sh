@@ -4,8 +4,12 @@
 # nothing may skip, that is their failure).
 set -u
 have() { command -v "$1" >/dev/null 2>&1; }
-have valgrind && exit 0
-how="sudo apt-get install valgrind"
+missing=
+for one in valgrind redis-server openssl; do
+    have "$one" || missing="$missing $one"
+done
+[ -n "$missing" ] || exit 0
+how="sudo apt-get install$missing"
 if have apt-get; then
     if [ "$(id -u)" = 0 ]; then
         root=
@@ -17,10 +21,12 @@ if have apt-get; then
     if [ "$root" != none ]; then
         # An index that cannot be fetched may be fresh enough all the same.
         $root apt-get update -qq || true
-        $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq valgrind || true
+        $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing || true
     fi
 else
     how="please install it with this system's own tool"
 fi
-have valgrind || echo "valgrind is missing, the memory check will be left out: $how" >&2
+for one in $missing; do
+    have "$one" || echo "$one is missing, its tests will be left out: $how" >&2
+done
 exit 0

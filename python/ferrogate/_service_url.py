@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ferrogate._arguments import seconds, whole
+from ferrogate._arguments import flag, seconds, text_or_none, whole
 
 
 def _memory(url: str, options: dict[str, Any]) -> dict[str, Any] | None:
@@ -29,10 +30,102 @@ def _sqlite(url: str, options: dict[str, Any]) -> dict[str, Any]:
     return {"kind": "sqlite", "path": path, **given}
 
 
+def _redis(url: str, options: dict[str, Any]) -> dict[str, Any]:
+    parts = urlsplit(url)
+    base, _, mode = parts.scheme.partition("+")
+    sentinel = text_or_none("sentinel", options.pop("sentinel", None))
+    cluster = flag("cluster", options.pop("cluster", False))
+    path = [unquote(part) for part in parts.path.split("/") if part]
+    if mode == "sentinel" and sentinel is None:
+        if not path:
+            raise ValueError(f"url: expected the master's name in its path, got {shown(url)!r}")
+        sentinel = path.pop(0)
+    cluster = cluster or mode == "cluster"
+    if sentinel is not None and cluster:
+        raise ValueError("sentinel: a Cluster has no Sentinels")
+    if len(path) > 1 or (path and not path[0].isdecimal()):
+        raise ValueError(f"url: expected the number of a database, got {parts.path!r}")
+    db = int(path[0]) if path else 0
+    if cluster and db:
+        raise ValueError("url: a Cluster has only database 0")
+    userinfo, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = userinfo.partition(":")
+    default = _DEFAULT_SENTINEL_PORT if sentinel is not None else _DEFAULT_PORT
+    timeout = seconds("timeout_seconds", options.pop("timeout_seconds", 0.25))
+    connections = options.pop("max_connections", None)
+    if connections is None:
+        connections = _from_environment("REDIS_MAX_CONNECTIONS", 10)
+    given: dict[str, Any] = {
+        "kind": "redis",
+        "mode": "sentinel" if sentinel is not None else "cluster" if cluster else "single",
+        "master": sentinel or "",
+        "nodes": [_host_and_port(host, default) for host in hosts.split(",")],
+        "db": db,
+        "username": unquote(username) or None,
+        "password": unquote(password) or None,
+        "timeout_seconds": timeout,
+        "max_connections": whole("max_connections", connections, least=2),
+        "prefix": text_or_none("prefix", options.pop("prefix", None)) or "ferrogate:",
+        "tls": None,
+    }
+    if parts.query:
+        raise ValueError(f"url: expected options as arguments, got {parts.query!r} in it")
+    if base == "rediss":
+        given["tls"] = tuple(
+            _pem(name, options.pop(name, None))
+            for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+        )
+        if (given["tls"][1] is None) != (given["tls"][2] is None):
+            raise ValueError("ssl_certfile: expected with ssl_keyfile, or neither")
+    _refuse_options(base, options)
+    return given
+
+
+def _pem(name: str, path: str | os.PathLike[str] | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        pem = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if b"-----BEGIN" not in pem:
+        raise ValueError(f"{name}: expected a file in PEM format, got {path}")
+    return pem
+
+
+def _host_and_port(netloc: str, default: int) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"//{netloc}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host and netloc and not netloc.startswith(":"):
+        raise ValueError(f"url: expected host:port, got {netloc!r}")
+    return host or "localhost", port or default
+
+
+def _from_environment(name: str, default: int) -> int:
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    if not text.isdecimal():
+        raise ValueError(f"{name}: expected a whole number in the environment, got {text!r}")
+    return int(text)
+
+
+_DEFAULT_PORT = 6379
+_DEFAULT_SENTINEL_PORT = 26379
+
 #: What the native layer is to open for a scheme; ``None`` for no store at all.
 _SCHEMES: dict[str, Callable[[str, dict[str, Any]], dict[str, Any] | None]] = {
     "memory": _memory,
     "sqlite": _sqlite,
+    "redis": _redis,
+    "rediss": _redis,
+    "redis+sentinel": _redis,
+    "rediss+sentinel": _redis,
+    "redis+cluster": _redis,
+    "rediss+cluster": _redis,
 }
 
 

@@ -73,7 +73,10 @@ class CacheService(_core.CacheService):
     that may wait are coroutines; each has a blocking twin that ends in ``_sync``.
 
     Args:
-        url: ``memory://`` for this process alone.
+        url: ``memory://`` for this process alone, ``sqlite:///path`` for the processes of a
+            machine, ``redis://user:password@host:port/db`` for those of several; with
+            ``rediss`` over TLS, ``redis+sentinel://host,host/master/db`` and
+            ``redis+cluster://host,host`` where there are more servers.
         near_bytes: the near cache's bound.
         default_ttl: seconds (or a timedelta) that a value lives; ``None`` for ever.
         codec: how values become bytes. ``"json"`` (readable by others) and
@@ -87,7 +90,11 @@ class CacheService(_core.CacheService):
         name: shown in statistics, the log and ``repr``.
         clock: a :class:`ferrogate.testing.ManualClock` in tests.
         enabled: ``False`` makes it store nothing and still count.
-        options: what a kind of store has beside; see its documentation.
+        options: of SQLite ``max_bytes``, ``max_entries``, ``readers`` and ``busy_seconds``; of
+            Redis ``timeout_seconds`` (0.25: a request gives up), ``max_connections``
+            (``REDIS_MAX_CONNECTIONS`` in the environment, else 10), ``prefix`` of all keys,
+            ``sentinel`` (the master's name) or ``cluster=True`` instead of the longer schemes,
+            and over TLS ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile`` (paths).
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it.

@@ -13,9 +13,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::runtime::{Builder, Handle, Runtime};
+
 use crate::core::clock::{Clock, nanos_from_duration};
 use crate::core::random::Random;
 use crate::core::sync::Mutex;
+
+/// Threads of the tokio runtime. They only move bytes; a third gained nothing on two cores.
+const WORKERS: usize = 2;
+
+/// How long the runtime's own tasks may take to notice that it stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 static LIFE: Mutex<Life> = Mutex::new(Life::new());
@@ -41,12 +49,14 @@ struct Life {
     ended: bool,
     /// Forks under way; several threads may be about to.
     forks: u32,
+    pid: u32,
+    runtime: Option<Runtime>,
     tenants: Vec<Weak<dyn Tenant>>,
 }
 
 impl Life {
     const fn new() -> Self {
-        Self { ended: false, forks: 0, tenants: Vec::new() }
+        Self { ended: false, forks: 0, pid: 0, runtime: None, tenants: Vec::new() }
     }
 
     fn living(&mut self) -> Vec<Arc<dyn Tenant>> {
@@ -88,15 +98,56 @@ pub fn may_run() -> Result<bool, Ended> {
     if life.ended { Err(Ended) } else { Ok(life.forks == 0) }
 }
 
+/// The tokio runtime, started on first use; `None` in the middle of a fork.
+///
+/// # Errors
+/// [`Ended`] after the shutdown, an I/O error if its threads cannot be started.
+pub fn runtime() -> Result<Option<Handle>, StartError> {
+    let mut life = LIFE.lock();
+    if life.ended {
+        return Err(StartError::Ended);
+    }
+    if life.forks > 0 {
+        return Ok(None);
+    }
+    let pid = std::process::id();
+    if life.pid != pid {
+        // Forked by somebody who does not tell Python: its threads are not here.
+        std::mem::forget(life.runtime.take());
+        life.pid = pid;
+    }
+    if life.runtime.is_none() {
+        let built = Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .thread_name("ferrogate")
+            .enable_all()
+            .build();
+        life.runtime = Some(built.map_err(StartError::Io)?);
+    }
+    Ok(life.runtime.as_ref().map(|runtime| runtime.handle().clone()))
+}
+
+/// Why the runtime did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// After the shutdown.
+    Ended,
+    /// The system refused.
+    Io(std::io::Error),
+}
+
 /// Stops and joins everything, so that the fork copies no thread's work half-done.
 pub fn before_fork() {
-    let tenants = {
+    let (tenants, runtime) = {
         let mut life = LIFE.lock();
         life.forks += 1;
-        life.living()
+        (life.living(), life.runtime.take())
     };
     for tenant in tenants {
         tenant.quiesce();
+    }
+    if let Some(runtime) = runtime {
+        runtime.shutdown_timeout(STOP_PATIENCE);
     }
 }
 
@@ -122,6 +173,9 @@ pub fn after_fork_in_child() {
     let tenants = {
         let mut life = LIFE.lock();
         life.forks = 0;
+        life.pid = 0;
+        // Only there if nobody told us before the fork; its threads are not here.
+        std::mem::forget(life.runtime.take());
         life.living()
     };
     for tenant in tenants {
@@ -131,15 +185,18 @@ pub fn after_fork_in_child() {
 
 /// Ends everything within `patience`; every later request is refused. Idempotent.
 pub fn shutdown(patience: Duration) {
-    let tenants = {
+    let (tenants, runtime) = {
         let mut life = LIFE.lock();
         life.ended = true;
-        life.living()
+        (life.living(), life.runtime.take())
     };
     let clock = Clock::System;
     let until = clock.now().saturating_add(nanos_from_duration(patience));
     let left = || Duration::from_nanos(until.saturating_sub(clock.now()));
     for tenant in tenants {
         tenant.close(left());
+    }
+    if let Some(runtime) = runtime {
+        runtime.shutdown_timeout(left());
     }
 }

@@ -18,6 +18,7 @@ pub mod outage;
 pub mod owed;
 pub mod place;
 pub mod queue;
+pub mod redis;
 pub mod service;
 pub mod sqlite;
 pub mod tier;

@@ -62,7 +62,7 @@ impl Outages {
     /// A request has failed; what is to be logged of that.
     #[must_use]
     pub fn failed(&self, kind: Kind, error: &TierError, now: Nanos) -> Option<String> {
-        if matches!(error, TierError::Lost | TierError::Ended) {
+        if matches!(error, TierError::Lost | TierError::Ended | TierError::Full(_)) {
             return None;
         }
         let mut outage = self.0[kind as usize].lock();

@@ -296,8 +296,14 @@ impl Service {
             Ok(reply) => reply,
             Err(error) => {
                 Counts::add(&self.counts.errors);
+                let full = matches!(error, TierError::Full(_));
                 self.failed(kind, &error);
-                return self.answer_failed(digest, error);
+                let answer = self.answer_failed(digest, error);
+                if full {
+                    // It answers, and can forget what it could not replace.
+                    self.recovered(kind);
+                }
+                return answer;
             }
         };
         if let Digest::Written(place, _) | Digest::Loaded { place, .. } = &digest {

@@ -150,6 +150,8 @@ pub struct Found {
 pub enum TierError {
     /// It cannot be reached, is full, or failed; a sentence for people.
     Away(String),
+    /// It refused this write for lack of room, and answers otherwise; a sentence for people.
+    Full(String),
     /// It did not answer in time.
     Late,
     /// The runtime has ended.

@@ -88,9 +88,9 @@ def test_values_are_copies(service: Open) -> None:
     assert cache.get_sync("ns", "k") == {"a": [1]}
 
 
-def test_ttl(service: Open) -> None:
+def test_ttl(timed: Open) -> None:
     clock = ManualClock(1_000.0)
-    cache = service(clock=clock, default_ttl=60)
+    cache = timed(clock=clock, default_ttl=60)
     cache.set_sync("ns", "usual", 1)
     cache.set_sync("ns", "short", 2, ttl=datetime.timedelta(seconds=10))
     cache.set_sync("ns", "long", 3, 100)

@@ -113,9 +113,9 @@ def test_a_view_raises_what_the_codec_cannot_carry(service: Open) -> None:
         service().namespace("ns", key="category")
 
 
-def test_a_view_has_its_own_ttl_and_tags(service: Open) -> None:
+def test_a_view_has_its_own_ttl_and_tags(timed: Open) -> None:
     clock = ManualClock(1_000.0)
-    cache = service(clock=clock)
+    cache = timed(clock=clock)
     short, tagged = cache.namespace("short", ttl=10), cache.namespace("tagged", tags=["t"])
     short.set_sync("k", 1)
     short.set_sync("longer", 1, ttl=100)

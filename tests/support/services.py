@@ -30,6 +30,8 @@ def opener(url: str) -> Iterator[Open]:
     def open_service(**arguments: Any) -> CacheService:
         if url.startswith("sqlite:"):
             arguments.setdefault("busy_seconds", PATIENT)
+        elif url.startswith("redis:"):
+            arguments.setdefault("timeout_seconds", 5)
         opened.append(CacheService(url, **arguments))
         return opened[-1]
 

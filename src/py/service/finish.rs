@@ -124,7 +124,9 @@ impl CacheService {
             TierError::Ended if self.closed.load(Ordering::Acquire) => Err(closed()),
             TierError::Ended => Err(ended()),
             _ if !self.strict => Ok(()),
-            TierError::Away(why) => Err(CacheUnavailable::new_err(why.clone())),
+            TierError::Away(why) | TierError::Full(why) => {
+                Err(CacheUnavailable::new_err(why.clone()))
+            }
             TierError::Late => Err(CacheUnavailable::new_err("no answer in time")),
             TierError::Lost => Err(CacheUnavailable::new_err("the request was lost in a fork")),
         }

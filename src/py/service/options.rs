@@ -18,6 +18,7 @@ use crate::runtime::lifecycle::may_run;
 use crate::runtime::near::Near;
 use crate::runtime::notices::Notices;
 use crate::runtime::owed::Owed;
+use crate::runtime::redis;
 use crate::runtime::sqlite::{self, OpenError};
 use crate::runtime::tier::{BETWEEN, Tier};
 
@@ -130,8 +131,40 @@ pub(super) fn open_tier(
             })?;
             Ok(Arc::new(tier))
         }
+        "redis" => {
+            let tier = redis::RedisTier::new(redis_config(options)?, near, clock, notices);
+            Ok(Arc::new(tier.map_err(|_| ended())?))
+        }
         _ => Err(PyValueError::new_err(format!("url: no store of the kind {kind:?}"))),
     }
+}
+
+fn redis_config(options: &Bound<'_, PyDict>) -> PyResult<redis::Config> {
+    type Pem = Option<Vec<u8>>;
+    let mode = match option::<String>(options, "mode")?.as_str() {
+        "sentinel" => redis::Mode::Sentinel(option(options, "master")?),
+        "cluster" => redis::Mode::Cluster,
+        _ => redis::Mode::Single,
+    };
+    let tls = option::<Option<(Pem, Pem, Pem)>>(options, "tls")?;
+    let tls = tls.map(|(ca, cert, key)| redis::Tls { ca, own: cert.zip(key) });
+    if let Some(Err(why)) = tls.as_ref().map(redis::Tls::check) {
+        return Err(PyValueError::new_err(format!("ssl_ca_certs, ssl_certfile: {why}")));
+    }
+    Ok(redis::Config {
+        servers: redis::Servers {
+            tls,
+            mode,
+            nodes: option(options, "nodes")?,
+            db: option(options, "db")?,
+            username: option(options, "username")?,
+            password: option(options, "password")?,
+            timeout: seconds(options, "timeout_seconds")?,
+        },
+        prefix: option(options, "prefix")?,
+        max_connections: option(options, "max_connections")?,
+        lease: seconds(options, "lease_seconds")?,
+    })
 }
 
 fn option<'py, T: FromPyObjectOwned<'py>>(options: &Bound<'py, PyDict>, name: &str) -> PyResult<T> {

@@ -1,0 +1,309 @@
+//! Sends what is queued: many requests in one write, over few connections.
+//!
+//! While a connection has [`DEPTH`] batches under way, requests gather; so the
+//! batches grow with the load, and a lone request goes out at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use redis::{RedisError, ServerError, Value};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::plan::{Next, Plan, Then, disown, plan, renew};
+use super::shared::{Ask, Job, Shared, Stage};
+use super::wire::Wire;
+use crate::core::clock::Nanos;
+use crate::runtime::queue::Bounds;
+use crate::runtime::tier::{Request, TierError};
+
+/// Requests in one batch, and bytes of values.
+const BATCH: Bounds = Bounds { items: 256, bytes: 4 << 20 };
+
+/// Batches under way on one connection: while one is on the wire, the next one is parsed.
+const DEPTH: usize = 2;
+
+/// On a Cluster every request goes its own way; so many at once.
+const CLUSTER_DEPTH: usize = 1024;
+
+/// With more requests left behind, another connection is opened.
+const GROW_AT: usize = 512;
+
+/// After a failed attempt, the next one may take so long to begin.
+const PAUSE: Duration = Duration::from_millis(20);
+
+struct Connection {
+    wire: Wire,
+    broken: Arc<AtomicBool>,
+    busy: Arc<()>,
+}
+
+impl Connection {
+    fn depth(&self) -> usize {
+        Arc::strong_count(&self.busy) - 1
+    }
+}
+
+/// Runs until it is told to stop.
+pub(super) async fn drive(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>) {
+    let mut pool: Vec<Connection> = Vec::new();
+    let mut batches = FuturesUnordered::new();
+    let mut connecting = FuturesUnordered::new();
+    // One of them listens for changes.
+    let most = shared.config.max_connections.saturating_sub(1).max(1);
+    let depth = if shared.is_cluster() { CLUSTER_DEPTH } else { DEPTH };
+    loop {
+        pool.retain(|one| !one.broken.load(Ordering::Acquire));
+        shared.figures.connections.store(pool.len() as u64, Ordering::Relaxed);
+        let now = *stage.borrow_and_update();
+        let over = match now {
+            Stage::Run => false,
+            Stage::Pause => true,
+            Stage::Drain => shared.waiting() == 0,
+        };
+        if over && batches.is_empty() {
+            return;
+        }
+        let free = pool.iter().position(|one| one.depth() < depth);
+        let ready = !over && shared.listened.load(Ordering::Acquire);
+        // Only one of the two arms that are woken by new requests is on.
+        let taking = ready && (free.is_some() || connecting.is_empty() && pool.is_empty());
+        tokio::select! {
+            biased;
+            Some(()) = batches.next(), if !batches.is_empty() => {}
+            Some(opened) = connecting.next(), if !connecting.is_empty() => match opened {
+                Ok(wire) => pool.push(new(wire)),
+                Err(error) if pool.is_empty() => shared.expire(u64::MAX, &error),
+                Err(_) => {}
+            },
+            () = shared.gate.notified(), if !ready && !over => {}
+            // What is told after it is over changes nothing.
+            _ = stage.changed(), if now == Stage::Run => {}
+            () = nonempty(&shared), if taking => {
+                if let Some(free) = free {
+                    let jobs = shared.take(BATCH);
+                    let one = &pool[free];
+                    let (wire, broken, busy) = (one.wire.clone(), one.broken.clone(), one.busy.clone());
+                    if shared.is_cluster() {
+                        for job in jobs {
+                            let (wire, broken, busy) = (wire.clone(), broken.clone(), busy.clone());
+                            batches.push(batch(&shared, wire, vec![job], broken, busy));
+                        }
+                    } else {
+                        batches.push(batch(&shared, wire, jobs, broken, busy));
+                    }
+                    let more = shared.waiting() > GROW_AT && pool.len() < most;
+                    if more && !shared.is_cluster() && connecting.is_empty() {
+                        connecting.push(connect(&shared));
+                    }
+                } else {
+                    connecting.push(connect(&shared));
+                }
+            }
+            () = first_deadline(&shared), if !taking => {
+                shared.expire(shared.now(), &TierError::Late);
+            }
+        }
+    }
+}
+
+fn new(wire: Wire) -> Connection {
+    Connection { wire, broken: Arc::default(), busy: Arc::default() }
+}
+
+async fn connect(shared: &Shared) -> Result<Wire, TierError> {
+    let turn = shared.figures.connects.fetch_add(1, Ordering::Relaxed) as usize;
+    let opened = timeout(shared.config.servers.timeout, shared.config.servers.open(turn)).await;
+    match opened {
+        Ok(Ok(wire)) => Ok(wire),
+        Ok(Err(error)) => {
+            let error = why(&error);
+            tokio::time::sleep(PAUSE).await;
+            Err(error)
+        }
+        Err(_) => Err(TierError::Late),
+    }
+}
+
+async fn nonempty(shared: &Shared) {
+    loop {
+        let woken = shared.wake.notified();
+        if shared.waiting() > 0 {
+            return;
+        }
+        woken.await;
+    }
+}
+
+async fn first_deadline(shared: &Shared) {
+    loop {
+        let Some(deadline) = shared.first_deadline() else {
+            let woken = shared.wake.notified();
+            if shared.waiting() == 0 {
+                woken.await;
+            }
+            continue;
+        };
+        let now = shared.now();
+        if deadline <= now {
+            return;
+        }
+        tokio::time::sleep(Duration::from_nanos(deadline - now)).await;
+    }
+}
+
+/// Carries out jobs; what their replies make necessary goes in further round trips.
+async fn batch(
+    shared: &Shared,
+    mut wire: Wire,
+    jobs: Vec<Job>,
+    broken: Arc<AtomicBool>,
+    _busy: Arc<()>,
+) {
+    shared.figures.batches.fetch_add(1, Ordering::Relaxed);
+    let mut live: Vec<(Job, Plan)> = jobs.into_iter().map(|job| begin(shared, job)).collect();
+    while !live.is_empty() {
+        let deadline = live.iter().map(|(job, _)| job.deadline).min().unwrap_or(0);
+        let left = deadline.saturating_sub(shared.now()).min(timeout_nanos(shared));
+        let mut commands = Vec::with_capacity(live.len() * 2);
+        let mut pending = Vec::with_capacity(live.len());
+        for (job, Plan { commands: mine, then, lease }) in live.drain(..) {
+            pending.push(Pending { job, count: mine.len(), then, lease });
+            commands.extend(mine);
+        }
+        let sent = timeout(Duration::from_nanos(left), wire.send(commands)).await;
+        let values = match sent {
+            Ok(Ok(values)) => values,
+            Ok(Err(error)) => return give_up(shared, pending, &broken, &why(&error)),
+            Err(_) => return give_up(shared, pending, &broken, &TierError::Late),
+        };
+        answered(shared);
+        let mut values = values.into_iter();
+        for Pending { job, count, then, .. } in pending {
+            let mine: Vec<Value> = values.by_ref().take(count).collect();
+            match refused(&mine) {
+                None => match then(shared, tame(mine)) {
+                    Next::Done(outcome) => job.done.end(outcome),
+                    Next::More(plan) => live.push((job, plan)),
+                    Next::Park(waiter, longest) => {
+                        waiter.park(job.done);
+                        tokio::spawn(async move {
+                            tokio::time::sleep(longest).await;
+                            waiter.ring();
+                        });
+                    }
+                },
+                Some(Refusal::Forgotten) if !job.again => {
+                    // Somebody emptied its scripts: a new connection loads them.
+                    broken.store(true, Ordering::Release);
+                    shared.put_back(vec![Job { again: true, ..job }]);
+                }
+                Some(Refusal::Forgotten) => {
+                    shared.fail(job, &TierError::Away("it forgets its scripts".into()));
+                }
+                Some(Refusal::Full(why)) => shared.fail(job, &TierError::Full(why)),
+                Some(Refusal::Unfit(why)) => {
+                    broken.store(true, Ordering::Release);
+                    shared.fail(job, &TierError::Away(why));
+                }
+                Some(Refusal::Other(why)) => shared.fail(job, &TierError::Away(why)),
+            }
+        }
+    }
+}
+
+/// Redis has answered.
+fn answered(shared: &Shared) {
+    let now = shared.now();
+    let before = shared.last_reply.swap(now, Ordering::AcqRel);
+    if now.saturating_sub(before) > timeout_nanos(shared) {
+        // After a pause; else it is left to the upkeep.
+        shared.end_orphans();
+    }
+}
+
+fn timeout_nanos(shared: &Shared) -> Nanos {
+    crate::core::clock::nanos_from_duration(shared.config.servers.timeout)
+}
+
+fn begin(shared: &Shared, job: Job) -> (Job, Plan) {
+    let plan = match &job.ask {
+        Ask::Request(request) => plan(shared, request),
+        Ask::Renew(token, name) => renew(shared, *token, name),
+        Ask::Disown(token, name) => disown(shared, *token, name),
+    };
+    (job, plan)
+}
+
+/// A job whose commands are on their way.
+struct Pending {
+    job: Job,
+    count: usize,
+    then: Then,
+    lease: Option<(u64, String)>,
+}
+
+fn give_up(shared: &Shared, pending: Vec<Pending>, broken: &AtomicBool, error: &TierError) {
+    // What is on its way on it would be answered to the next one.
+    broken.store(true, Ordering::Release);
+    let mut again = Vec::new();
+    for Pending { job, lease, .. } in pending {
+        if let Some((token, name)) = lease {
+            shared.disown(token, name);
+        }
+        // A server that was restarted has closed a connection without a word. What was done may be
+        // done once more, but for a lease: that would wait for the first one.
+        let lease = matches!(job.ask, Ask::Request(Request::Lease { .. }));
+        if matches!(error, TierError::Away(_)) && !job.again && !lease {
+            again.push(Job { again: true, ..job });
+        } else {
+            shared.fail(job, error);
+        }
+    }
+    shared.put_back(again);
+}
+
+enum Refusal {
+    /// It does not know the script.
+    Forgotten,
+    /// It has no memory left.
+    Full(String),
+    /// It is not, or not yet, or no longer the one to talk to.
+    Unfit(String),
+    Other(String),
+}
+
+fn refused(values: &[Value]) -> Option<Refusal> {
+    values.iter().find_map(|value| match value {
+        Value::ServerError(error) => refusal(error),
+        _ => None,
+    })
+}
+
+fn refusal(error: &ServerError) -> Option<Refusal> {
+    let why = || format!("{} {}", error.code(), error.details().unwrap_or_default());
+    match error.code() {
+        // Something else is there: as good as nothing.
+        "WRONGTYPE" => None,
+        "NOSCRIPT" => Some(Refusal::Forgotten),
+        "OOM" => Some(Refusal::Full(why())),
+        "READONLY" | "MASTERDOWN" | "NOAUTH" | "UNBLOCKED" => Some(Refusal::Unfit(why())),
+        _ => Some(Refusal::Other(why())),
+    }
+}
+
+fn tame(mut values: Vec<Value>) -> Vec<Value> {
+    for value in &mut values {
+        if let Value::ServerError(_) = value {
+            *value = Value::Nil;
+        }
+    }
+    values
+}
+
+/// An error as a sentence for people.
+pub(super) fn why(error: &RedisError) -> TierError {
+    if error.is_timeout() { TierError::Late } else { TierError::Away(error.to_string()) }
+}

@@ -1,0 +1,33 @@
+//! Keeps the leases of this process for as long as it loads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::shared::{Ask, Shared, Stage};
+use crate::runtime::tier::Done;
+
+/// Shortest time between two rounds.
+const SHORTEST: Duration = Duration::from_millis(20);
+/// Longest one.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// Runs until it is told to stop.
+pub(super) async fn keep(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>) {
+    let every = (shared.config.lease / 3).clamp(SHORTEST, LONGEST);
+    while *stage.borrow() == Stage::Run {
+        tokio::select! {
+            () = sleep(every) => {}
+            _ = stage.changed() => return,
+        }
+        let leases: Vec<(u64, String)> =
+            shared.leases.lock().iter().map(|(token, name)| (*token, name.clone())).collect();
+        for (token, name) in leases {
+            shared.enqueue(Ask::Renew(token, name), Done::new(drop));
+        }
+        shared.end_orphans();
+        shared.waits.sweep();
+    }
+}

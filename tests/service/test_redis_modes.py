@@ -1,0 +1,267 @@
+"""The Redis tier behind Sentinels, on a Cluster, over TLS, and as an ACL user."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis_servers import Server, command, free_port, needs_redis, server, until
+
+from ferrogate import CacheService
+
+pytestmark = needs_redis
+
+
+@contextlib.contextmanager
+def closing(*servers: Server) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for one in servers:
+            one.close()
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[list[Server]]:
+    """A Cluster of three masters."""
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
+    three = [Server(tmp_path / str(n), *options) for n in range(3)]
+    with closing(*three):
+        for one, (first, last) in zip(
+            three, [(0, 5460), (5461, 10922), (10923, 16383)], strict=True
+        ):
+            assert one.command("CLUSTER", "ADDSLOTSRANGE", first, last) == b"+OK"
+            assert one.command("CLUSTER", "MEET", "127.0.0.1", three[0].port) == b"+OK"
+        deadline = time.monotonic() + 20
+        while not all(
+            b"cluster_state:ok" in one.command("CLUSTER", "INFO")
+            and b"cluster_known_nodes:3" in one.command("CLUSTER", "INFO")
+            for one in three
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield three
+
+
+def cluster_url(nodes: list[Server]) -> str:
+    return "redis+cluster://" + ",".join(f"127.0.0.1:{one.port}" for one in nodes)
+
+
+def test_a_cluster(nodes: list[Server]) -> None:
+    async def main() -> None:
+        async with (
+            CacheService(cluster_url(nodes), timeout_seconds=5) as a,
+            CacheService(nodes[1].url, timeout_seconds=5, cluster=True) as b,
+        ):
+            assert await a.health_check()
+            for number in range(100):
+                assert await a.set(f"ns{number % 3}", number, number, tags=[f"t{number % 5}"])
+            assert all(int(one.command("DBSIZE")[1:]) > 10 for one in nodes)
+            for number in range(100):
+                assert await b.get(f"ns{number % 3}", number) == number
+            assert await a.invalidate_namespace("ns1")
+            assert await a.invalidate_tag("t2")
+            await until(lambda: b.get_sync("ns1", 1) is None and b.get_sync("ns2", 2) is None)
+            for number in range(100):
+                gone = number % 3 == 1 or number % 5 == 2
+                assert await b.get(f"ns{number % 3}", number) == (None if gone else number)
+            assert await a.delete("ns0", 0)
+            await until(lambda: b.get_sync("ns0", 0) is None)
+            loads = 0
+
+            async def load() -> int:
+                nonlocal loads
+                loads += 1
+                await asyncio.sleep(0.2)
+                return loads
+
+            found = await asyncio.gather(
+                *(one.get_or_set("ns", "k", load) for one in (a, b) for _ in range(20))
+            )
+            assert (set(found), loads) == ({1}, 1)
+            assert a.get_stats()["errors"] == b.get_stats()["errors"] == 0
+
+    asyncio.run(main())
+
+
+def test_a_node_of_a_cluster_that_is_away_costs_only_its_values(nodes: list[Server]) -> None:
+    async def main() -> None:
+        async with CacheService(cluster_url(nodes), near_bytes=1) as a:
+            for number in range(30):
+                assert await a.set("ns", number, number)
+            nodes[2].stop()
+            begin = time.monotonic()
+            await asyncio.gather(*(a.get("ns", number) for number in range(30)))
+            assert time.monotonic() - begin < 1
+            nodes[2].go_on()
+            await until(a.health_check)
+
+            async def all_there() -> bool:
+                return [await a.get("ns", n) for n in range(30)] == list(range(30))
+
+            await until(all_there, 10)
+
+    asyncio.run(main())
+
+
+@contextlib.contextmanager
+def sentinel(folder: Path, master: Server) -> Iterator[int]:
+    """A Sentinel that promotes by itself; its port."""
+    port, configuration = free_port(), folder / "sentinel.conf"
+    configuration.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
+        f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
+        "sentinel down-after-milliseconds mymaster 500\n"
+        "sentinel failover-timeout mymaster 3000\n"
+    )
+    binary = shutil.which("redis-server")
+    assert binary
+    process = subprocess.Popen(
+        [binary, str(configuration), "--sentinel"], stdout=subprocess.DEVNULL
+    )
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def is_master(one: Server) -> bool:
+    try:
+        return b"role:master" in one.command("INFO", "replication")
+    except OSError:
+        # The Sentinel that makes it one ends its connections.
+        return False
+
+
+@pytest.mark.timeout(240)
+def test_a_failover(tmp_path: Path) -> None:
+    master = Server(tmp_path / "master")
+    replica = Server(tmp_path / "replica", "--replicaof", "127.0.0.1", str(master.port))
+
+    async def main(port: int) -> None:
+        await until(lambda: b"master_link_status:up" in replica.command("INFO", "replication"), 20)
+        url = f"redis+sentinel://127.0.0.1:{port}/mymaster/0"
+        async with CacheService(url) as a, CacheService(url) as b:
+            await until(a.health_check, 20)
+            await until(lambda: a.set("ns", "k", "before"))
+            await until(lambda: b.get_sync("ns", "k") == "before")
+            # It asks the master every ten seconds; of a replica that it does not know it cannot
+            # make a master.
+            await until(lambda: b"slaves=1" in command(port, "INFO", "sentinel"), 40)
+            over = False
+
+            async def one(task: int) -> None:
+                while not over:
+                    await a.get("ns", f"missing {task}")
+                    await a.set("ns", f"written {task}", task)
+                    assert await a.get("ns", "k") in ("before", None)
+                    await asyncio.sleep(0.02)
+
+            tasks = [asyncio.create_task(one(n)) for n in range(200)]
+            await asyncio.sleep(0.2)
+            master.kill()
+            # On a machine that was busy for two seconds it does nothing for thirty.
+            await until(lambda: is_master(replica), 90)
+            await until(a.health_check, 10)
+            over = True
+            await asyncio.gather(*tasks)
+            await until(lambda: a.set("ns", "k", "after"))
+            await until(lambda: b.get_sync("ns", "k") == "after", 5)
+
+    with closing(master, replica), sentinel(tmp_path, master) as port:
+        asyncio.run(main(port))
+
+
+needs_openssl = pytest.mark.skipif(
+    shutil.which("openssl") is None and not os.environ.get("CI"),
+    reason="openssl: run `make system`",
+)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A server's certificate for localhost, signed by an authority of our own."""
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    for name in ("ca", "server"):
+        openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{name}.key")
+    (folder / "ca.conf").write_text(
+        "[req]\ndistinguished_name=dn\nprompt=no\nx509_extensions=v3\n[dn]\nCN=Test CA\n"
+        "[v3]\nbasicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign\n"
+    )
+    openssl("req", "-x509", "-new", "-key", "ca.key", "-days", "2", "-out", "ca.crt",
+            "-config", "ca.conf")  # fmt: skip
+    openssl("req", "-new", "-key", "server.key", "-subj", "/CN=localhost", "-out", "server.csr")
+    (folder / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    openssl("x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key",
+            "-CAcreateserial", "-days", "2", "-extfile", "san", "-out", "server.crt")  # fmt: skip
+    return folder
+
+
+@needs_openssl
+def test_tls(certificates: Path) -> None:
+    port = free_port()
+    options = [
+        *("--tls-port", str(port), "--tls-auth-clients", "no"),
+        *("--tls-cert-file", str(certificates / "server.crt")),
+        *("--tls-key-file", str(certificates / "server.key")),
+        *("--tls-ca-cert-file", str(certificates / "ca.crt")),
+    ]
+
+    async def main() -> None:
+        url, authority = f"rediss://localhost:{port}/0", certificates / "ca.crt"
+        async with (
+            CacheService(url, timeout_seconds=5, ssl_ca_certs=authority) as a,
+            CacheService(url, timeout_seconds=5, ssl_ca_certs=authority) as b,
+        ):
+            assert await a.set("ns", "k", "secret")
+            assert await b.get("ns", "k") == "secret"
+            assert await a.set("ns", "k", "newer")
+            await until(lambda: b.get_sync("ns", "k") == "newer")
+        async with CacheService(url, timeout_seconds=5) as distrustful:
+            assert not await distrustful.health_check()
+            assert await distrustful.get("ns", "k") is None
+
+    with server(*options):
+        asyncio.run(main())
+    with pytest.raises(ValueError, match="ssl_ca_certs"):
+        CacheService("rediss://localhost", ssl_ca_certs=certificates / "missing")
+    with pytest.raises(ValueError, match="ssl_ca_certs"):
+        CacheService("rediss://localhost", ssl_ca_certs=certificates / "san")
+    with pytest.raises(ValueError, match="ssl_keyfile"):
+        CacheService("rediss://localhost", ssl_certfile=certificates / "server.crt")
+
+
+def test_a_user_who_may_only_what_is_needed() -> None:
+    async def main(one: Server) -> None:
+        rules = "~cache:* &cache:* +@read +@write +@scripting +@connection +@pubsub +time +script"
+        one.command("ACL", "SETUSER", "agent", "on", ">pass:word@", *rules.split())
+        url = f"redis://agent:pass%3Aword%40@127.0.0.1:{one.port}"
+        async with (
+            CacheService(url, timeout_seconds=5, prefix="cache:") as a,
+            CacheService(url, timeout_seconds=5, prefix="cache:") as b,
+        ):
+            assert await a.health_check()
+            assert await a.set("ns", "k", 1, tags=["t"])
+            assert await b.get("ns", "k") == 1
+            assert await a.invalidate_tag("t")
+            await until(lambda: b.get_sync("ns", "k") is None)
+            assert await a.get_or_set("ns", "k", lambda: asyncio.sleep(0, 2)) == 2
+        async with CacheService(url, timeout_seconds=5, prefix="others:") as c:
+            assert not await c.health_check()
+            assert await c.get("ns", "k") is None
+            assert not await c.set("ns", "k", 1)
+
+    with server() as one:
+        asyncio.run(main(one))
