@@ -5,7 +5,9 @@
 
 However many ask both workers at once, a question is put to the model once; the
 answer outlives a restart, and what one worker invalidates, the other does not
-serve. ``CACHE_URL`` names another store.
+serve. With Redis instead, so do workers on several machines:
+
+    CACHE_URL=redis://localhost:6379/0 uvicorn --app-dir examples fastapi_sqlite:app --workers 2
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ answers = cache.namespace("answers", ttl=86_400, tags=["llm"])
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     yield
-    # What was acknowledged is in the file already; this ends the threads.
+    # What was acknowledged is in the store already; this ends the threads.
     await cache.close()
 
 

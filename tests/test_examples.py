@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 from child import patience
+from redis_servers import needs_redis
+from redis_servers import server as redis_server
 from waiting import eventually, in_time
 
 pytest.importorskip("fastapi")
@@ -48,7 +50,7 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, workers: int = 2) -> Iterator[Server]:
+def serving(folder: Path, url: str | None, workers: int = 2) -> Iterator[Server]:
     """uvicorn as the example's text has it; afterwards it must stop with 0 and nothing amiss."""
     log = folder / "log"
     command = [sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES), "fastapi_sqlite:app"]
@@ -58,6 +60,7 @@ def serving(folder: Path, workers: int = 2) -> Iterator[Server]:
             cwd=folder,
             stdout=out,
             stderr=out,
+            env=os.environ | ({} if url is None else {"CACHE_URL": url}),
             start_new_session=True,
         )
     try:
@@ -89,9 +92,19 @@ def ask_both(server: Server, question: str) -> list[dict[str, Any]]:
     return answers
 
 
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=needs_redis)])
+def url(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """Another store than the example's own file."""
+    if request.param == "sqlite":
+        yield None
+    else:
+        with redis_server() as one:
+            yield one.url
+
+
 @pytest.mark.timeout(patience(120))
-def test_two_workers_share_a_file(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+def test_two_workers_share_a_store(url: str | None, tmp_path: Path) -> None:
+    with serving(tmp_path, url) as server:
         asked: list[str] = []
 
         def one_asks(attempt: int) -> None:
@@ -125,7 +138,7 @@ def test_two_workers_share_a_file(tmp_path: Path) -> None:
         assert server.call("/metrics/cache/reset", "POST") == {"status": "reset"}
 
     # The answers outlive the workers.
-    with serving(tmp_path) as server:
+    with serving(tmp_path, url) as server:
         later = server.ask(asked[-1], 10)
         assert {one["asked_by"] for one in later} == {again[0]["asked_by"]}
         assert {one["served_by"] for one in later}.isdisjoint({one["served_by"] for one in again})
