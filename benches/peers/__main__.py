@@ -25,11 +25,12 @@ import markdown
 import rows_cache
 import rows_key
 import rows_limiter
+import rows_redis
 import rows_store
 from measure import Row, Timing, measure
 
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
-ROWS = [*rows_cache.ROWS, *rows_key.ROWS, *rows_limiter.ROWS, *rows_store.ROWS]
+ROWS = [*rows_cache.ROWS, *rows_key.ROWS, *rows_limiter.ROWS, *rows_redis.ROWS, *rows_store.ROWS]
 
 
 def main() -> int:

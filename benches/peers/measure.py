@@ -70,6 +70,8 @@ class Row:
     fresh: bool = False
     # Repetitions of all keys in one timing; None: as many as the budget allows.
     rounds: int | None = None
+    # Calls that one execution of the statement makes.
+    calls: int = 1
 
 
 @dataclass
@@ -123,7 +125,7 @@ class Prepared:
             gc.enable()
         if verify := self.space.get("verify"):
             verify()
-        return float(took) / (rounds * len(self.row.keys))
+        return float(took) / (rounds * len(self.row.keys) * self.row.calls)
 
     def close(self) -> None:
         """Gives back what the state holds."""
@@ -171,7 +173,8 @@ def calibrate(prepared: Prepared, budget: float) -> int:
     prepared.run(2)
     rounds = 1
     while True:
-        seconds = prepared.run(rounds) * rounds * len(prepared.row.keys) / 1e9
+        calls = rounds * len(prepared.row.keys) * prepared.row.calls
+        seconds = prepared.run(rounds) * calls / 1e9
         if seconds >= budget / 4:
             return max(1, round(rounds * budget / seconds))
         rounds *= 4
