@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::generation;
 use super::place::Place;
-use super::tier::Request;
+use super::tier::{Done, Outcome, Request};
 use crate::core::sync::Mutex;
 
 /// So many places are noted one by one; of more, their namespaces.
@@ -19,6 +19,9 @@ const MAX_PLACES: usize = 10_000;
 
 /// So many namespaces and tags are noted.
 const MAX_CUTS: usize = 10_000;
+
+/// So much of it a store is told at a time.
+const PART: usize = 1_000;
 
 /// Something that a store was not told.
 #[derive(Clone, Debug)]
@@ -100,6 +103,25 @@ impl Owed {
         }
     }
 
+    /// Has the store told a part of it by `send`, unless one is on its way already.
+    pub fn pay(self: &Arc<Self>, send: impl Fn(Request, Done)) {
+        let debts = self.next_part(PART);
+        if debts.is_empty() {
+            return;
+        }
+        // Dropped with the last of them, however each of them ends.
+        let part = Arc::new(Part(Arc::clone(self)));
+        for Debt { request, .. } in debts {
+            let (part, told) = (Arc::clone(&part), request.clone());
+            let done = move |outcome: Outcome| {
+                if outcome.is_ok() {
+                    part.0.paid(&told);
+                }
+            };
+            send(request, Done::new(done));
+        }
+    }
+
     /// What the store is to be told now that it answers, a part at a time; nothing while some of
     /// it is on its way. Each is to be [`Owed::paid`] or not, and then [`Owed::part_done`].
     #[must_use]
@@ -141,6 +163,19 @@ impl Owed {
         self.debts.lock().under_way = None;
     }
 
+    /// Nobody will tell the store any more; what is to be logged of that.
+    #[must_use]
+    pub fn give_up(&self) -> Option<String> {
+        let given_up = std::mem::take(&mut *self.debts.lock()).count();
+        self.any.store(false, Ordering::Release);
+        (given_up > 0).then(|| {
+            format!(
+                "{given_up} changes could not be told to the store any more; it may serve what is \
+                 outdated"
+            )
+        })
+    }
+
     /// How many the store was not told.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -151,6 +186,15 @@ impl Owed {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         !self.any.load(Ordering::Acquire)
+    }
+}
+
+/// A part of it, on its way.
+struct Part(Arc<Owed>);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.0.part_done();
     }
 }
 

@@ -10,13 +10,10 @@ use super::granted::Granted;
 use super::near::{Cut, Held, Near};
 use super::notices::Notices;
 use super::outage::{Kind, Outages};
-use super::owed::{Debt, Owed};
+use super::owed::Owed;
 use super::place::{Id, Place};
 use super::tier::{Done, Lease, Outcome, Parcel, Reply, Request, Tier, TierError};
 use crate::core::clock::{Clock, NEVER, Nanos, nanos_from_duration, unix_millis};
-
-/// So much of what a store that is back was to forget is told it at a time.
-const PART: usize = 1_000;
 
 /// What does not change over a service's life.
 #[derive(Clone, Debug)]
@@ -260,21 +257,7 @@ impl Service {
     /// Tells a store that answers again what it was to forget.
     fn pay(self: &Arc<Self>) {
         let Some(tier) = &self.tier else { return };
-        let part = self.owed.next_part(PART);
-        if part.is_empty() {
-            return;
-        }
-        // Dropped with the last of them, however each of them ends.
-        let part_of = Arc::new(Part(Arc::clone(self)));
-        for Debt { request, .. } in part {
-            let (part_of, told) = (Arc::clone(&part_of), request.clone());
-            let done = move |outcome: Outcome| {
-                if outcome.is_ok() {
-                    part_of.0.owed.paid(&told);
-                }
-            };
-            tier.submit(request, Done::new(done));
-        }
+        self.owed.pay(|request, done| tier.submit(request, done));
     }
 
     /// What a tier's outcome means; runs in the tier's thread.
@@ -441,15 +424,6 @@ enum Digest {
     /// A delete or an invalidation.
     Outdated(Request),
     Other,
-}
-
-/// A part of what is owed, on its way.
-struct Part(Arc<Service>);
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        self.0.owed.part_done();
-    }
 }
 
 /// A parcel for this service, with the number that the near cache has given it.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis_servers import Server
 from services import HASTY, Open, locked
 from waiting import eventually
 
@@ -129,3 +130,38 @@ def test_very_many_invalidations_concern_nothing_else() -> None:
         cache.invalidate_tag_sync(str(number))
     assert cache.get_sync("ns", "kept") == 1
     assert cache.get_sync("ns", "outdated") is None
+
+
+def test_redis_is_told_though_nobody_asks_for_anything(redis: Server) -> None:
+    with CacheService(redis.url) as cache, CacheService(redis.url, near_bytes=1) as other:
+        for ns in ("ns", "gone"):
+            assert cache.set_sync(ns, "k", "old")
+        takes_writes(redis, False)
+        assert cache.delete_sync("ns", "k") is False
+        assert cache.invalidate_namespace_sync("gone") is False
+        assert cache.get_stats()["owed"] == 2
+        assert [other.get_sync(ns, "k") for ns in ("ns", "gone")] == ["old"] * 2
+        takes_writes(redis, True)
+        eventually(lambda: [other.get_sync(ns, "k") for ns in ("ns", "gone")] == [None] * 2)
+        eventually(lambda: cache.get_stats()["owed"] == 0)
+
+
+def test_redis_is_told_at_the_end(redis: Server, caplog: pytest.LogCaptureFixture) -> None:
+    with CacheService(redis.url) as other:
+        for key in ("told", "untold"):
+            cache = CacheService(redis.url)
+            assert cache.set_sync("ns", key, "old")
+            takes_writes(redis, False)
+            assert cache.delete_sync("ns", key) is False
+            takes_writes(redis, key == "told")
+            cache.close_sync()
+            takes_writes(redis, True)
+        assert other.get_sync("ns", "told") is None
+        assert other.get_sync("ns", "untold") == "old"
+    assert caplog.text.count("1 changes could not be told to the store any more") == 1
+
+
+def takes_writes(redis: Server, whether: bool) -> None:
+    """Without a replica it refuses them, if one is asked for."""
+    replicas = "0" if whether else "1"
+    assert redis.command("CONFIG", "SET", "min-replicas-to-write", replicas) == b"+OK"

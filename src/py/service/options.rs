@@ -132,7 +132,7 @@ pub(super) fn open_tier(
             Ok(Arc::new(tier))
         }
         "redis" => {
-            let tier = redis::RedisTier::new(redis_config(options)?, near, clock, notices);
+            let tier = redis::RedisTier::new(redis_config(options)?, near, clock, notices, owed);
             Ok(Arc::new(tier.map_err(|_| ended())?))
         }
         _ => Err(PyValueError::new_err(format!("url: no store of the kind {kind:?}"))),

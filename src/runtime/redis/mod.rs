@@ -29,6 +29,7 @@ pub use wire::{Mode, Servers, Tls};
 use super::lifecycle::{Ended, Tenant, admit};
 use super::near::Near;
 use super::notices::Notices;
+use super::owed::Owed;
 use super::tier::{Done, Request, Tier, TierError};
 use crate::core::clock::Clock;
 
@@ -58,8 +59,10 @@ impl RedisTier {
         near: &Arc<Near>,
         clock: &Clock,
         notices: &Arc<Notices>,
+        owed: &Arc<Owed>,
     ) -> Result<Self, Ended> {
-        let shared = Shared::new(config, Arc::clone(near), clock, Arc::clone(notices));
+        let (near, notices, owed) = (Arc::clone(near), Arc::clone(notices), Arc::clone(owed));
+        let shared = Shared::new(config, near, clock, notices, owed);
         let tenant: Arc<dyn Tenant> = shared.clone();
         admit(Arc::downgrade(&tenant))?;
         Ok(Self(shared))

@@ -26,6 +26,7 @@ use crate::core::sync::Mutex;
 use crate::runtime::lifecycle::{StartError, Tenant, may_run, runtime};
 use crate::runtime::near::Near;
 use crate::runtime::notices::Notices;
+use crate::runtime::owed::Owed;
 use crate::runtime::queue::Bounds;
 use crate::runtime::tier::{Done, Lease, Request, TierError};
 
@@ -95,6 +96,8 @@ pub(super) struct Shared {
     /// Whether the near cache has a manual clock, which may be advanced by any time at once.
     timeless: bool,
     pub(super) notices: Arc<Notices>,
+    /// What Redis was to forget while it was away.
+    pub(super) owed: Arc<Owed>,
     pub(super) generations: Generations,
     pub(super) waits: Waits,
     /// Leases that this process holds: their tokens and keys.
@@ -134,6 +137,7 @@ impl Shared {
         near: Arc<Near>,
         clock: &Clock,
         notices: Arc<Notices>,
+        owed: Arc<Owed>,
     ) -> Arc<Self> {
         let timeless = clock.is_manual();
         Arc::new_cyclic(|me| Self {
@@ -143,6 +147,7 @@ impl Shared {
             near,
             timeless,
             notices,
+            owed,
             generations: Generations::default(),
             waits: Waits::default(),
             leases: Mutex::default(),
@@ -279,6 +284,13 @@ impl Shared {
         }
     }
 
+    /// Tells Redis what it was to forget, also if nobody asks for anything.
+    pub(super) fn pay(&self) {
+        if !self.owed.is_empty() {
+            self.owed.pay(|request, done| self.enqueue(Ask::Request(request), done));
+        }
+    }
+
     /// Starts the tasks, if need be. Called attached.
     pub(super) fn ensure_running(self: &Arc<Self>) {
         if self.running.load(Ordering::Acquire) {
@@ -350,8 +362,14 @@ impl Shared {
 
     /// Has the tasks finish what is queued, and waits for them; true once they are gone.
     pub(super) fn closing(&self, patience: Duration) -> bool {
-        self.closed.store(true, Ordering::Release);
-        self.stop(Stage::Drain, patience)
+        if !self.closed.swap(true, Ordering::AcqRel) {
+            self.pay();
+        }
+        let ended = self.stop(Stage::Drain, patience);
+        if ended && let Some(said) = self.owed.give_up() {
+            self.notices.add(said);
+        }
+        ended
     }
 
     /// Nobody has the service any more.

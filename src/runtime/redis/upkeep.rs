@@ -1,4 +1,4 @@
-//! Keeps the leases of this process for as long as it loads.
+//! Keeps the leases of this process for as long as it loads, and pays what is owed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,24 @@ const SHORTEST: Duration = Duration::from_millis(20);
 /// Longest one.
 const LONGEST: Duration = Duration::from_secs(30);
 
+/// At most so long after Redis is back it is told what it was to forget.
+const PAY: Duration = Duration::from_secs(1);
+
 /// Runs until it is told to stop.
 pub(super) async fn keep(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>) {
     let every = (shared.config.lease / 3).clamp(SHORTEST, LONGEST);
+    let mut slept = Duration::ZERO;
     while *stage.borrow() == Stage::Run {
+        let pause = every.saturating_sub(slept).min(PAY);
         tokio::select! {
-            () = sleep(every) => {}
+            () = sleep(pause) => slept += pause,
             _ = stage.changed() => return,
         }
+        shared.pay();
+        if slept < every {
+            continue;
+        }
+        slept = Duration::ZERO;
         let leases: Vec<(u64, String)> =
             shared.leases.lock().iter().map(|(token, name)| (*token, name.clone())).collect();
         for (token, name) in leases {

@@ -327,13 +327,12 @@ impl Writer {
 
     /// Tells the file for the last time what is owed.
     fn pay_rest(&mut self, shared: &Shared) {
-        if shared.owed.is_empty() || self.commit(shared, &[], &[], false).is_ok() {
-            return;
+        if !shared.owed.is_empty() {
+            let _ = self.commit(shared, &[], &[], false);
         }
-        shared.notices.add(format!(
-            "{} changes could not be told to the store any more; it may serve what is outdated",
-            shared.owed.len()
-        ));
+        if let Some(said) = shared.owed.give_up() {
+            shared.notices.add(said);
+        }
     }
 
     fn renew(&mut self, shared: &Shared) -> std::result::Result<(), OpenError> {
