@@ -25,7 +25,13 @@ async def reply(future: asyncio.Future[Any]) -> Any:
 
 
 async def later(method: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-    """A call that was made before its event loop ran."""
+    """A call that was made before its event loop ran.
+
+    Raises:
+        RuntimeError: it is awaited, but not by asyncio.
+    """
+    # Without a loop the method would give back a coroutine of this function, and so on.
+    asyncio.get_running_loop()
     return await method(*args)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import datetime
 import enum
 import json
@@ -408,3 +409,28 @@ def test_tags_that_no_store_could_find_again() -> None:
             cache.invalidate_tag_sync(wrong)
     with pytest.raises(TypeError, match=r"^tag: expected a str, got int"):
         cache.invalidate_tag_sync(5)  # type: ignore[arg-type]
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
+
+
+class Size(enum.IntEnum):
+    LARGE = 3
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (collections.Counter("aab"), {"a": 2, "b": 1}),
+        (collections.defaultdict(int, a=1), {"a": 1}),
+        ([Colour.RED, Size.LARGE], ["red", 3]),
+    ],
+)
+def test_subclasses_come_back_as_what_they_equal(codec: Any, value: Any, plain: Any) -> None:
+    cache = CacheService(codec=codec)
+    assert cache.set_sync("ns", "k", value)
+    found = cache.get_sync("ns", "k")
+    assert found == value == plain
+    assert repr(found) == repr(plain)

@@ -175,7 +175,8 @@ impl CacheService {
         edge("CacheService.delete_sync", || Self::unmake(slf, Wait::Sync, ns, key))
     }
 
-    /// Awaits to whether ``key`` is there; not counted.
+    /// Awaits to whether ``key`` is there; not counted, and the value is not read: of what another
+    /// codec wrote, or whose tag was invalidated while the store was away, ``get`` is a miss.
     fn exists<'py>(
         slf: &Bound<'py, Self>,
         ns: &Bound<'py, PyAny>,

@@ -47,18 +47,24 @@ fn text<'a>(argument: &str, given: &'a Bound<'_, PyAny>) -> PyResult<&'a str> {
         let what = format!("{argument}: expected a str, got {}", type_name(given));
         return Err(PyTypeError::new_err(what));
     };
-    checked(argument, text.to_str()?)
+    let Ok(text) = text.to_str() else {
+        let wrong = format!("{argument}: expected text that UTF-8 can carry, got {}", text.repr()?);
+        return Err(PyValueError::new_err(wrong));
+    };
+    checked(argument, text)
 }
 
 /// A name that a store can keep and find again.
 pub(super) fn checked<'a>(argument: &str, name: &'a str) -> PyResult<&'a str> {
     if name.len() > LONGEST_KEY {
-        let wrong = format!("{argument}: expected at most {LONGEST_KEY} bytes each");
+        let wrong =
+            format!("{argument}: expected at most {LONGEST_KEY} bytes, got {}", name.len());
         return Err(PyValueError::new_err(wrong));
     }
     if name.contains(BETWEEN) {
         // It stands between the tags of an entry.
-        let wrong = format!("{argument}: expected no control character 1F in {name:?}");
+        let shown = name.replace(BETWEEN, "\\x1f");
+        let wrong = format!("{argument}: expected no control character \\x1f, got '{shown}'");
         return Err(PyValueError::new_err(wrong));
     }
     Ok(name)
