@@ -142,3 +142,38 @@ def test_two_workers_share_a_store(url: str | None, tmp_path: Path) -> None:
         later = server.ask(asked[-1], 10)
         assert {one["asked_by"] for one in later} == {again[0]["asked_by"]}
         assert {one["served_by"] for one in later}.isdisjoint({one["served_by"] for one in again})
+
+
+IN_TESTS = """
+import sys
+from fastapi.testclient import TestClient
+from fastapi_sqlite import app
+
+asked_by = set()
+for turn in range(2):
+    with TestClient(app) as client:
+        answer = client.get("/ask", params={"question": "limits"}).json()
+        assert answer["answer"] == "LIMITS", answer
+        asked_by.add(answer["asked_by"])
+        stats = client.get("/metrics/cache").json()
+        assert stats["status"] == "healthy", stats
+        assert stats["cache_stats"]["hits"] == turn, stats
+        assert client.post("/metrics/cache/invalidate/a%1Fb").status_code == 422
+assert len(asked_by) == 1
+"""
+
+
+def test_an_app_may_be_started_again_in_its_process(tmp_path: Path) -> None:
+    pytest.importorskip("httpx")
+    paths = [str(EXAMPLES), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    done = subprocess.run(
+        [sys.executable, "-c", IN_TESTS],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
