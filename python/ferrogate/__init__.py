@@ -7,6 +7,7 @@ from ferrogate import _core, _janitor, _loads, _streams, limiter
 from ferrogate._client import CacheClient
 from ferrogate._core import __version__
 from ferrogate._results import ResultCache
+from ferrogate._view import CacheView
 from ferrogate.cache import (
     Cache,
     CacheConfig,
@@ -38,6 +39,7 @@ __all__ = [
     "CacheService",
     "CacheStats",
     "CacheUnavailable",
+    "CacheView",
     "Decision",
     "FerrogateError",
     "HealthMonitor",

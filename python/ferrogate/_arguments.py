@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Iterable
 from datetime import timedelta
 
 
@@ -68,6 +69,40 @@ def path(argument: str, value: str | os.PathLike[str]) -> str:
             f"{argument}: expected a path as str or os.PathLike, got {type(value).__name__}"
         )
     return text
+
+
+#: Bytes of a namespace or a tag at most, as the native layer has it.
+_LONGEST_NAME = 1024
+
+
+def store_name(argument: str, name: str) -> str:
+    """A namespace or a tag that every kind of store can keep."""
+    if not isinstance(name, str):
+        raise TypeError(f"{argument}: expected a str, got {type(name).__name__}")
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"{argument}: expected text that UTF-8 can carry, got {name!r}") from None
+    if length > _LONGEST_NAME:
+        raise ValueError(f"{argument}: expected at most {_LONGEST_NAME} bytes, got {length}")
+    if "\x1f" in name:
+        # It stands between the tags of an entry.
+        raise ValueError(f"{argument}: expected no control character \\x1f, got {name!r}")
+    return name
+
+
+def store_names(argument: str, names: Iterable[str]) -> list[str]:
+    """Names, such as tags, without repetitions."""
+    wrong = f'{argument}: expected an iterable of str such as ["user:1"], got '
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        # Iterating a str would tag with its letters.
+        raise TypeError(wrong + type(names).__name__)
+    found = list(names)
+    for name in found:
+        if not isinstance(name, str):
+            raise TypeError(wrong + type(name).__name__)
+        store_name(argument, name)
+    return list(dict.fromkeys(found))
 
 
 def known_policy(policy: object, policies: tuple[str, ...] = ("lru", "adaptive")) -> None:

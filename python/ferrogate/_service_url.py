@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from ferrogate._arguments import flag, seconds, text_or_none, whole
 
@@ -20,6 +21,7 @@ def _memory(url: str, options: dict[str, Any]) -> dict[str, Any] | None:
 
 def _sqlite(url: str, options: dict[str, Any]) -> dict[str, Any]:
     path = path_of(url)
+    _refuse_place(path)
     given = {
         "max_bytes": whole("max_bytes", options.pop("max_bytes", 1 << 30), least=1 << 16),
         "max_entries": whole("max_entries", options.pop("max_entries", 1_000_000), least=1),
@@ -129,19 +131,41 @@ _SCHEMES: dict[str, Callable[[str, dict[str, Any]], dict[str, Any] | None]] = {
 }
 
 
+def url_of(url: str | os.PathLike[str]) -> str:
+    """The URL of a store; a path is that of a SQLite file.
+
+    Raises:
+        TypeError, ValueError: it is neither, or no URL.
+    """
+    if isinstance(url, os.PathLike):
+        return f"sqlite://{quote(os.fsencode(os.path.abspath(os.fspath(url))))}"
+    if not isinstance(url, str):
+        raise TypeError(
+            f"url: expected a str such as 'memory://' or a path, got {type(url).__name__}"
+        )
+    if any(letter < " " for letter in url):
+        # The parser would drop some of them without a word.
+        raise ValueError(f"url: expected no control characters, got {shown(url)!r}")
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:
+        raise ValueError(f"url: {error}: {url!r}") from None
+    if scheme in _SCHEMES and not url.lower().startswith(f"{scheme}://"):
+        raise ValueError(f"url: expected '//' behind {scheme + ':'!r}, got {shown(url)!r}")
+    return url
+
+
 def tier_of(url: str, options: dict[str, Any]) -> dict[str, Any] | None:
     """The native description of the store at ``url``.
 
     Raises:
         ValueError: an unknown scheme, or an option that this kind of store does not have.
     """
-    if not isinstance(url, str):
-        raise TypeError(f"url: expected a str such as 'memory://', got {type(url).__name__}")
     scheme = urlsplit(url).scheme
     make = _SCHEMES.get(scheme)
     if make is None:
         known = ", ".join(f"{name}://" for name in _SCHEMES)
-        raise ValueError(f"url: expected one of {known}, got {shown(url)!r}")
+        raise ValueError(f"url: expected one of {known} or a pathlib.Path, got {shown(url)!r}")
     return make(url, options)
 
 
@@ -159,16 +183,40 @@ def shown(url: str) -> str:
 
 
 def path_of(url: str) -> str:
-    """The absolute path in ``scheme:///path``; ``scheme:///./relative`` is below this directory."""
+    """The absolute path in ``scheme:///path``; ``scheme:///./relative`` is below the current
+    directory."""
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost") or not parts.path.strip("/"):
         raise ValueError(
-            f"url: expected three slashes and a path such as 'sqlite:///var/cache/agent.db', "
-            f"got {url!r}"
+            "url: expected three slashes and an absolute path such as "
+            f"'sqlite:///var/cache/agent.db', or 'sqlite:///./agent.db', got {url!r}"
         )
     if parts.query or parts.fragment:
         raise ValueError(f"url: write '?' as %3F and '#' as %23 in the path of {url!r}")
-    path = unquote(parts.path)
+    path = os.fsdecode(unquote_to_bytes(parts.path))
     if path.startswith(("/./", "/../")):
         path = path[1:]
+    if os.path.basename(path) == ":memory:":
+        raise ValueError(f"url: expected a file, got {url!r}; write 'memory://' for memory")
+    if path.startswith("//"):
+        # As others write an absolute path: with four slashes.
+        path = "/" + path.lstrip("/")
     return os.path.abspath(path)
+
+
+def _refuse_place(path: str) -> None:
+    """Raises what opening a file there would, with a way out."""
+    folder, name = os.path.split(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, "url: expected a file, got a directory", path)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(
+            errno.ENOENT, "url: its directory does not exist, make it first", path
+        )
+    if folder == "/" and not os.path.exists(path) and not os.access(folder, os.W_OK):
+        raise PermissionError(
+            errno.EACCES,
+            f"url: three slashes are an absolute path, write sqlite:///./{name} for one below "
+            "the current directory",
+            path,
+        )

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import time
-import weakref
+import os
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
-from ferrogate import _core, _flight
-from ferrogate._arguments import flag, seconds_or_never, text_or_none, whole
+from ferrogate import _core
+from ferrogate._arguments import (
+    flag,
+    globally_disabled,
+    seconds_or_never,
+    store_names,
+    text_or_none,
+    whole,
+)
 from ferrogate._core import CacheUnavailable, ManualClock
-from ferrogate._service_url import shown, tier_of
+from ferrogate._service_loads import load_once, load_once_sync
+from ferrogate._service_stats import NOT_RESET, ServiceStats
+from ferrogate._service_url import shown, tier_of, url_of
 from ferrogate._signed import check_key
 
 if TYPE_CHECKING:
-    from ferrogate._client import CacheClient
+    from ferrogate._view import CacheView
 
 __all__ = ["CacheService", "CacheUnavailable", "ServiceStats"]
 
@@ -28,38 +36,6 @@ Codec = Literal["json", "msgpack", "bytes", "pickle"]
 _MIB = 1 << 20
 #: Seconds that closing waits for what was acknowledged to reach the store.
 _PATIENCE = 5.0
-#: Seconds until a load is asked for again where nobody can tell when another process's ends.
-_NOBODY_WAITS = 0.05
-
-
-class ServiceStats(TypedDict, total=False):
-    """What :meth:`CacheService.get_stats` returns; a store adds figures of its own."""
-
-    name: str
-    enabled: bool
-    hits: int
-    misses: int
-    total_requests: int
-    hit_rate: float  #: hits / lookups, 0..1; 0 before the first lookup
-    hit_rate_percent: float  #: the same, 0..100
-    memory_cache_size: int  #: entries of the near cache
-    size: int  #: entries of the store, as far as it counts them; else of the near cache
-    near_hits: int
-    near_entries: int
-    near_bytes: int
-    near_evictions: int
-    tier_hits: int
-    sets: int
-    deletes: int
-    invalidations: int
-    evictions: int
-    errors: int  #: requests that the store did not answer
-    skipped: int  #: requests that were not sent because it was away
-    unreadable: int  #: values of another codec, with a wrong signature, or garbage: misses
-    rejections: int  #: values above ``max_value_bytes`` or the near cache
-    outdated: int  #: loaded values that had been invalidated before they were stored
-    available: bool  #: whether the store answers
-    owed: int  #: what was deleted or invalidated while it was away, and it is not told yet
 
 
 class CacheService(_core.CacheService):
@@ -73,8 +49,9 @@ class CacheService(_core.CacheService):
     that may wait are coroutines; each has a blocking twin that ends in ``_sync``.
 
     Args:
-        url: ``memory://`` for this process alone, ``sqlite:///path`` for the processes of a
-            machine, ``redis://user:password@host:port/db`` for those of several; with
+        url: ``memory://`` for this process alone; a file, as a :class:`pathlib.Path` or as
+            ``sqlite:///absolute/path`` or ``sqlite:///./relative/path``, for the processes of a
+            machine; ``redis://user:password@host:port/db`` for those of several; with
             ``rediss`` over TLS, ``redis+sentinel://host,host/master/db`` and
             ``redis+cluster://host,host`` where there are more servers.
         near_bytes: the near cache's bound.
@@ -90,19 +67,23 @@ class CacheService(_core.CacheService):
         name: shown in statistics, the log and ``repr``.
         clock: a :class:`ferrogate.testing.ManualClock` in tests.
         enabled: ``False`` makes it store nothing and still count.
-        options: of SQLite ``max_bytes``, ``max_entries``, ``readers`` and ``busy_seconds``; of
-            Redis ``timeout_seconds`` (0.25: a request gives up), ``max_connections``
-            (``REDIS_MAX_CONNECTIONS`` in the environment, else 10), ``prefix`` of all keys,
-            ``sentinel`` (the master's name) or ``cluster=True`` instead of the longer schemes,
-            and over TLS ``ssl_ca_certs``, ``ssl_certfile``, ``ssl_keyfile`` (paths).
+        options: what a kind of store has beside. A file has ``max_bytes`` (1 GiB) and
+            ``max_entries`` (1,000,000), both kept by eviction; ``readers`` (2), the threads
+            that read it; ``busy_seconds`` (0.25), how long a request waits for other
+            processes' commits. Redis has ``timeout_seconds`` (0.25: a request gives up),
+            ``max_connections`` (``REDIS_MAX_CONNECTIONS`` in the environment, else 10),
+            ``prefix`` of all keys, ``sentinel`` (the master's name) or ``cluster=True`` instead
+            of the longer schemes, and over TLS ``ssl_ca_certs``, ``ssl_certfile``,
+            ``ssl_keyfile`` (paths).
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it.
+        OSError: the file cannot be opened or made.
     """
 
     def __new__(
         cls,
-        url: str = "memory://",
+        url: str | os.PathLike[str] = "memory://",
         *,
         near_bytes: int = 64 * _MIB,
         default_ttl: Seconds | None = None,
@@ -117,6 +98,14 @@ class CacheService(_core.CacheService):
         enabled: bool = True,
         **options: Any,
     ) -> Self:
+        given = {**locals(), **options}
+        try:
+            url = url_of(url)
+            tier = tier_of(url, options)
+        except (TypeError, ValueError) as error:
+            if cls.__init__ is not CacheService.__init__:
+                error.add_note(f"{cls.__name__} has an __init__, but a service is made in __new__")
+            raise
         flag("enabled", enabled)
         if codec not in ("json", "msgpack", "bytes", "pickle"):
             raise ValueError(
@@ -125,7 +114,6 @@ class CacheService(_core.CacheService):
         if compress_over is not None:
             whole("compress_over", compress_over, least=0)
         lease = seconds_or_never("lease_seconds", lease_seconds)
-        tier = tier_of(url, options)
         if tier is not None:
             tier["lease_seconds"] = lease
         # Stores nothing itself: it knows who loads what in this process.
@@ -146,8 +134,9 @@ class CacheService(_core.CacheService):
             flights=flights,
         )
         self._flights = flights
-        self._closures = weakref.WeakValueDictionary()
-        self._enabled = enabled
+        self._enabled = enabled and not globally_disabled()
+        self._zero = {}
+        self._made_with = given
         self.url = shown(url)
         self.codec = codec
         return self
@@ -159,12 +148,26 @@ class CacheService(_core.CacheService):
 
     _flights: _core.Cache
     _enabled: bool
-    #: The functions with a closure that views of namespaces cache, by namespace and name.
-    _closures: weakref.WeakValueDictionary[tuple[str, str], Callable[..., Any]]
+    #: What the figures that know no reset were at the last one.
+    _zero: dict[str, int]
+    #: The arguments, until `__init__` has seen that they are its own.
+    _made_with: dict[str, Any]
 
-    def __init__(self, url: str = "memory://", **arguments: Any) -> None:
-        # Everything was done in __new__.
+    def __init__(self, url: str | os.PathLike[str] | None = None, **arguments: Any) -> None:
         super().__init__()
+        # Everything was done in __new__. A subclass whose __init__ passes on what __new__ has not
+        # had would believe in a store that is not there.
+        made, self._made_with = self._made_with, {}
+        if url is not None:
+            arguments["url"] = url
+        wrong = [name for name, value in arguments.items() if made.get(name, _MISSING) != value]
+        if wrong and type(self).__new__ is CacheService.__new__:
+            kind = type(self).__name__
+            self._close(0.0)
+            raise TypeError(
+                f"{wrong[0]}: {kind}.__init__ passes it on, but a service is made in __new__, "
+                f"which has had {made.get(wrong[0])!r}: override {kind}.__new__ instead"
+            )
 
     async def get_or_set(
         self,
@@ -181,16 +184,17 @@ class CacheService(_core.CacheService):
         its value. A process that dies while it loads is replaced within
         ``lease_seconds``. What ``factory`` raises reaches all callers in its
         process and is not stored; another process then tries for itself.
+
+        What ``factory`` has returned is returned, whether the store takes it or not.
+
+        Raises:
+            TypeError, ValueError: an argument is wrong (before ``factory`` is called), or
+                what ``factory`` returned is nothing that the codec can carry, or too long.
         """
         found = await self.get(ns, key, _MISSING)
         if found is not _MISSING:
             return cast(T, found)
-        names = None if tags is None else _core._check_tags(tags)
-        lookup = cast(_core.Lookup, self._flights._ready_or_lookup((ns, key)))
-        load = (ns, key, factory, ttl, names)
-        marks = _names(ns, names)
-        flights, args = self._flights, (lookup, self._load, load, None, None, marks)
-        return cast(T, await _flight.load_async(flights, *args))
+        return cast(T, await load_once(self, ns, key, factory, ttl, tags))
 
     def get_or_set_sync(
         self,
@@ -205,68 +209,7 @@ class CacheService(_core.CacheService):
         found = self.get_sync(ns, key, _MISSING)
         if found is not _MISSING:
             return cast(T, found)
-        names = None if tags is None else _core._check_tags(tags)
-        lookup = cast(_core.Lookup, self._flights._ready_or_lookup((ns, key)))
-        load = (ns, key, factory, ttl, names)
-        marks = _names(ns, names)
-        flights, args = self._flights, (lookup, self._load_sync, load, None, None, marks)
-        return cast(T, _flight.load_sync(flights, *args))
-
-    async def _load(
-        self,
-        ns: str,
-        key: Any,
-        factory: Callable[[], Awaitable[T]],
-        ttl: Seconds | None,
-        tags: list[str] | None,
-    ) -> T:
-        anew = again = False
-        while True:
-            what, *more = await self._lease(False, ns, key, tags, anew)
-            anew = what == "unreadable"
-            if what == "value":
-                return cast(T, more[0])
-            if what == "busy":
-                if not await self._await(False, ns, key, more[0]):
-                    await asyncio.sleep(_NOBODY_WAITS)
-            elif what == "alone" and more[0] and not again:
-                again = True
-            elif what != "unreadable":
-                lease = more[0] if what == "lease" else self._lease_here(ns, key)
-                try:
-                    value = await factory()
-                    await self._set_loaded(False, ns, key, value, ttl, tags, lease)
-                finally:
-                    lease.release()
-                return value
-
-    def _load_sync(
-        self,
-        ns: str,
-        key: Any,
-        factory: Callable[[], T],
-        ttl: Seconds | None,
-        tags: list[str] | None,
-    ) -> T:
-        anew = again = False
-        while True:
-            what, *more = self._lease(True, ns, key, tags, anew)
-            anew = what == "unreadable"
-            if what == "value":
-                return cast(T, more[0])
-            if what == "busy":
-                if not self._await(True, ns, key, more[0]):
-                    time.sleep(_NOBODY_WAITS)
-            elif what == "alone" and more[0] and not again:
-                again = True
-            elif what != "unreadable":
-                lease = more[0] if what == "lease" else self._lease_here(ns, key)
-                try:
-                    value = factory()
-                    self._set_loaded(True, ns, key, value, ttl, tags, lease)
-                finally:
-                    lease.release()
-                return value
+        return cast(T, load_once_sync(self, ns, key, factory, ttl, tags))
 
     def namespace(
         self,
@@ -275,7 +218,7 @@ class CacheService(_core.CacheService):
         ttl: Seconds | None = None,
         key: Iterable[str] | None = None,
         tags: Iterable[str] | None = None,
-    ) -> CacheClient:
+    ) -> CacheView:
         """A view of one namespace with a TTL of its own.
 
         With ``key``, the names of fields, values are kept by those fields::
@@ -284,16 +227,9 @@ class CacheService(_core.CacheService):
             await research.set("web", "python", findings)
             await research.get(category="web", language="python")
         """
-        from ferrogate._client import CacheClient
+        from ferrogate._view import CacheView
 
-        return CacheClient._of(self, ns, ttl=ttl, key=key, tags=tags)
-
-    def _is_one_closure(self, ns: str, name: str, function: Callable[..., Any]) -> bool:
-        """False if another closure of that name, around other values, is cached there."""
-        if not getattr(function, "__closure__", None):
-            return True
-        other = self._closures.setdefault((ns, name), function)
-        return other is function or _around(other) == _around(function)
+        return CacheView(self, ns, ttl=ttl, key=key, tags=tags)
 
     async def warm(
         self,
@@ -310,7 +246,9 @@ class CacheService(_core.CacheService):
         ``concurrency``.
         """
         whole("concurrency", concurrency, least=1)
-        tags = None if tags is None else _core._check_tags(tags)
+        given = _check_warming(items, progress)
+        ttl = None if ttl is None else seconds_or_never("ttl", ttl)
+        names = None if tags is None else store_names("tags", tags)
         done = stored = 0
         batch: list[Awaitable[bool]] = []
 
@@ -323,8 +261,8 @@ class CacheService(_core.CacheService):
                 progress(done)
 
         try:
-            for ns, key, value in items:
-                batch.append(self.set(ns, key, value, ttl, tags))
+            for ns, key, value in given:
+                batch.append(self.set(ns, key, value, ttl, names))
                 if len(batch) >= concurrency:
                     await flush()
         except BaseException:
@@ -333,6 +271,25 @@ class CacheService(_core.CacheService):
             raise
         if batch:
             await flush()
+        return stored
+
+    def warm_sync(
+        self,
+        items: Iterable[tuple[str, Any, Any]],
+        *,
+        ttl: Seconds | None = None,
+        tags: Iterable[str] | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """The blocking twin of :meth:`warm`: one after the other; ``progress`` after each."""
+        given = _check_warming(items, progress)
+        ttl = None if ttl is None else seconds_or_never("ttl", ttl)
+        names = None if tags is None else store_names("tags", tags)
+        stored = 0
+        for done, (ns, key, value) in enumerate(given, 1):
+            stored += self.set_sync(ns, key, value, ttl, names)
+            if progress is not None:
+                progress(done)
         return stored
 
     def get_stats(self) -> ServiceStats:
@@ -352,7 +309,17 @@ class CacheService(_core.CacheService):
             "size": figures["near_entries"],
             "evictions": figures["near_evictions"],
         }
-        return cast(ServiceStats, common | figures)
+        all_figures = common | figures
+        for name, before in self._zero.items():
+            all_figures[name] -= before
+        return cast(ServiceStats, all_figures)
+
+    def reset_stats(self) -> None:
+        """Counts from zero again."""
+        super().reset_stats()
+        self._zero = {}
+        stats = cast("dict[str, int]", self.get_stats())
+        self._zero = {name: stats[name] for name in NOT_RESET if name in stats}
 
     async def close(self) -> None:
         """Refuses everything from now on, once the store has what was acknowledged."""
@@ -398,20 +365,23 @@ class CacheService(_core.CacheService):
         )
 
 
-def _names(ns: str, tags: list[str] | None) -> list[str]:
-    """What a load can be outdated by, as the native class has it."""
-    return [f"n{ns}", *(f"t{tag}" for tag in tags or ())]
+def _check_warming(
+    items: Iterable[tuple[str, Any, Any]], progress: object
+) -> Iterable[tuple[str, Any, Any]]:
+    """The items, each checked as its turn comes."""
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress: expected a function, got {type(progress).__name__}")
+    if not isinstance(items, Iterable):
+        raise TypeError(f"items: expected (ns, key, value) triples, got {type(items).__name__}")
+
+    def checked() -> Iterable[tuple[str, Any, Any]]:
+        for item in items:
+            if not isinstance(item, tuple | list) or len(item) != _TRIPLE:
+                raise TypeError(f"items: expected (ns, key, value) triples, got {item!r:.100}")
+            yield item[0], item[1], item[2]
+
+    return checked()
 
 
-def _around(function: Callable[..., Any]) -> list[int]:
-    """What a function takes from around it: the identities of the values."""
-    around = []
-    for cell in getattr(function, "__closure__", None) or ():
-        try:
-            around.append(id(cell.cell_contents))
-        except ValueError:  # not assigned yet
-            around.append(id(cell))
-    return around
-
-
+_TRIPLE = 3
 _MISSING = object()

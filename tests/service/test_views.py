@@ -133,12 +133,12 @@ def test_cached_functions(service: Open) -> None:
     view = cache.namespace("functions", ttl=60)
     calls: list[Any] = []
 
-    @view.cached
+    @view.cached(name="add")
     def add(x: int, y: int = 2, *, label: str = "") -> int:
         calls.append((x, y))
         return x + y
 
-    @view.cached(ignore=("session",), tags=["slow"])
+    @view.cached(ignore=("session",), tags=["slow"], name="slow")
     async def slow(x: int, session: object = None) -> list[int]:
         calls.append(x)
         await asyncio.sleep(0)
@@ -170,27 +170,52 @@ def test_lambdas_have_no_name_to_be_kept_by() -> None:
     assert view.cached(key=lambda x: x)(lambda x: x + 1)(2) == 3
 
 
-def test_a_second_closure_of_one_name_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_function_takes_from_around_it_is_in_no_key() -> None:
     view = CacheService().namespace("functions")
 
-    def asker(model: str, **options: Any) -> Any:
+    def asker(model: str, suffix: str = "", **options: Any) -> Any:
         @view.cached(**options)
         def ask(question: str) -> str:
-            return f"{model}: {question}"
+            return f"{model}: {question}{suffix}"
 
         return ask
 
-    first = asker("small")
-    assert first("?") == "small: ?"
-    assert asker("small")("?") == "small: ?"
-    assert not caplog.records
-    second = asker("large")
-    assert "ask is cached a second time, around other values" in caplog.text
-    assert second("?") == "small: ?"
-    caplog.clear()
+    with pytest.raises(ValueError, match=r"^key: .*\.ask takes model, suffix from around it"):
+        asker("small")
     told_apart = [asker(model, key=lambda question, m=model: (m, question)) for model in "ab"]
     assert [ask("?") for ask in told_apart] == ["a: ?", "b: ?"]
-    assert not caplog.records
+    named = [asker(model, name=f"ask {model}") for model in "ab"]
+    assert [ask("?") for ask in named] == ["a: ?", "b: ?"]
+    # Under one name they are one function, because somebody said so.
+    assert asker("c", name="ask a")("?") == "a: ?"
+
+
+def test_a_wrapper_has_what_it_wraps_around_it() -> None:
+    view = CacheService().namespace("functions")
+
+    def retrying(function: Any) -> Any:
+        @functools.wraps(function)
+        def call(*args: Any) -> Any:
+            return function(*args)
+
+        return call
+
+    class Base:
+        def twice(self, x: int) -> int:
+            return 2 * x
+
+    @view.cached
+    @retrying
+    def once(x: int) -> int:
+        return x
+
+    class Thing(Base):
+        @view.cached(ignore=("self",))
+        def twice(self, x: int) -> int:
+            return super().twice(x)
+
+    assert once(1) == once(1) == 1
+    assert Thing().twice(2) == Thing().twice(2) == 4
 
 
 def test_what_has_no_name_cannot_be_cached() -> None:

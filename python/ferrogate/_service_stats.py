@@ -1,0 +1,50 @@
+"""The figures of a cache service."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+__all__ = ["ServiceStats"]
+
+
+class ServiceStats(TypedDict, total=False):
+    """What :meth:`CacheService.get_stats` returns; the last nine only with a file."""
+
+    name: str
+    enabled: bool  #: false also where ``FERROGATE_DISABLED`` says so
+    hits: int
+    misses: int
+    total_requests: int
+    hit_rate: float  #: hits / lookups, 0..1; 0 before the first lookup
+    hit_rate_percent: float  #: the same, 0..100
+    memory_cache_size: int  #: as near_entries
+    size: int  #: entries of the store, as far as it counts them; else of the near cache
+    near_hits: int
+    near_entries: int  #: of the near cache, with the dead ones that no lookup has met yet
+    near_bytes: int  #: of the near cache, as its entries
+    near_evictions: int
+    tier_hits: int
+    sets: int
+    deletes: int
+    invalidations: int
+    evictions: int
+    errors: int  #: requests that the store did not answer
+    skipped: int  #: requests that were not sent because it was away
+    unreadable: int  #: values of another codec, with a wrong signature, or garbage: misses
+    rejections: int  #: values above ``max_value_bytes`` or the near cache
+    outdated: int  #: loaded values that had been invalidated before they were stored
+    available: bool  #: whether the store answers
+    owed: int  #: what was deleted or invalidated while it was away, and it is not told yet
+    store_bytes: int  #: of the values in the file
+    expirations: int  #: values that this process removed from the file because they had expired
+    commits: int  #: of this process
+    writes_committed: int  #: by those commits
+    foreign_changes: int  #: what other processes wrote, deleted or invalidated
+    near_flushes: int  #: near caches given up because what others did was not known in full
+    invalidation_lag_ms: int  #: from another process's last change to its reaching this one
+    invalidation_lag_max_ms: int
+    recoveries: int  #: files that were broken and begun afresh
+
+
+#: Counted by the near cache and the store, which know no reset.
+NOT_RESET = ("evictions", "near_evictions", "expirations")
