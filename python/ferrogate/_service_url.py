@@ -14,7 +14,7 @@ from ferrogate._arguments import flag, seconds, text_or_none, whole
 
 def _memory(url: str, options: dict[str, Any]) -> dict[str, Any] | None:
     if urlsplit(url).netloc or urlsplit(url).path.strip("/"):
-        raise ValueError(f"url: expected 'memory://' and nothing behind it, got {url!r}")
+        raise ValueError(f"url: expected 'memory://' and nothing behind it, got {shown(url)!r}")
     _refuse_options("memory", options)
     return None
 
@@ -25,7 +25,7 @@ def _sqlite(url: str, options: dict[str, Any]) -> dict[str, Any]:
     given = {
         "max_bytes": whole("max_bytes", options.pop("max_bytes", 1 << 30), least=1 << 16),
         "max_entries": whole("max_entries", options.pop("max_entries", 1_000_000), least=1),
-        "readers": whole("readers", options.pop("readers", 2), least=1),
+        "readers": whole("readers", options.pop("readers", 2), least=1, most=64),
         "busy_seconds": seconds("busy_seconds", options.pop("busy_seconds", 0.25)),
     }
     _refuse_options("sqlite", options)

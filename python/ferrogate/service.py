@@ -68,8 +68,8 @@ class CacheService(_core.CacheService):
         clock: a :class:`ferrogate.testing.ManualClock` in tests.
         enabled: ``False`` makes it store nothing and still count.
         options: what a kind of store has beside. A file has ``max_bytes`` (1 GiB) and
-            ``max_entries`` (1,000,000), both kept by eviction; ``readers`` (2), the threads
-            that read it; ``busy_seconds`` (0.25), how long a request waits for other
+            ``max_entries`` (1,000,000), both kept by eviction; ``readers`` (2, up to 64),
+            the threads that read it; ``busy_seconds`` (0.25), how long a request waits for other
             processes' commits. Redis has ``timeout_seconds`` (0.25: a request gives up),
             ``max_connections`` (``REDIS_MAX_CONNECTIONS`` in the environment, else 10),
             ``prefix`` of all keys, ``sentinel`` (the master's name) or ``cluster=True`` instead

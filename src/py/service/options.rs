@@ -57,8 +57,7 @@ fn text<'a>(argument: &str, given: &'a Bound<'_, PyAny>) -> PyResult<&'a str> {
 /// A name that a store can keep and find again.
 pub(super) fn checked<'a>(argument: &str, name: &'a str) -> PyResult<&'a str> {
     if name.len() > LONGEST_KEY {
-        let wrong =
-            format!("{argument}: expected at most {LONGEST_KEY} bytes, got {}", name.len());
+        let wrong = format!("{argument}: expected at most {LONGEST_KEY} bytes, got {}", name.len());
         return Err(PyValueError::new_err(wrong));
     }
     if name.contains(BETWEEN) {
