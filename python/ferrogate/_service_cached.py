@@ -99,6 +99,9 @@ def _refuse_nameless(function: Any) -> None:
     code = getattr(written, "__code__", None)
     # A method that calls super() has its class around it.
     around = [one for one in getattr(code, "co_freevars", ()) if one != "__class__"]
+    if inspect.ismethod(written):
+        # Bound already: its parameters begin behind the instance.
+        around.append("self")
     if around:
         raise ValueError(
             f"key: {full_name(function)} takes {', '.join(around)} from around it, which is in no "

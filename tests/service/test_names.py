@@ -13,7 +13,6 @@ from services import Open
 
 from ferrogate import CacheService
 
-
 SCRIPT = """
 import sys
 from ferrogate import CacheService
@@ -106,6 +105,9 @@ def test_what_cannot_be_cached() -> None:
         view.cached(name=5)(Thing.method)
     with pytest.raises(TypeError, match=r"^self: cannot make a cache key .* ignore="):
         view.cached(Thing.method)(Thing(), 1)
+    with pytest.raises(ValueError, match=r"^key: .*Thing\.method takes self from around it"):
+        view.cached(Thing().method)
+    assert view.cached(Thing().method, name="one thing")(2) == 2
     cached = view.cached(ignore=("session",))(open_ended)
     assert cached.cache_key(1, session=object()) == cached.cache_key(1, session=object())
     assert cached.cache_key(1, session=1) != cached.cache_key(1, session=1, other=2)
