@@ -163,6 +163,7 @@ assert len(asked_by) == 1
 """
 
 
+@pytest.mark.timeout(patience(60))
 def test_an_app_may_be_started_again_in_its_process(tmp_path: Path) -> None:
     pytest.importorskip("httpx")
     paths = [str(EXAMPLES), os.environ.get("PYTHONPATH", "")]

@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 
 from ferrogate._arguments import seconds_or_never
 from ferrogate._core import CacheUnavailable
-from ferrogate._service_loads import load_once, load_once_sync
+from ferrogate._service_loads import at_exit, load_once, load_once_sync
 from ferrogate._service_url import url_of
 from ferrogate._view import CacheView
 from ferrogate.service import CacheService, Seconds
@@ -55,11 +55,11 @@ class _Tolerant:
             before.close_sync()
 
     def failed(self, what: str, error: Exception) -> None:
-        """Logs it, unless the service was closed, or is to raise."""
+        """Logs it, unless the service was closed, the interpreter ends, or it is to raise."""
         if isinstance(error, CacheUnavailable):
             # Only from a service that is strict.
             raise error
-        if not self.service.closed:
+        if not self.service.closed and not at_exit(self.service, error):
             _log.warning("cache client %s: %s: %s", self.service.name, what, error)
 
     async def get(self, ns: str, key: Any, default: Any = None) -> Any:

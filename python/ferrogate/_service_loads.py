@@ -159,7 +159,14 @@ def _is_the_callers(error: Exception) -> bool:
     return isinstance(error, TypeError | ValueError)
 
 
+def at_exit(service: CacheService, error: Exception) -> bool:
+    """Whether it is only that the interpreter ends, which threads may find out in any call."""
+    return type(error) is RuntimeError and not service.closed
+
+
 def _not_kept(service: CacheService, error: Exception) -> None:
+    if at_exit(service, error):
+        return
     _log.warning("cache service %s: what was loaded is not kept: %s", service.name, error)
 
 

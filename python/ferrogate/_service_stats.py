@@ -8,7 +8,7 @@ __all__ = ["ServiceStats"]
 
 
 class ServiceStats(TypedDict, total=False):
-    """What :meth:`CacheService.get_stats` returns; the last nine only with a file."""
+    """What :meth:`CacheService.get_stats` returns; those of a file or of Redis only with one."""
 
     name: str
     enabled: bool  #: false also where ``FERROGATE_DISABLED`` says so
@@ -35,15 +35,28 @@ class ServiceStats(TypedDict, total=False):
     outdated: int  #: loaded values that had been invalidated before they were stored
     available: bool  #: whether the store answers
     owed: int  #: what was deleted or invalidated while it was away, and it is not told yet
-    store_bytes: int  #: of the values in the file
+    near_flushes: int  #: near caches given up because what others did was not known in full
+    # Of a file:
+    store_bytes: int  #: of the values in it
     expirations: int  #: values that this process removed from the file because they had expired
     commits: int  #: of this process
     writes_committed: int  #: by those commits
     foreign_changes: int  #: what other processes wrote, deleted or invalidated
-    near_flushes: int  #: near caches given up because what others did was not known in full
     invalidation_lag_ms: int  #: from another process's last change to its reaching this one
     invalidation_lag_max_ms: int
     recoveries: int  #: files that were broken and begun afresh
+    # Of Redis:
+    connections: int  #: open now
+    connects: int  #: opened so far
+    batches: int  #: pipelines sent
+    tier_outdated: int  #: values read that had been invalidated
+    listening: int  #: 1 while other processes' changes are heard of
+    invalidations_heard: int
+    invalidation_lag_microseconds: int  #: from another process's last change to its reaching us
+    generations: int  #: of namespaces and tags, known here
+    queued: int  #: requests that wait for a connection
+    leases: int  #: of loads of this process
+    channel_losses: int  #: how often they were not heard of any more
 
 
 #: Counted by the near cache and the store, which know no reset.

@@ -81,6 +81,22 @@ daemons(work, count=4)
         0,
         "",
     ),
+    "a client's daemon threads": (
+        """
+from ferrogate import CacheClient
+keep = Slow()
+client = CacheClient(store().url)
+def work(i=0):
+    while True:
+        i += 1
+        client.set_sync(i, i)
+        client.get_sync(i)
+        client.get_or_set_sync(("l", i), lambda: i)
+daemons(work, count=4)
+""",
+        0,
+        "",
+    ),
     "cancelled": (
         """
 service = store()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from child import patience
 from services import Open
 
 from ferrogate import CacheService
@@ -26,6 +27,7 @@ cache.close_sync()
 """
 
 
+@pytest.mark.timeout(patience(60, 5))
 def test_two_scripts_share_nothing(tmp_path: Path) -> None:
     url = f"sqlite://{tmp_path}/cache.db"
 
