@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from child import patience, run, run_well, times
+from child import patience, promised, run, run_well, times
 from redis_servers import Server, needs_redis, until
 from waiting import eventually
 
@@ -104,9 +104,11 @@ def test_a_change_reaches_another_process(redis: Server) -> None:
             written = time.monotonic_ns()
             took.append((int(hear(one)) - written) / 1e6)
     took.sort()
+    middle, p99 = statistics.median(took), took[int(len(took) * 0.99)]
+    print(f"heard by another process after {middle:.1f} ms (median), {p99:.1f} ms (p99)")
     # One stall of a busy machine is not the service's.
-    assert statistics.median(took) < 50, took[-5:]
-    assert took[int(len(took) * 0.9)] < 100, took[-30:]
+    assert middle < 50, took[-5:]
+    assert took[int(len(took) * promised(0.99, 0.9))] < 100, took[-30:]
 
 
 def test_without_the_channel_nothing_older_than_five_seconds_is_served(redis: Server) -> None:
@@ -123,8 +125,10 @@ def test_without_the_channel_nothing_older_than_five_seconds_is_served(redis: Se
         redis.command("ACL", "SETUSER", "reader", "resetchannels")
         await asyncio.sleep(0.05)
         await a.set("ns", "k", "new")
+        begin = time.monotonic()
         # 5 s are promised, a busy machine gets more.
-        await until(lambda: b.get_sync("ns", "k") == "new", 7)
+        await until(lambda: b.get_sync("ns", "k") == "new", promised(5, 7))
+        print(f"without the channel the old value was gone after {time.monotonic() - begin:.2f} s")
         assert not figures(b)["listening"]
         for number in range(8):
             await a.set("ns", "k", number)
@@ -132,7 +136,8 @@ def test_without_the_channel_nothing_older_than_five_seconds_is_served(redis: Se
                 redis.command("ACL", "SETUSER", "reader", "&*")
                 await until(lambda: figures(b)["listening"])
                 assert await b.get("ns", "k") == number
-            await until(lambda: b.get_sync("ns", "k") == number, 7 if number < 4 else 2)  # noqa: B023
+            longest = promised(5, 7) if number < 4 else 2
+            await until(lambda: b.get_sync("ns", "k") == number, longest)  # noqa: B023
         await a.close()
         await b.close()
 
@@ -148,6 +153,12 @@ def test_two_hundred_tasks_through_every_kind_of_outage(redis: Server) -> None:
     async def main() -> None:
         nonlocal over
         service = CacheService(redis.url)
+
+        async def back(number: int) -> None:
+            begin = time.perf_counter()
+            # 2 s are promised, a busy machine gets more.
+            await until(lambda: service.set("back", 1, number), promised(2, 6))
+            print(f"back {time.perf_counter() - begin:.2f} s after it answers again")
 
         async def keep(number: int) -> bool:
             return await service.set("kept", number, f"value {number}")
@@ -186,8 +197,7 @@ def test_two_hundred_tasks_through_every_kind_of_outage(redis: Server) -> None:
         await asyncio.sleep(0.8)
         assert await service.get("kept", 7) == "value 7"
         redis.start()
-        # 2 s are promised, a busy machine gets more.
-        await until(lambda: service.set("back", 1, 1), 6)
+        await back(1)
         for number in range(50):
             await until(lambda: keep(number))  # noqa: B023
         await asyncio.sleep(0.3)
@@ -195,12 +205,12 @@ def test_two_hundred_tasks_through_every_kind_of_outage(redis: Server) -> None:
         await asyncio.sleep(0.8)
         assert await service.get("kept", 7) == "value 7"
         redis.go_on()
-        await until(lambda: service.set("back", 1, 2), 6)
+        await back(2)
         redis.command("CONFIG", "SET", "maxmemory", "1")
         await asyncio.sleep(0.3)
         redis.command("CONFIG", "SET", "maxmemory", "0")
         await asyncio.sleep(0.2)
-        await until(lambda: service.set("back", 1, 3), 6)
+        await back(3)
         over = True
         for task in tasks:
             await task
@@ -210,8 +220,10 @@ def test_two_hundred_tasks_through_every_kind_of_outage(redis: Server) -> None:
     near.sort()
     remote.sort()
     assert near[int(len(near) * 0.99)] < 0.001, near[-5:]
-    # 250 ms, and what 200 tasks on a busy machine take to be woken.
-    assert remote[int(len(remote) * 0.99)] < 0.25 + 1.0, remote[-5:]
+    hit, given_up = near[int(len(near) * 0.99)], remote[int(len(remote) * 0.99)]
+    print(f"near hits {hit * 1e6:.0f} µs, remote requests {given_up * 1e3:.0f} ms (p99)")
+    # 250 ms, and what 200 tasks take to be woken.
+    assert given_up < 0.25 + promised(0.05, 1.0), remote[-5:]
 
 
 @pytest.mark.hostile

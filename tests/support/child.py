@@ -42,6 +42,11 @@ def times(sample: int, full: int) -> int:
     return min(sample, max(10, sample // 20)) if MEMCHECK else min(full, sample * SOAK)
 
 
+def promised(bound: float, busy: float) -> float:
+    """What is promised, in a soak, which has a machine for itself; else what a busy one gets."""
+    return bound if SOAK > 1 else busy
+
+
 def patience(seconds: float, runs: int = 1) -> float:
     """A limit for pytest.mark.timeout around ``runs`` that take up to ``seconds`` each."""
     return 60 + seconds * runs * (40 if MEMCHECK else 1)
