@@ -14,7 +14,7 @@
 pub mod core;
 #[cfg(feature = "python")]
 mod py;
-#[cfg(not(loom))]
+#[cfg(not(ferrogate_loom))]
 pub mod runtime;
 
 #[cfg(all(fuzzing, feature = "python"))]

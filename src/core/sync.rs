@@ -1,17 +1,18 @@
-//! The locks. The only file that names `parking_lot`; under `cfg(loom)` the
-//! same names are loom's, so that the model checker runs the shipped code.
+//! The locks. The only file that names `parking_lot`; under `cfg(ferrogate_loom)` the
+//! same names are loom's, so that the model checker runs the shipped code. It is not
+//! `cfg(loom)`: dependencies know that one, too, and some do not build with it.
 
-#[cfg(not(loom))]
+#[cfg(not(ferrogate_loom))]
 pub use parking_lot::{Mutex, MutexGuard};
-#[cfg(not(loom))]
+#[cfg(not(ferrogate_loom))]
 pub use std::sync::{Arc, atomic};
 
-#[cfg(loom)]
+#[cfg(ferrogate_loom)]
 pub use self::model::{Mutex, MutexGuard};
-#[cfg(loom)]
+#[cfg(ferrogate_loom)]
 pub use loom::sync::{Arc, atomic};
 
-#[cfg(loom)]
+#[cfg(ferrogate_loom)]
 mod model {
     //! loom's primitives in parking_lot's shape: no poisoning, guards by reference.
     pub use loom::sync::MutexGuard;
@@ -47,14 +48,14 @@ mod model {
 /// table, and its locks do not survive a fork that comes while a thread goes to
 /// sleep or wakes up (measured: 2 of 10 children hung in their first wait). Here
 /// is no lock at all.
-#[cfg(not(loom))]
+#[cfg(not(ferrogate_loom))]
 #[derive(Debug)]
 pub struct Bell {
     rung: atomic::AtomicBool,
     sleeper: std::thread::Thread,
 }
 
-#[cfg(not(loom))]
+#[cfg(not(ferrogate_loom))]
 impl Bell {
     /// A bell for the calling thread; no other may wait for it.
     #[must_use]

@@ -5,7 +5,7 @@
 //! whatever the caller's waker needs, handed back once, after all locks are
 //! released.
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, ferrogate_loom))]
 mod loom_tests;
 
 use std::collections::HashMap;
@@ -373,7 +373,7 @@ impl<R, W> Flights<R, W> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(ferrogate_loom)))]
 mod tests {
     use super::*;
 

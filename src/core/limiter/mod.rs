@@ -24,16 +24,16 @@ mod token_bucket;
 mod window;
 
 #[cfg(test)]
-#[cfg(loom)]
+#[cfg(ferrogate_loom)]
 mod loom_tests;
 #[cfg(test)]
-#[cfg(not(loom))]
+#[cfg(not(ferrogate_loom))]
 mod tests;
 #[cfg(test)]
-#[cfg(not(loom))]
+#[cfg(not(ferrogate_loom))]
 mod token_bucket_tests;
 #[cfg(test)]
-#[cfg(not(loom))]
+#[cfg(not(ferrogate_loom))]
 mod window_tests;
 
 use std::hash::Hash;
