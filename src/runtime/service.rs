@@ -172,6 +172,10 @@ impl Service {
         };
         match way {
             Ok(tier) => {
+                if kind == Kind::Write && !self.owed.is_empty() {
+                    // Before it, so that nothing newer goes with what is to be forgotten.
+                    self.pay();
+                }
                 let done = Done::new(move |outcome| then(service.answer(kind, digest, outcome)));
                 if helped {
                     tier.submit_helped(request, done);
@@ -256,7 +260,7 @@ impl Service {
 
     /// Tells a store that answers again what it was to forget.
     fn pay(self: &Arc<Self>) {
-        let Some(tier) = &self.tier else { return };
+        let Some(tier) = self.tier.as_ref().filter(|tier| !tier.pays()) else { return };
         self.owed.pay(|request, done| tier.submit(request, done));
     }
 
@@ -349,7 +353,7 @@ impl Service {
         if let Some(said) = self.outages.recovered(kind) {
             self.notices.add(said);
         }
-        if !self.owed.is_empty() && !self.tier.as_ref().is_some_and(|tier| tier.pays()) {
+        if !self.owed.is_empty() {
             self.pay();
         }
     }

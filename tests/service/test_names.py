@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,8 @@ def test_two_scripts_share_nothing(tmp_path: Path) -> None:
         return subprocess.run(
             [sys.executable, *command, url],
             cwd=tmp_path,
+            # Where Python is told not to look into the working directory, it is to find `asker`.
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
             check=True,
             capture_output=True,
             text=True,
