@@ -82,7 +82,9 @@ def loom(stages: Stages) -> None:
         "loom",
         # Not --release: its link-time optimisation takes 80 s, the tests 0.04.
         ["cargo", "test", "--locked", "--lib", "loom_"],
-        env=environment(RUSTFLAGS="--cfg ferrogate_loom", CARGO_TARGET_DIR=str(ROOT / "target-loom")),
+        env=environment(
+            RUSTFLAGS="--cfg ferrogate_loom", CARGO_TARGET_DIR=str(ROOT / "target-loom")
+        ),
     )
 
 

@@ -35,6 +35,12 @@ def _sqlite(url: str, options: dict[str, Any]) -> dict[str, Any]:
 def _redis(url: str, options: dict[str, Any]) -> dict[str, Any]:
     parts = urlsplit(url)
     base, _, mode = parts.scheme.partition("+")
+    if parts.query or parts.fragment or {"?", "#", " "} & set(url) or "@" in parts.path:
+        # Not what was given: a part of a password may stand anywhere.
+        raise ValueError(
+            "url: expected no '?', '#' or blank, and no '/' before the host; in a password write "
+            "%3F, %23, %20 and %2F, and options as arguments"
+        )
     sentinel = text_or_none("sentinel", options.pop("sentinel", None))
     cluster = flag("cluster", options.pop("cluster", False))
     path = [unquote(part) for part in parts.path.split("/") if part]
@@ -45,33 +51,42 @@ def _redis(url: str, options: dict[str, Any]) -> dict[str, Any]:
     cluster = cluster or mode == "cluster"
     if sentinel is not None and cluster:
         raise ValueError("sentinel: a Cluster has no Sentinels")
-    if len(path) > 1 or (path and not path[0].isdecimal()):
+    if len(path) > 1 or (path and not (path[0].isascii() and path[0].isdecimal())):
         raise ValueError(f"url: expected the number of a database, got {parts.path!r}")
     db = int(path[0]) if path else 0
     if cluster and db:
         raise ValueError("url: a Cluster has only database 0")
     userinfo, _, hosts = parts.netloc.rpartition("@")
     username, _, password = userinfo.partition(":")
+    named = hosts.split(",")
+    if len(named) > 1 and not all(named):
+        raise ValueError("url: expected a host before and behind each comma")
+    if len(named) > 1 and sentinel is None and not cluster:
+        raise ValueError(
+            "url: expected one host; several are Sentinels, redis+sentinel://…/master, or nodes of "
+            "a Cluster, redis+cluster://…"
+        )
     default = _DEFAULT_SENTINEL_PORT if sentinel is not None else _DEFAULT_PORT
     timeout = seconds("timeout_seconds", options.pop("timeout_seconds", 0.25))
     connections = options.pop("max_connections", None)
     if connections is None:
-        connections = _from_environment("REDIS_MAX_CONNECTIONS", 10)
+        connections = _from_environment("REDIS_MAX_CONNECTIONS", 10, least=2)
+    prefix = text_or_none("prefix", options.pop("prefix", None))
+    if prefix == "":
+        raise ValueError("prefix: expected what all keys of this cache begin with, got ''")
     given: dict[str, Any] = {
         "kind": "redis",
         "mode": "sentinel" if sentinel is not None else "cluster" if cluster else "single",
         "master": sentinel or "",
-        "nodes": [_host_and_port(host, default) for host in hosts.split(",")],
+        "nodes": [_host_and_port(host, default) for host in named],
         "db": db,
         "username": unquote(username) or None,
         "password": unquote(password) or None,
         "timeout_seconds": timeout,
         "max_connections": whole("max_connections", connections, least=2),
-        "prefix": text_or_none("prefix", options.pop("prefix", None)) or "ferrogate:",
+        "prefix": prefix or "ferrogate:",
         "tls": None,
     }
-    if parts.query:
-        raise ValueError(f"url: expected options as arguments, got {parts.query!r} in it")
     if base == "rediss":
         given["tls"] = tuple(
             _pem(name, options.pop(name, None))
@@ -100,18 +115,20 @@ def _host_and_port(netloc: str, default: int) -> tuple[str, int]:
         parts = urlsplit(f"//{netloc}")
         host, port = parts.hostname, parts.port
     except ValueError:
-        host, port = None, None
-    if not host and netloc and not netloc.startswith(":"):
+        host, port = None, 0
+    if port == 0 or (not host and netloc and not netloc.startswith(":")):
         raise ValueError(f"url: expected host:port, got {netloc!r}")
     return host or "localhost", port or default
 
 
-def _from_environment(name: str, default: int) -> int:
+def _from_environment(name: str, default: int, *, least: int) -> int:
     text = os.environ.get(name)
     if text is None:
         return default
-    if not text.isdecimal():
-        raise ValueError(f"{name}: expected a whole number in the environment, got {text!r}")
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(
+            f"{name}: expected a whole number from {least} on in the environment, got {text!r}"
+        )
     return int(text)
 
 
@@ -149,7 +166,8 @@ def url_of(url: str | os.PathLike[str]) -> str:
     try:
         scheme = urlsplit(url).scheme
     except ValueError as error:
-        raise ValueError(f"url: {error}: {url!r}") from None
+        # Without a part of it: it may have a password.
+        raise ValueError(f"url: {error}; in a password write '[' as %5B and ']' as %5D") from None
     if scheme in _SCHEMES and not url.lower().startswith(f"{scheme}://"):
         raise ValueError(f"url: expected '//' behind {scheme + ':'!r}, got {shown(url)!r}")
     return url

@@ -25,6 +25,9 @@ pub(crate) fn type_name(value: &Bound<'_, PyAny>) -> String {
 const ABOVE_ZERO: &str = "above 0 seconds";
 const ZERO_OR_MORE: &str = "of at least 0 seconds";
 
+/// The longest duration, which `math.inf` becomes.
+pub(crate) const LONGEST: Nanos = NEVER - 1;
+
 /// A duration in seconds (`float`, `int`) or a `timedelta`; must be above zero.
 pub(crate) fn duration(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<Nanos> {
     match seconds_or_delta(argument, value, ABOVE_ZERO)? {
@@ -60,7 +63,7 @@ fn seconds_or_delta(
             .saturating_mul(1_000_000)
             .saturating_add(i64::from(delta.get_microseconds()));
         return u64::try_from(micros)
-            .map(|micros| micros.saturating_mul(1_000).min(NEVER - 1))
+            .map(|micros| micros.saturating_mul(1_000).min(LONGEST))
             .map_err(|_| wrong());
     }
     let is_number = (value.is_instance_of::<PyFloat>() || value.is_instance_of::<PyInt>())
@@ -77,7 +80,7 @@ fn seconds_or_delta(
     }
     let nanos = nanos_from_secs(seconds);
     // A positive duration below half a nanosecond must not become "none at all".
-    Ok(if nanos == 0 && seconds > 0.0 { 1 } else { nanos.min(NEVER - 1) })
+    Ok(if nanos == 0 && seconds > 0.0 { 1 } else { nanos.min(LONGEST) })
 }
 
 fn not_a_duration(argument: &str, value: &Bound<'_, PyAny>, expected: &str) -> PyErr {
@@ -117,7 +120,7 @@ impl PyManualClock {
         edge("ManualClock", || {
             let Some(value) = start else { return Ok(Self(ManualClock::starting_at(0))) };
             let start = duration_or_zero("start", value)?;
-            if start == NEVER - 1 {
+            if start == LONGEST {
                 return Err(PyValueError::new_err(format!(
                     "start: expected finite seconds of at least 0, got {}",
                     value.repr()?

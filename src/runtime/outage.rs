@@ -1,5 +1,7 @@
 //! When a store is left alone for a while: after failures in a row, and by what it refuses.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::tier::{Request, TierError};
 use crate::core::clock::Nanos;
 use crate::core::sync::Mutex;
@@ -40,7 +42,11 @@ struct Outage {
 
 /// The outages of one store.
 #[derive(Debug, Default)]
-pub struct Outages([Mutex<Outage>; 2]);
+pub struct Outages {
+    kinds: [Mutex<Outage>; 2],
+    /// It has no room for values; it still answers, and can forget some.
+    full: AtomicBool,
+}
 
 impl Outages {
     /// Whether a request may be sent now.
@@ -48,7 +54,7 @@ impl Outages {
     /// # Errors
     /// The store is left alone; one request in a while is let through to see whether it is back.
     pub fn may_ask(&self, kind: Kind, now: Nanos) -> Result<(), TierError> {
-        let mut outage = self.0[kind as usize].lock();
+        let mut outage = self.kinds[kind as usize].lock();
         if outage.failures >= FAILURES {
             if now < outage.until {
                 return Err(TierError::Away("left alone after repeated failures".into()));
@@ -65,7 +71,7 @@ impl Outages {
         if matches!(error, TierError::Lost | TierError::Ended | TierError::Full(_)) {
             return None;
         }
-        let mut outage = self.0[kind as usize].lock();
+        let mut outage = self.kinds[kind as usize].lock();
         outage.failures = outage.failures.saturating_add(1);
         if outage.failures < FAILURES {
             return None;
@@ -87,7 +93,7 @@ impl Outages {
     /// A request was answered; what is to be logged of that.
     #[must_use]
     pub fn recovered(&self, kind: Kind) -> Option<String> {
-        let mut outage = self.0[kind as usize].lock();
+        let mut outage = self.kinds[kind as usize].lock();
         let was_away = outage.failures >= FAILURES;
         outage.failures = 0;
         drop(outage);
@@ -97,10 +103,28 @@ impl Outages {
         })
     }
 
-    /// Whether it is left alone, for reading or for writing.
+    /// It had no room for a value; what is to be logged of that.
+    #[must_use]
+    pub fn filled(&self, why: &str) -> Option<String> {
+        let first = !self.full.swap(true, Ordering::AcqRel);
+        first.then(|| format!("the store cannot be written to, it is full: {why}"))
+    }
+
+    /// It took a value; what is to be logged of that.
+    #[must_use]
+    pub fn stored(&self) -> Option<String> {
+        if !self.full.load(Ordering::Acquire) {
+            return None;
+        }
+        let was_full = self.full.swap(false, Ordering::AcqRel);
+        was_full.then(|| "the store takes values again".into())
+    }
+
+    /// Whether it is full, or left alone for reading or for writing.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        self.0.iter().any(|outage| outage.lock().failures >= FAILURES)
+        self.full.load(Ordering::Acquire)
+            || self.kinds.iter().any(|outage| outage.lock().failures >= FAILURES)
     }
 }
 
@@ -126,6 +150,17 @@ mod tests {
         assert!(outages.may_ask(Kind::Write, 2 * SECOND).is_err());
         assert!(outages.recovered(Kind::Write).is_some());
         assert!(!outages.is_away() && outages.may_ask(Kind::Write, SECOND).is_ok());
+    }
+
+    #[test]
+    fn a_full_store_is_away_until_it_takes_a_value_and_asked_all_the_time() {
+        let outages = Outages::default();
+        assert_eq!(outages.stored(), None);
+        assert!(outages.filled("OOM").is_some_and(|said| said.contains("full: OOM")));
+        assert_eq!(outages.filled("OOM"), None);
+        assert_eq!(outages.recovered(Kind::Write), None);
+        assert!(outages.is_away() && outages.may_ask(Kind::Write, SECOND).is_ok());
+        assert!(outages.stored().is_some() && !outages.is_away());
     }
 
     #[test]

@@ -283,18 +283,26 @@ impl Service {
             Ok(reply) => reply,
             Err(error) => {
                 Counts::add(&self.counts.errors);
-                let full = matches!(error, TierError::Full(_));
-                self.failed(kind, &error);
-                let answer = self.answer_failed(digest, error);
-                if full {
+                if let TierError::Full(why) = &error {
+                    if let Some(said) = self.outages.filled(why) {
+                        self.notices.add(said);
+                    }
+                    let answer = self.answer_failed(digest, error);
                     // It answers, and can forget what it could not replace.
                     self.recovered(kind);
+                    return answer;
                 }
-                return answer;
+                self.failed(kind, &error);
+                return self.answer_failed(digest, error);
             }
         };
         if let Digest::Written(place, _) | Digest::Loaded { place, .. } = &digest {
             self.owed.settle(place);
+            if matches!(reply, Reply::Done)
+                && let Some(said) = self.outages.stored()
+            {
+                self.notices.add(said);
+            }
         }
         self.recovered(kind);
         match (reply, digest) {

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from child import FORKS, run_well, times
+from redis_servers import needs_redis
 from services import HASTY, Open, locked
 from turns import turns
 from waiting import eventually
@@ -103,6 +104,23 @@ def test_a_loop_that_is_closed_over_its_load(sqlite: Open) -> None:
         # It may have come first, and then its result is the lease.
         del asked
         eventually(lambda turn=turn: is_free(other, str(turn)))
+
+
+@pytest.mark.parametrize("store", ["sqlite", pytest.param("redis", marks=needs_redis)])
+def test_closing_gives_back_what_is_still_loading(
+    store: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite://{tmp_path}/cache.db"
+    if store == "redis":
+        url = request.getfixturevalue("redis").url
+    one, other = (CacheService(url, lease_seconds=LEASE) for _ in range(2))
+    with other:
+        eventually(one.health_check_sync)
+        what, _lease = one._lease(True, "ns", "k", None)
+        assert what == "lease"
+        assert not is_free(other, "k")
+        one.close_sync()
+        eventually(lambda: is_free(other, "k"))
 
 
 def test_a_load_that_fails(sqlite: Open) -> None:

@@ -15,7 +15,7 @@ use super::lease::Lease;
 use super::options::{checked, namespace, tag, with_key};
 use crate::py::awaitable::ready;
 use crate::py::cache::tags;
-use crate::py::convert::duration;
+use crate::py::convert::{LONGEST, duration};
 use crate::runtime::counts::Counts;
 use crate::runtime::frame::Body;
 use crate::runtime::lifecycle::may_run;
@@ -49,8 +49,11 @@ impl CacheService {
     }
 
     pub(super) fn ttl(&self, ttl: Omitted<'_, '_>) -> PyResult<Option<Duration>> {
-        let given = ttl.map(|ttl| duration("ttl", ttl)).transpose()?;
-        Ok(given.map(Duration::from_nanos).or(self.default_ttl))
+        Ok(match ttl.map(|ttl| duration("ttl", ttl)).transpose()? {
+            Some(LONGEST) => None,
+            Some(nanos) => Some(Duration::from_nanos(nanos)),
+            None => self.default_ttl,
+        })
     }
 
     /// The bytes of a value that is to be stored, checked.

@@ -15,7 +15,7 @@ use super::lease::Lease;
 use super::options::{after_forks, open_tier};
 use crate::py::cache::Cache;
 use crate::py::codec::Coder;
-use crate::py::convert::{clock, duration, globally_disabled, optional_duration};
+use crate::py::convert::{LONGEST, clock, duration, globally_disabled, optional_duration};
 use crate::py::edge::edge;
 use crate::runtime::frame::Codec;
 use crate::runtime::near::{Cut, Near};
@@ -82,7 +82,7 @@ impl CacheService {
                 coder: Coder { codec, pickle },
                 strict,
                 name,
-                default_ttl: default_ttl.map(Duration::from_nanos),
+                default_ttl: default_ttl.filter(|ttl| *ttl != LONGEST).map(Duration::from_nanos),
                 closed: AtomicBool::new(false),
                 flights,
             })

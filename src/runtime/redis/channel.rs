@@ -134,11 +134,11 @@ async fn hear(ear: &Arc<Ear>, turn: usize) {
     };
     let opened = timeout(CONNECT, shared.config.servers.listen(turn, &channels, push)).await;
     let Ok(Ok(mut connection)) = opened else { return };
-    shared.listening.store(true, Ordering::Release);
-    shared.generations.trust(true);
     if shared.suspect.swap(false, Ordering::AcqRel) {
         shared.flush();
     }
+    shared.listening.store(true, Ordering::Release);
+    shared.generations.trust(true);
     shared.trust_near(shared.now());
     shared.listened.store(true, Ordering::Release);
     shared.gate.notify_one();

@@ -364,6 +364,11 @@ impl Shared {
     pub(super) fn closing(&self, patience: Duration) -> bool {
         if !self.closed.swap(true, Ordering::AcqRel) {
             self.pay();
+            // What is still loading is not stored any more: others need not wait for it.
+            let leases = std::mem::take(&mut *self.leases.lock());
+            for (token, name) in leases {
+                self.enqueue(Ask::Disown(token, name), Done::new(drop));
+            }
         }
         let ended = self.stop(Stage::Drain, patience);
         if ended && let Some(said) = self.owed.give_up() {

@@ -13,8 +13,9 @@ use super::read::row_of;
 use super::schema::{OpenError, Patience, is_busy};
 use super::shared::{Ask, BATCH, Shared, breaks};
 use super::upkeep::{Sweep, has_expired, shrink};
+use crate::runtime::place::Place;
 use crate::runtime::queue::Taken;
-use crate::runtime::tier::{Outcome, Reply, Request, TierError};
+use crate::runtime::tier::{Lease, Outcome, Reply, Request, TierError};
 
 /// Between two looks after expired entries and leases when nothing is written.
 const TICK: Duration = Duration::from_secs(1);
@@ -37,7 +38,7 @@ pub(super) struct Writer {
     open: Option<Reader>,
     patience: Arc<Patience>,
     /// The leases that loads of this process hold, by row.
-    held: HashMap<i64, u64>,
+    held: HashMap<i64, (u64, Place)>,
     renewed: i64,
     sweep: Option<Sweep>,
     swept_at_start: bool,
@@ -62,6 +63,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
     writer.note_uses(shared);
     if shared.closed.load(Ordering::Acquire) {
         writer.pay_rest(shared);
+        writer.end_leases(shared);
     }
     writer.disconnect();
     if shared.closed.load(Ordering::Acquire) {
@@ -293,14 +295,14 @@ impl Writer {
     fn remember(&mut self, request: &Request, outcome: &Outcome) {
         match (request, outcome) {
             (Request::Lease { place, .. }, Ok(Reply::Leased(lease))) => {
-                self.held.insert(row_of(place), lease.token);
+                self.held.insert(row_of(place), (lease.token, place.clone()));
             }
             (
                 Request::Set { place, lease: Some(lease), .. } | Request::Release(place, lease),
                 _,
             ) => {
                 let row = row_of(place);
-                if self.held.get(&row) == Some(&lease.token) {
+                if self.held.get(&row).is_some_and(|(token, _)| *token == lease.token) {
                     self.held.remove(&row);
                 }
             }
@@ -335,8 +337,21 @@ impl Writer {
         }
     }
 
+    /// What is still loading is not stored any more: others need not wait for it.
+    fn end_leases(&mut self, shared: &Shared) {
+        let held = std::mem::take(&mut self.held);
+        let release = |(token, place)| Request::Release(place, Lease { token, since: 0 });
+        let requests: Vec<Request> = held.into_values().map(release).collect();
+        let jobs: Vec<Job<'_>> =
+            requests.iter().map(|request| Job { request, payload: None }).collect();
+        if !jobs.is_empty() {
+            let _ = self.commit(shared, &jobs, &[], false);
+        }
+    }
+
     fn renew(&mut self, shared: &Shared) -> std::result::Result<(), OpenError> {
-        let held: Vec<(i64, u64)> = self.held.iter().map(|(row, token)| (*row, *token)).collect();
+        let held: Vec<(i64, u64)> =
+            self.held.iter().map(|(row, (token, _))| (*row, *token)).collect();
         upkeep(
             self.connection(shared)?,
             || Self::terms(shared),
