@@ -274,6 +274,7 @@ RECIPES: dict[str, Recipe] = {
     "CacheService._close": of_service(lambda s: s._close(1.0)),
     "CacheService._figures": of_service(lambda s: s._figures()),
     "CacheService._lease": of_service(lambda s: s._lease(True, "ns", "k", None)),
+    "CacheService._lease_here": of_service(lambda s: s._lease_here("ns", "k")),
     "CacheService._set_loaded": of_service(
         lambda s: s._set_loaded(True, "ns", "k", 1, None, None, leased(s))
     ),
