@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from redis_servers import Server, needs_redis, server, until
+from child import promised
+from redis_servers import Server, connected, heard, needs_redis, server, until
 
 from ferrogate import CacheClient, CacheService, CacheUnavailable
 
@@ -44,11 +46,20 @@ def test_a_value_lives_as_long_as_its_ttl_also_in_other_processes(redis: Server)
             CacheService(redis.url, timeout_seconds=5) as a,
             CacheService(redis.url, timeout_seconds=5) as b,
         ):
-            await a.set("ns", "short", 1, ttl=0.3)
+            await connected(a, b)
+            ttl = 0.3
+            for attempt in range(4):
+                # A machine that is busy for as long as it lives gets a longer one.
+                begin, ttl = time.monotonic(), 0.3 * 3**attempt
+                await a.set("ns", "short", 1, ttl=ttl)
+                found = await b.get("ns", "short")
+                if time.monotonic() - begin < ttl * 0.9:
+                    break
+            assert found == 1
+            # The server's clock and ours: of the near cache's it must not live longer.
+            await until(lambda: b.get_sync("ns", "short") is None, ttl + 2)
+            assert time.monotonic() - begin > ttl * 0.9
             await a.set("ns", "long", 2)
-            await asyncio.sleep(0.1)
-            assert await b.get("ns", "short") == 1
-            await until(lambda: b.get_sync("ns", "short") is None, 1)
             assert await b.get("ns", "long") == 2
             assert redis.command("PTTL", "ferrogate:{ns:long}") == b":-1"
             # Overwritten with a TTL, then without.
@@ -137,13 +148,16 @@ def test_what_is_loaded_is_not_stored_if_it_was_invalidated_meanwhile(redis: Ser
                 if invalidate is invalidations[2]:
 
                     async def load() -> str:
-                        await b.delete("ns", "k")
+                        # There is nothing to delete, and yet what is loaded is older.
+                        assert not await b.delete("ns", "k")
                         return "loaded"
 
                 assert await a.get_or_set("ns", "k", load, tags=["t"]) == "loaded"
-                assert await b.get("ns", "k") in (None, "newer")
-                await asyncio.sleep(0.05)
-                assert await a.get("ns", "k") in (None, "newer")
+                kept = "newer" if invalidate is invalidations[3] else None
+                assert await b.get("ns", "k") == kept
+                await until(lambda: a.get_sync("ns", "k") == kept)  # noqa: B023
+                raw = redis.command("HGET", "ferrogate:{ns:k}", "v")
+                assert raw != b'"loaded"'
 
     asyncio.run(main())
 
@@ -205,8 +219,19 @@ def test_a_killed_server_is_a_miss_and_then_it_is_back(
     async def main() -> None:
         with caplog.at_level(logging.WARNING, "ferrogate"):
             async with CacheService(redis.url) as a, CacheService(redis.url, strict=True) as b:
-                assert await a.set("ns", "k", "kept")
-                assert await b.get("ns", "k") == "kept"
+                await connected(a, b)
+                await until(lambda: a.set("ns", "k", "kept"))
+
+                async def read() -> bool:
+                    with contextlib.suppress(CacheUnavailable):
+                        return await b.get("ns", "k") == "kept"
+                    return False
+
+                # Else it might hear of it only now, and drop what it has read.
+                await heard(a, b)
+                await until(read)
+                # On a busy machine the first ones may have been late.
+                caplog.clear()
                 redis.kill()
                 for _ in range(20):
                     assert await a.get("ns", "k") == await b.get("ns", "k") == "kept"
@@ -221,14 +246,14 @@ def test_a_killed_server_is_a_miss_and_then_it_is_back(
                 assert not a.get_stats()["available"]
                 redis.start()
                 # 2 s are promised, a busy machine gets more.
-                await until(a.health_check, 6)
+                await until(a.health_check, promised(3, 15))
                 await until(lambda: a.set("ns", "k", "again"))
 
                 async def readable() -> bool:
                     await a.get("ns", "other")
                     return a.get_stats()["available"]
 
-                await until(readable, 6)
+                await until(readable)
         said = [r.message for r in caplog.records if "cache service redis" in r.message]
         # Once for each service, for reading and for writing.
         assert 1 <= sum("cannot be" in one for one in said) <= 4, said
@@ -240,6 +265,7 @@ def test_a_killed_server_is_a_miss_and_then_it_is_back(
 def test_a_paused_server_is_given_up_in_time_and_nothing_old_comes_back(redis: Server) -> None:
     async def main() -> None:
         async with CacheService(redis.url) as a, CacheService(redis.url) as b:
+            await connected(a, b)
             for key in ("replaced", "deleted", "outdated", "kept"):
                 ns = "ns" if key != "outdated" else "gone"
                 await until(lambda: a.set(ns, key, "old", tags=[key]))  # noqa: B023
@@ -247,7 +273,10 @@ def test_a_paused_server_is_given_up_in_time_and_nothing_old_comes_back(redis: S
             begin = time.monotonic()
             await asyncio.gather(*(a.get("ns", f"missing {n}") for n in range(200)))
             assert time.monotonic() - begin < 2
-            assert a.get_stats()["errors"] >= 200
+            # Those of which the first were late already when they were asked are not sent.
+            stats = cast("dict[str, Any]", a.get_stats())
+            assert stats["errors"] + stats["skipped"] >= 200
+            assert stats["errors"] >= 3
             begin = time.monotonic()
             assert not await a.set("ns", "replaced", "new")
             assert await a.get("ns", "replaced") == "new"
@@ -256,8 +285,9 @@ def test_a_paused_server_is_given_up_in_time_and_nothing_old_comes_back(redis: S
             assert time.monotonic() - begin < 4
             assert await a.get("ns", "kept") == "old"
             redis.go_on()
-            await until(a.health_check, 6)
+            await until(a.health_check, promised(3, 15))
             await until(lambda: a.get_stats()["owed"] == 0)
+            await connected(a, b)
             for service in (a, b):
                 assert await service.get("ns", "replaced") in (None, "new")
                 assert await service.get("ns", "deleted") is None
@@ -266,8 +296,11 @@ def test_a_paused_server_is_given_up_in_time_and_nothing_old_comes_back(redis: S
     asyncio.run(main())
 
 
-def test_a_full_server_refuses_writes_and_goes_on_reading(redis: Server) -> None:
+def test_a_full_server_refuses_writes_and_goes_on_reading(
+    redis: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
+        caplog.set_level(logging.WARNING, "ferrogate")
         async with CacheService(redis.url, timeout_seconds=5, near_bytes=1) as a:
             assert await a.set("ns", "k", "here", tags=["t"])
             assert await a.set("ns", "old", "old")
@@ -277,13 +310,15 @@ def test_a_full_server_refuses_writes_and_goes_on_reading(redis: Server) -> None
             assert not await a.set("ns", "old", "new")
             assert await a.get("ns", "k") == "here"
             assert await a.get("ns", "old") is None
-            assert a.get_stats()["available"]
+            assert not a.get_stats()["available"]
+            assert caplog.text.count("cannot be written to") == 1
             assert await a.invalidate_tag("t")
             assert await a.get("ns", "k") is None
             assert not await a.health_check()
             redis.command("CONFIG", "SET", "maxmemory", "0")
-            assert await a.set("ns", "k", "again")
+            await until(lambda: a.set("ns", "k", "again"))
             assert await a.get("ns", "k") == "again"
+            await until(lambda: a.get_stats()["available"])
 
     asyncio.run(main())
 
@@ -302,15 +337,22 @@ def test_forgotten_scripts_and_killed_connections_are_no_errors(redis: Server) -
     asyncio.run(main())
 
 
+def clients(redis: Server) -> int:
+    """How many connections it has, the one that asks included."""
+    return len(redis.command("CLIENT", "LIST").splitlines())
+
+
 def test_a_closed_service_says_so(redis: Server) -> None:
     async def main() -> None:
         service = CacheService(redis.url, timeout_seconds=5)
-        await service.set("ns", "k", 1)
+        await connected(service)
+        # The one that asks is one of them.
+        assert clients(redis) >= 3
         await service.close()
         with pytest.raises(RuntimeError, match="closed"):
             await service.get("ns", "k")
         assert not await service.health_check()
-        await until(lambda: b"ferrogate" not in redis.command("CLIENT", "LIST"))
+        await until(lambda: clients(redis) == 1)
 
     asyncio.run(main())
 
@@ -340,9 +382,13 @@ def test_a_password_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv("REDIS_URL", f"redis://:s%C3%A9cret@127.0.0.1:{port}/3")
         monkeypatch.setenv("REDIS_MAX_CONNECTIONS", "2")
         client = CacheClient()
-        assert await client.initialize()
-        assert await client.set("k", "v", 60)
-        assert await client.get("k") == "v"
+        await until(client.initialize, 30)
+        await until(lambda: client.set("k", "v", 60))
+
+        async def read() -> bool:
+            return await client.get("k") == "v"
+
+        await until(read)
         assert "écret" not in repr(client)
         await client.close()
         wrong = CacheClient(f"redis://:wrong@127.0.0.1:{port}/3")

@@ -15,11 +15,17 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from ferrogate import CacheService, CacheUnavailable
+
 BINARY = shutil.which("redis-server")
+#: What makes a program end with who has started it, also when that is killed. Not a
+#: `preexec_fn`, which forks: services notice that, and make their connections anew.
+SETPRIV = shutil.which("setpriv")
+MORTAL = [SETPRIV, "--pdeathsig", "KILL", "--"] if SETPRIV else []
 
 needs_redis = pytest.mark.skipif(
     BINARY is None and not os.environ.get("CI"), reason="redis-server: run `make system`"
@@ -33,9 +39,12 @@ def free_port() -> int:
     above: a port from the system may be somebody else's before a server has it, who then
     answers instead.
     """
+    # Another user's files could not be opened.
+    folder = Path(tempfile.gettempdir()) / f"ferrogate-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
     while True:
         port = random.SystemRandom().randrange(10_000, 20_000)
-        held = os.open(f"{tempfile.gettempdir()}/ferrogate-port-{port}", os.O_CREAT | os.O_RDWR)
+        held = os.open(folder / str(port), os.O_CREAT | os.O_RDWR, 0o600)
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with socket.socket() as probe, socket.socket() as bus:
@@ -82,7 +91,7 @@ class Server:
         log = (self.folder / f"{self.port}.log").open("ab")
         self.process = subprocess.Popen(
             [
-                BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
+                *MORTAL, BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
                 "--save", "", "--appendonly", "no", *self.options,
             ],
             stdout=log, stderr=log, start_new_session=True,
@@ -140,7 +149,7 @@ def server(*options: str) -> Iterator[Server]:
             one.close()
 
 
-async def until(condition: Any, seconds: float = 5.0) -> float:
+async def until(condition: Any, seconds: float = 15.0) -> float:
     """Waits for a condition, sync or async; how long it took."""
     begin = time.monotonic()
     while True:
@@ -151,3 +160,35 @@ async def until(condition: Any, seconds: float = 5.0) -> float:
             return time.monotonic() - begin
         assert time.monotonic() - begin < seconds, "it did not come to pass"
         await asyncio.sleep(0.005)
+
+
+async def connected(*services: CacheService) -> None:
+    """Waits until services are answered, and hear of changes.
+
+    What is asked for next has no connection to make, and the near cache is not emptied any more,
+    as it is when its ear gets there.
+    """
+    for service in services:
+        await until(service.health_check, 30)
+
+        def hears() -> bool:
+            return bool(cast("dict[str, Any]", service.get_stats())["listening"])  # noqa: B023
+
+        await until(hears, 30)
+        # By then it has also emptied what it was to empty first.
+        await until(service.health_check, 30)
+        await until(service.health_check, 30)
+
+
+async def heard(writer: CacheService, reader: CacheService) -> None:
+    """Waits until one has heard of all that the other has changed so far."""
+
+    def reads(number: int) -> bool:
+        with contextlib.suppress(CacheUnavailable):
+            return reader.get_sync("heard", "k") == number
+        return False
+
+    # When it reads the second, it has heard of the first at least.
+    for number in (1, 2):
+        await until(lambda: writer.set("heard", "k", number))  # noqa: B023
+        await until(lambda: reads(number))  # noqa: B023
