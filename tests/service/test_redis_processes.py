@@ -16,8 +16,8 @@ from typing import Any, cast
 
 import pytest
 from child import patience, promised, run, run_well, times
-from redis_servers import Server, needs_redis, until
-from waiting import eventually
+from redis_servers import Server, connected, needs_redis, until
+from waiting import eventually, in_time
 
 from ferrogate import CacheService
 
@@ -63,11 +63,11 @@ def hear(one: subprocess.Popen[str]) -> str:
 
 
 def test_ten_processes_with_fifty_tasks_load_once(redis: Server) -> None:
-    with members(10, "load", redis.url, redis.port, 50, 0.5) as ten:
+    with members(10, "load", redis.url, redis.port, 50, 0.5, 60) as ten:
         for one in ten:
             tell(one)
         for one in ten:
-            out, _ = one.communicate(timeout=30)
+            out, _ = one.communicate(timeout=60)
             assert json.loads(out.splitlines()[-1]) == ["loaded"] * 50
             assert one.returncode == 0
     assert redis.command("GET", "loads") == b"1"
@@ -76,39 +76,46 @@ def test_ten_processes_with_fifty_tasks_load_once(redis: Server) -> None:
 def test_a_process_that_is_killed_while_it_loads_is_replaced_within_the_lease(
     redis: Server,
 ) -> None:
-    with members(4, "load", redis.url, redis.port, 50, 0.8) as (leader, *others):
+    with (
+        members(1, "load", redis.url, redis.port, 50, 60, 3) as (leader,),
+        members(3, "load", redis.url, redis.port, 50, 0.8, 3) as others,
+    ):
         tell(leader)
         assert hear(leader) == "loading"
         for one in others:
             tell(one)
+        # They wait for it by then, mostly; it would go on for a minute.
         time.sleep(0.2)
         leader.kill()
         begin = time.monotonic()
         for one in others:
-            out, _ = one.communicate(timeout=30)
+            out, _ = one.communicate(timeout=60)
             assert json.loads(out.splitlines()[-1]) == ["loaded"] * 50
         # The lease (3 s), the load (0.8 s), and what a busy machine takes to wake up.
-        assert time.monotonic() - begin < 3.0 + 0.8 + 4.0
+        assert time.monotonic() - begin < 3.0 + 0.8 + promised(2.0, 15.0)
     assert redis.command("GET", "loads") == b"2"
 
 
 def test_a_change_reaches_another_process(redis: Server) -> None:
-    took = []
-    with (
-        members(1, "follow", redis.url) as (one,),
-        CacheService(redis.url, timeout_seconds=5) as service,
-    ):
-        for number in range(300):
-            tell(one, f"k{number % 7} v{number}")
-            service.set_sync("ns", f"k{number % 7}", f"v{number}")
-            written = time.monotonic_ns()
-            took.append((int(hear(one)) - written) / 1e6)
-    took.sort()
-    middle, p99 = statistics.median(took), took[int(len(took) * 0.99)]
-    print(f"heard by another process after {middle:.1f} ms (median), {p99:.1f} ms (p99)")
-    # One stall of a busy machine is not the service's.
-    assert middle < 50, took[-5:]
-    assert took[int(len(took) * promised(0.99, 0.9))] < 100, took[-30:]
+    def judge(attempt: int) -> None:
+        took = []
+        with (
+            members(1, "follow", redis.url) as (one,),
+            CacheService(redis.url, timeout_seconds=5) as service,
+        ):
+            for number in range(300):
+                tell(one, f"k{number % 7} v{attempt}.{number}")
+                service.set_sync("ns", f"k{number % 7}", f"v{attempt}.{number}")
+                written = time.monotonic_ns()
+                took.append((int(hear(one)) - written) / 1e6)
+        took.sort()
+        middle, p99 = statistics.median(took), took[int(len(took) * 0.99)]
+        print(f"heard by another process after {middle:.1f} ms (median), {p99:.1f} ms (p99)")
+        # One stall of a busy machine is not the service's.
+        assert middle < 50, took[-5:]
+        assert took[int(len(took) * promised(0.99, 0.9))] < 100, took[-30:]
+
+    in_time(judge)
 
 
 def test_without_the_channel_nothing_older_than_five_seconds_is_served(redis: Server) -> None:
@@ -118,25 +125,25 @@ def test_without_the_channel_nothing_older_than_five_seconds_is_served(redis: Se
 
     async def main() -> None:
         a, b = (CacheService(base.format(user), timeout_seconds=5) for user in ("writer", "reader"))
+        await connected(a, b)
         await a.set("ns", "k", "old")
         assert await b.get("ns", "k") == "old"
-        assert figures(b)["listening"]
         # Closes the reader's ear, and keeps it from getting a new one.
         redis.command("ACL", "SETUSER", "reader", "resetchannels")
-        await asyncio.sleep(0.05)
+        await until(lambda: not figures(b)["listening"])
         await a.set("ns", "k", "new")
         begin = time.monotonic()
         # 5 s are promised, a busy machine gets more.
-        await until(lambda: b.get_sync("ns", "k") == "new", promised(5, 7))
+        await until(lambda: b.get_sync("ns", "k") == "new", promised(5.5, 15))
         print(f"without the channel the old value was gone after {time.monotonic() - begin:.2f} s")
         assert not figures(b)["listening"]
         for number in range(8):
             await a.set("ns", "k", number)
             if number == 4:
                 redis.command("ACL", "SETUSER", "reader", "&*")
-                await until(lambda: figures(b)["listening"])
+                await connected(b)
                 assert await b.get("ns", "k") == number
-            longest = promised(5, 7) if number < 4 else 2
+            longest = promised(5.5, 15) if number < 4 else promised(1, 4)
             await until(lambda: b.get_sync("ns", "k") == number, longest)  # noqa: B023
         await a.close()
         await b.close()
@@ -148,36 +155,54 @@ def test_two_hundred_tasks_through_every_kind_of_outage(redis: Server) -> None:
     """Nobody sees an exception, near hits stay fast, nobody waits longer than the promise."""
     near: list[float] = []
     remote: list[float] = []
-    over = False
+    kept: list[bool] = []
+    over = dark = False
 
     async def main() -> None:
-        nonlocal over
+        nonlocal over, dark
         service = CacheService(redis.url)
 
         async def back(number: int) -> None:
             begin = time.perf_counter()
-            # 2 s are promised, a busy machine gets more.
-            await until(lambda: service.set("back", 1, number), promised(2, 6))
+            # 2 s are promised, and what 200 tasks take; a busy machine gets more.
+            await until(lambda: service.set("back", 1, number), promised(3, 15))
             print(f"back {time.perf_counter() - begin:.2f} s after it answers again")
 
         async def keep(number: int) -> bool:
             return await service.set("kept", number, f"value {number}")
 
-        for number in range(50):
-            # A busy machine may take longer than a request waits.
-            await until(lambda: keep(number))  # noqa: B023
+        async def keep_all() -> None:
+            # Its ear empties the near cache once when it gets there.
+            await connected(service)
+            for number in range(50):
+                # A busy machine may take longer than a request waits.
+                await until(lambda: keep(number))  # noqa: B023
+            # What was late is deleted first.
+            await until(lambda: figures(service)["owed"] == 0)
+
+            async def there() -> bool:
+                found = [await service.get("kept", number) for number in range(50)]
+                return found == [f"value {number}" for number in range(50)]
+
+            await until(there)
+
+        await keep_all()
 
         async def one_near_hit(key: int) -> None:
             others: list[int] = []
             asyncio.get_running_loop().call_soon(others.append, key)
             # Of this thread: that a busy machine takes it away is not the service's.
             begin = time.thread_time()
+            in_the_dark = dark
             found = await service.get("kept", key)
             took = time.thread_time() - begin
             # Else it was no near hit, but waited: after a flush.
             if not others:
                 near.append(took)
-            assert found is not None or figures(service)["near_flushes"]
+            assert found in (f"value {key}", None)
+            # Redis is away from before it was asked for until after it came.
+            if in_the_dark and dark:
+                kept.append(found is not None)
 
         async def one(task: int) -> None:
             turn = 0
@@ -194,16 +219,19 @@ def test_two_hundred_tasks_through_every_kind_of_outage(redis: Server) -> None:
         tasks = [asyncio.create_task(one(n)) for n in range(200)]
         await asyncio.sleep(0.3)
         redis.kill()
+        dark = True
         await asyncio.sleep(0.8)
         assert await service.get("kept", 7) == "value 7"
+        dark = False
         redis.start()
         await back(1)
-        for number in range(50):
-            await until(lambda: keep(number))  # noqa: B023
+        await keep_all()
         await asyncio.sleep(0.3)
         redis.stop()
+        dark = True
         await asyncio.sleep(0.8)
         assert await service.get("kept", 7) == "value 7"
+        dark = False
         redis.go_on()
         await back(2)
         redis.command("CONFIG", "SET", "maxmemory", "1")
@@ -217,13 +245,15 @@ def test_two_hundred_tasks_through_every_kind_of_outage(redis: Server) -> None:
         await service.close()
 
     asyncio.run(main())
+    assert len(kept) >= 10
+    assert all(kept), f"{kept.count(False)} of {len(kept)} were not kept while it was away"
     near.sort()
     remote.sort()
-    assert near[int(len(near) * 0.99)] < 0.001, near[-5:]
+    assert near[int(len(near) * 0.99)] < promised(0.001, 0.005), near[-5:]
     hit, given_up = near[int(len(near) * 0.99)], remote[int(len(remote) * 0.99)]
     print(f"near hits {hit * 1e6:.0f} µs, remote requests {given_up * 1e3:.0f} ms (p99)")
     # 250 ms, and what 200 tasks take to be woken.
-    assert given_up < 0.25 + promised(0.05, 1.0), remote[-5:]
+    assert given_up < 0.25 + promised(0.15, 2.0), remote[-5:]
 
 
 @pytest.mark.hostile
@@ -241,7 +271,7 @@ import asyncio
 from ferrogate import CacheService
 
 async def main():
-    service = CacheService({redis.url!r})
+    service = CacheService({redis.url!r}, timeout_seconds=5)
     await service.set("ns", "k", 1)
     for number in range(50):
         asyncio.ensure_future(service.get("ns", number))
@@ -253,14 +283,14 @@ asyncio.run(main())
 """
     for _ in range(5):
         command = [sys.executable, "-c", program]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == {"p": 0, "r": 3}[ending[0]] - 2 * ("Lookup" in ending)
         assert (done.stderr == "") == ("Lookup" not in ending), done.stderr
 
 
 def test_ten_thousand_cancelled_requests_leave_nothing_behind(redis: Server) -> None:
     async def main() -> None:
-        service = CacheService(redis.url, timeout_seconds=5, near_bytes=1)
+        service = CacheService(redis.url, timeout_seconds=5, near_bytes=1, lease_seconds=60)
         assert await service.set("ns", "k", "v")
         for turn in range(100):
             tasks = [
@@ -283,7 +313,9 @@ def test_ten_thousand_cancelled_requests_leave_nothing_behind(redis: Server) -> 
         leading = asyncio.create_task(service.get_or_set("ns", "l", lambda: asyncio.sleep(60, 1)))
         await until(lambda: figures(service)["leases"] == 1)
         leading.cancel()
-        await until(lambda: redis.command("EXISTS", "ferrogate:{ns:l}:lease") == b":0", 1)
+        await until(
+            lambda: redis.command("EXISTS", "ferrogate:{ns:l}:lease") == b":0", promised(1, 15)
+        )
         await service.close()
 
     asyncio.run(main())
@@ -309,7 +341,7 @@ def test_who_forks_all_the_time_hears_of_changes_too(redis: Server) -> None:
         while other.poll() is None:
             fork()
         assert other.returncode == 0
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while cache.get_sync("ns", "k") != "new":
             assert time.monotonic() < end, cache.get_stats()
             fork()
