@@ -1,7 +1,7 @@
 """A child's program: one of several processes that share a cache service in Redis.
 
-``python redis_member.py load URL COUNTER_PORT TASKS SECONDS LEASE``: all tasks ask for one key, whose
-load counts itself and takes so long; prints the results.
+``python redis_member.py load URL COUNTER_PORT TASKS SECONDS LEASE``: all tasks ask for one key,
+whose load counts itself and takes so long; prints the results.
 ``python redis_member.py follow URL``: for each line ``key value`` on stdin, waits until ``get``
 brings that value, and prints when it did (nanoseconds of the clock that all processes share).
 """

@@ -91,8 +91,8 @@ class Server:
         log = (self.folder / f"{self.port}.log").open("ab")
         self.process = subprocess.Popen(
             [
-                *MORTAL, BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
-                "--save", "", "--appendonly", "no", *self.options,
+                *MORTAL, BINARY, "--port", str(self.port), "--bind", "127.0.0.1",
+                "--dir", str(self.folder), "--save", "", "--appendonly", "no", *self.options,
             ],
             stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
