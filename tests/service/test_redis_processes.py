@@ -219,7 +219,7 @@ def test_two_hundred_tasks_through_every_kind_of_outage(redis: Server) -> None:
         async def outage(leave: Callable[[], None], come: Callable[[], None], number: int) -> None:
             """Redis is away for a while, and what is near is served all the time."""
             nonlocal dark
-            for _ in range(5):
+            for _ in range(3):
                 await keep_all()
                 await asyncio.sleep(0.3)
                 before, flushes = len(kept), figures(service)["near_flushes"]

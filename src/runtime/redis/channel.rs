@@ -105,7 +105,9 @@ impl Shared {
         }
         let (now, replied) = (self.now(), self.last_reply.load(Ordering::Acquire));
         let mut deaf = self.deaf.lock();
-        let (answers, oldest) = (replied > deaf.since, nanos_from_duration(OLDEST));
+        // What it answers in the moment after may have been on its way before.
+        let answers = replied > deaf.since.saturating_add(nanos_from_duration(RETRY));
+        let oldest = nanos_from_duration(OLDEST);
         if answers && now.saturating_sub(deaf.flushed) >= oldest {
             self.flush();
             deaf.flushed = now;
