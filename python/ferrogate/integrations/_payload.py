@@ -15,8 +15,6 @@ _log = logging.getLogger("ferrogate")
 
 #: So many reasons are told apart; then all of them are forgotten, and logged again.
 _REASONS = 256
-#: As the service has it for namespaces.
-_LONGEST = 1024
 
 
 def check_service(service: object) -> CacheService:
@@ -24,21 +22,6 @@ def check_service(service: object) -> CacheService:
     if not isinstance(service, CacheService):
         raise TypeError(f"service: expected a ferrogate.CacheService, got {type(service).__name__}")
     return service
-
-
-def check_namespace(namespace: object) -> str:
-    """The name of a namespace, or an error that says what is wrong with it."""
-    if not isinstance(namespace, str):
-        raise TypeError(f"namespace: expected a str, got {type(namespace).__name__}")
-    try:
-        size = len(namespace.encode())
-    except UnicodeEncodeError:
-        raise ValueError(f"namespace: expected no lone surrogate, got {namespace!r:.80}") from None
-    if size > _LONGEST:
-        raise ValueError(f"namespace: expected at most {_LONGEST} bytes, got {size}")
-    if "\x1f" in namespace:
-        raise ValueError(f"namespace: expected no control character 1F, got {namespace!r:.80}")
-    return namespace
 
 
 def check_ttl(ttl: Seconds | None) -> float | None:

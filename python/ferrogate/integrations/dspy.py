@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 
 from dspy.clients.cache import Cache
 
-from ferrogate.integrations._payload import Guard, check_namespace, check_service, check_ttl
+from ferrogate._arguments import store_name
+from ferrogate.integrations._payload import Guard, check_service, check_ttl
 from ferrogate.service import CacheService, Seconds
 
 __all__ = ["FerrogateCache"]
@@ -50,7 +51,7 @@ class FerrogateCache(Cache):
                 f"service: codec {service.codec!r} cannot carry DSPy's objects; make it with "
                 "codec='pickle' and an hmac_key"
             )
-        self._namespace = check_namespace(namespace)
+        self._namespace = store_name("namespace", namespace)
         self._ttl = check_ttl(ttl)
         self._keeping = Guard("dspy cache: a response was not kept")
         self._reading = Guard("dspy cache: a response was not read")

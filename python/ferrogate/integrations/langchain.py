@@ -21,9 +21,9 @@ from langchain_core.load import Serializable, dumps, loads
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 from pydantic import BaseModel
 
+from ferrogate._arguments import store_name
 from ferrogate.integrations._payload import (
     Guard,
-    check_namespace,
     check_service,
     check_ttl,
     packed,
@@ -84,7 +84,7 @@ class FerrogateCache(BaseCache):
         allowed_objects: Iterable[type[Any]] = (),
     ) -> None:
         self._service = check_service(service)
-        self._namespace = check_namespace(namespace)
+        self._namespace = store_name("namespace", namespace)
         self._ttl = check_ttl(ttl)
         own = _own(allowed_objects)
         self._revivable = {tuple(each.lc_id()) for each in (*_ALLOWED, *own)}

@@ -15,9 +15,9 @@ from typing import Any, Generic, TypeVar
 from langgraph.cache.base import BaseCache, FullKey, Namespace
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
+from ferrogate._arguments import store_name
 from ferrogate.integrations._payload import (
     Guard,
-    check_namespace,
     check_service,
     packed,
     unpacked,
@@ -60,7 +60,7 @@ class FerrogateCache(BaseCache[ValueT], Generic[ValueT]):
                 )
         super().__init__(serde=serde)
         self._service = check_service(service)
-        self._namespace = check_namespace(namespace)
+        self._namespace = store_name("namespace", namespace)
         self._keeping = Guard("langgraph cache: a value was not kept")
         self._reading = Guard("langgraph cache: a value was not read")
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from litellm.caching.base_cache import BaseCache
 
-from ferrogate.integrations._payload import Guard, check_namespace, check_service, check_ttl
+from ferrogate._arguments import store_name
+from ferrogate.integrations._payload import Guard, check_service, check_ttl
 from ferrogate.service import CacheService, CacheUnavailable, Seconds
 
 __all__ = ["FerrogateCache"]
@@ -61,7 +62,7 @@ class FerrogateCache(BaseCache):
         self._service = check_service(service)
         if service.codec == "bytes":
             raise ValueError("service: codec 'bytes' cannot carry LiteLLM's responses; use 'json'")
-        self.namespace = check_namespace(namespace)
+        self.namespace = store_name("namespace", namespace)
         self._ttl = check_ttl(ttl)
         self._keeping = Guard("litellm cache: a response was not kept")
         self._reading = Guard("litellm cache: a response was not read")
