@@ -49,6 +49,7 @@ class ServiceStats(TypedDict, total=False):
     connections: int  #: open now
     connects: int  #: opened so far
     batches: int  #: pipelines sent
+    direct_requests: int  #: that came alone: written and read by whoever asked
     tier_outdated: int  #: values read that had been invalidated
     listening: int  #: 1 while other processes' changes are heard of
     invalidations_heard: int

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::service::{Answer, Service};
+use super::service::{Answer, Sender, Service};
 use super::tier::Request;
 
 /// Keeps a fork waiting while a thread works in the tier; to be dropped as soon as it is done.
@@ -15,16 +15,27 @@ impl Entered {
         Self(service)
     }
 
-    /// Answers a request that only reads in the calling thread, which must not be attached.
+    /// Answers a request in the calling thread, which must not be attached.
     #[must_use]
     pub fn ask_here(&self, request: &Request) -> Answer {
         self.0.ask_here(request)
     }
 
     /// [`Service::send`], and then works on it in the calling thread, which must not be attached;
-    /// the answer may still come later.
-    pub fn send_and_help(&self, request: Request, then: impl FnOnce(Answer) + Send + 'static) {
-        self.0.submit(request, then, true);
+    /// the answer may still come later. True if only further [`Entered::help`] brings it.
+    #[must_use]
+    pub fn send_and_help(
+        &self,
+        request: Request,
+        then: impl FnOnce(Answer) + Send + 'static,
+    ) -> bool {
+        let again = self.0.submit(request, then, &Sender::Helper);
+        self.help();
+        again
+    }
+
+    /// Works on what is under way, for a moment; not attached.
+    pub fn help(&self) {
         if let Some(tier) = self.0.tier() {
             tier.help();
         }

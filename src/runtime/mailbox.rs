@@ -7,10 +7,12 @@
 //! whoever holds the GIL, and an interpreter that is going down aborts.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::watch::Watch;
 use crate::core::sync::Mutex;
 
 /// The number of a request within its loop.
@@ -21,6 +23,7 @@ pub type Ticket = u64;
 pub struct Mailbox<T> {
     // Lives as long as anybody who may write to it: the number is never somebody else's.
     wake: OwnedFd,
+    watch: Arc<Watch>,
     letters: Mutex<Vec<(Ticket, T)>>,
 }
 
@@ -31,13 +34,15 @@ impl<T> Mailbox<T> {
     /// The process has no file descriptor left.
     pub fn new() -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { wake, letters: Mutex::new(Vec::new()) })
+        let watch = Arc::new(Watch::new()?);
+        watch.wake_by(&wake)?;
+        Ok(Self { wake, watch, letters: Mutex::new(Vec::new()) })
     }
 
-    /// What the loop is to watch for reading.
+    /// What the loop is to watch.
     #[must_use]
-    pub fn descriptor(&self) -> RawFd {
-        self.wake.as_raw_fd()
+    pub fn watch(&self) -> &Arc<Watch> {
+        &self.watch
     }
 
     /// Puts a letter in, and wakes the loop if it was the first.

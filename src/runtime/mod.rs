@@ -23,5 +23,6 @@ pub mod service;
 pub mod sqlite;
 pub mod tier;
 pub mod waiting;
+pub mod watch;
 
 pub use lifecycle::generation;

@@ -12,7 +12,8 @@ use super::notices::Notices;
 use super::outage::{Kind, Outages};
 use super::owed::Owed;
 use super::place::{Id, Place};
-use super::tier::{Done, Lease, Outcome, Parcel, Reply, Request, Tier, TierError};
+use super::tier::{Done, Lease, Outcome, Parcel, Part, Reply, Request, Tier, TierError};
+use super::watch::Watch;
 use crate::core::clock::{Clock, NEVER, Nanos, nanos_from_duration, unix_millis};
 
 /// What does not change over a service's life.
@@ -154,15 +155,25 @@ impl Service {
 
     /// Sends a request to the tier; `then` gets the answer in whatever thread it comes.
     pub fn send(self: &Arc<Self>, request: Request, then: impl FnOnce(Answer) + Send + 'static) {
-        self.submit(request, then, false);
+        self.submit(request, then, &Sender::Anybody);
+    }
+
+    /// The same by the thread of an event loop that looks at `watch`.
+    pub fn send_watched(
+        self: &Arc<Self>,
+        request: Request,
+        then: impl FnOnce(Answer) + Send + 'static,
+        watch: &Arc<Watch>,
+    ) {
+        self.submit(request, then, &Sender::Loop(watch));
     }
 
     pub(super) fn submit(
         self: &Arc<Self>,
         request: Request,
         then: impl FnOnce(Answer) + Send + 'static,
-        helped: bool,
-    ) {
+        sender: &Sender<'_>,
+    ) -> bool {
         let service = Arc::clone(self);
         let (digest, kind) = (self.digest(&request), Kind::of(&request));
         let way = match (&request, &self.tier) {
@@ -177,10 +188,10 @@ impl Service {
                     self.pay();
                 }
                 let done = Done::new(move |outcome| then(service.answer(kind, digest, outcome)));
-                if helped {
-                    tier.submit_helped(request, done);
-                } else {
-                    tier.submit(request, done);
+                match sender {
+                    Sender::Helper => return tier.submit_helped(request, done),
+                    Sender::Loop(watch) => tier.submit_watched(request, done, watch),
+                    Sender::Anybody => tier.submit(request, done),
                 }
             }
             Err(error) => {
@@ -188,6 +199,7 @@ impl Service {
                 then(self.answer_failed(digest, error));
             }
         }
+        false
     }
 
     pub(super) fn ask_here(self: &Arc<Self>, request: &Request) -> Answer {
@@ -405,8 +417,15 @@ impl Service {
     /// Ready to have `request` answered in this thread, if the tier does that. To be called
     /// attached.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, request: &Request) -> Option<Entered> {
-        let entered = self.tier.as_ref().is_some_and(|tier| tier.enter(request));
+    pub fn enter(self: &Arc<Self>, request: &Request) -> Option<(Part, Entered)> {
+        let part = self.tier.as_ref().and_then(|tier| tier.enter(request));
+        part.map(|part| (part, Entered::new(Arc::clone(self))))
+    }
+
+    /// Ready to help once more. To be called attached.
+    #[must_use]
+    pub fn enter_again(self: &Arc<Self>) -> Option<Entered> {
+        let entered = self.tier.as_ref().is_some_and(|tier| tier.enter_again());
         entered.then(|| Entered::new(Arc::clone(self)))
     }
 
@@ -417,6 +436,16 @@ impl Service {
         let entered = self.tier.as_ref().is_some_and(|tier| tier.enter_to_close());
         entered.then(|| Entered::new(Arc::clone(self)))
     }
+}
+
+/// Who sends a request.
+pub(super) enum Sender<'a> {
+    /// Nobody that could do anything for it.
+    Anybody,
+    /// A blocked thread that has entered.
+    Helper,
+    /// The thread of an event loop, and what that watches.
+    Loop(&'a Arc<Watch>),
 }
 
 /// What the answer to a request will need to know of it.

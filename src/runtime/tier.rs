@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::frame::{Body, Codec, pack};
 use super::lifecycle::Tenant;
 use super::place::Place;
+use super::watch::Watch;
 
 /// Bytes of a value as they stand in the store (see [`frame`](super::frame)).
 pub type Payload = Arc<[u8]>;
@@ -201,17 +202,35 @@ impl std::fmt::Debug for Done {
     }
 }
 
+/// What a thread does in a tier while it is blocked anyway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// [`Tier::answer_here`].
+    Answer,
+    /// [`Tier::submit_helped`], and then [`Tier::help`].
+    Help,
+}
+
 /// A store that several processes share.
 pub trait Tier: Tenant {
     /// Answers `request` by `done`, sooner or later, from any thread. Called attached to the
     /// interpreter or from a thread of ours; does not block.
     fn submit(&self, request: Request, done: Done);
 
-    /// Whether a thread that is blocked until `request` is answered is to work on it: by
-    /// [`Tier::answer_here`] if that only [reads](Request::reads), else by
-    /// [`Tier::submit_helped`] and then [`Tier::help`]. To be called attached, so that no fork comes in
-    /// between; true asks for a [`Tier::leave`].
-    fn enter(&self, _request: &Request) -> bool {
+    /// [`Tier::submit`] by the thread of an event loop, which may read the reply itself if it comes
+    /// from a descriptor that `watch` watches.
+    fn submit_watched(&self, request: Request, done: Done, _watch: &Arc<Watch>) {
+        self.submit(request, done);
+    }
+
+    /// What a thread that is blocked until `request` is answered is to do for it. To be called
+    /// attached, so that no fork comes in between; a part asks for a [`Tier::leave`].
+    fn enter(&self, _request: &Request) -> Option<Part> {
+        None
+    }
+
+    /// [`Tier::enter`] once more, by a thread whose help was not enough.
+    fn enter_again(&self) -> bool {
         false
     }
 
@@ -220,12 +239,14 @@ pub trait Tier: Tenant {
         false
     }
 
-    /// [`Tier::submit`] by a thread that has entered and will [`Tier::help`].
-    fn submit_helped(&self, request: Request, done: Done) {
+    /// [`Tier::submit`] by a thread that has entered and will [`Tier::help`]; true if it is to help
+    /// until it has its answer.
+    fn submit_helped(&self, request: Request, done: Done) -> bool {
         self.submit(request, done);
+        false
     }
 
-    /// Does what is queued, for some milliseconds at most. Not attached.
+    /// Does what is to be done for it, for some milliseconds at most. Not attached.
     fn help(&self) {}
 
     /// Answers in the calling thread, which has entered, is blocked anyway and not attached.

@@ -25,6 +25,12 @@ impl<T> Slot<T> {
         self.bell.ring();
     }
 
+    /// Whether the reply has not come yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.reply.lock().is_none()
+    }
+
     /// Waits about `longest` at most; takes the reply if it has come.
     #[must_use]
     pub fn wait(&self, longest: Duration) -> Option<T> {

@@ -19,6 +19,7 @@ use crate::py::edge::edge;
 use crate::runtime::generation;
 use crate::runtime::mailbox::{Mailbox, Ticket};
 use crate::runtime::service::Answer;
+use crate::runtime::watch::Watch;
 
 /// Every so many loops, those that are gone are forgotten.
 const SWEEP: usize = 64;
@@ -99,7 +100,7 @@ fn bridge_of<'py>(event_loop: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Bridge>
     }
     let mailbox = Mailbox::new()
         .map_err(|error| PyRuntimeError::new_err(format!("cannot wake the event loop: {error}")))?;
-    let descriptor = mailbox.descriptor();
+    let descriptor = mailbox.watch().descriptor();
     let bridge = Bridge { mailbox: Arc::new(mailbox), pending: Mutex::default(), generation: now };
     let bridge = Bound::new(py, bridge)?;
     let weak = PyWeakrefReference::new(&bridge)?.unbind();
@@ -125,12 +126,12 @@ pub(super) fn has_loop(py: Python<'_>) -> PyResult<bool> {
     Ok(!Asyncio::get(py)?.running_loop.bind(py).call0()?.is_none())
 }
 
-/// An awaitable of what `ask` brings. `ask` gets where the answer goes; `None` without a
-/// running loop.
+/// An awaitable of what `ask` brings. `ask` gets where the answer goes, and what the loop
+/// watches; `None` without a running loop.
 pub(super) fn ask(
     py: Python<'_>,
     finish: Finish,
-    ask: impl FnOnce(Box<dyn FnOnce(Answer) + Send>),
+    ask: impl FnOnce(Box<dyn FnOnce(Answer) + Send>, &Arc<Watch>),
 ) -> PyResult<Option<Bound<'_, PyAny>>> {
     let asyncio = Asyncio::get(py)?;
     let event_loop = asyncio.running_loop.bind(py).call0()?;
@@ -149,7 +150,7 @@ pub(super) fn ask(
         ticket
     };
     let mailbox = Arc::clone(&bridge.mailbox);
-    ask(Box::new(move |answer| mailbox.post(ticket, answer)));
+    ask(Box::new(move |answer| mailbox.post(ticket, answer)), bridge.mailbox.watch());
     Ok(Some(reply))
 }
 
@@ -162,6 +163,7 @@ impl Bridge {
                 // A loop that was forked while it ran; its eventfd is the parent's.
                 return Ok(());
             }
+            self.mailbox.watch().look();
             let letters = self.mailbox.take();
             let mut settled = Vec::with_capacity(letters.len());
             {

@@ -22,7 +22,7 @@ use crate::runtime::lifecycle::may_run;
 use crate::runtime::near::Cut;
 use crate::runtime::place::{Place, id_of};
 use crate::runtime::service::{Answer, Service, parcel};
-use crate::runtime::tier::{self, Request};
+use crate::runtime::tier::{self, Part, Request};
 use crate::runtime::waiting::Slot;
 
 /// How long a thread waits before it looks for signals.
@@ -117,7 +117,9 @@ impl CacheService {
         let (py, core) = (slf.py(), &slf.get().core);
         match wait {
             Wait::Async => {
-                let sent = bridge::ask(py, finish, |then| core.send(request, then))?;
+                let sent = bridge::ask(py, finish, |then, watch| {
+                    core.send_watched(request, then, watch);
+                })?;
                 sent.ok_or_else(|| PyRuntimeError::new_err("no running event loop"))
             }
             Wait::Sync => {
@@ -136,22 +138,36 @@ impl CacheService {
         let slot = Slot::of_this_thread();
         let filled = Arc::clone(&slot);
         let then = move |answer| filled.fill(answer);
+        let mut again = false;
         match entered {
-            Some(entered) if request.reads() => {
+            Some((Part::Answer, entered)) => {
                 return Ok(py.detach(move || {
                     let answer = entered.ask_here(&request);
                     drop(entered);
                     answer
                 }));
             }
-            Some(entered) => py.detach(move || {
-                entered.send_and_help(request, then);
-                drop(entered);
-            }),
+            Some((Part::Help, entered)) => {
+                again = py.detach(move || {
+                    let again = entered.send_and_help(request, then);
+                    drop(entered);
+                    again
+                });
+            }
             None => core.send(request, then),
         }
         loop {
-            if let Some(answer) = py.detach(|| slot.wait(SLICE)) {
+            // Attached, or a fork could come in between.
+            let entered = (again && slot.is_empty()).then(|| core.enter_again()).flatten();
+            let answer = py.detach(|| match entered {
+                Some(entered) => {
+                    entered.help();
+                    drop(entered);
+                    slot.wait(Duration::ZERO)
+                }
+                None => slot.wait(SLICE),
+            });
+            if let Some(answer) = answer {
                 return Ok(answer);
             }
             py.check_signals()?;

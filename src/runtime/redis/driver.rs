@@ -51,12 +51,14 @@ pub(super) async fn drive(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>
     let mut pool: Vec<Connection> = Vec::new();
     let mut batches = FuturesUnordered::new();
     let mut connecting = FuturesUnordered::new();
-    // One of them listens for changes.
-    let most = shared.config.max_connections.saturating_sub(1).max(1);
+    // One of them listens for changes, and one may be the line.
+    let others = 1 + usize::from(shared.has_line());
+    let most = shared.config.max_connections.saturating_sub(others).max(1);
     let depth = if shared.is_cluster() { CLUSTER_DEPTH } else { DEPTH };
     loop {
         pool.retain(|one| !one.broken.load(Ordering::Acquire));
         shared.figures.connections.store(pool.len() as u64, Ordering::Relaxed);
+        shared.idle.store(batches.is_empty(), Ordering::Release);
         let now = *stage.borrow_and_update();
         let over = match now {
             Stage::Run => false,
@@ -215,7 +217,7 @@ async fn batch(
 }
 
 /// Redis has answered.
-fn answered(shared: &Shared) {
+pub(super) fn answered(shared: &Shared) {
     let now = shared.now();
     let before = shared.last_reply.swap(now, Ordering::AcqRel);
     if now.saturating_sub(before) > timeout_nanos(shared) {
@@ -265,7 +267,7 @@ fn give_up(shared: &Shared, pending: Vec<Pending>, broken: &AtomicBool, error: &
     shared.put_back(again);
 }
 
-enum Refusal {
+pub(super) enum Refusal {
     /// It does not know the script.
     Forgotten,
     /// It has no memory left.
@@ -275,7 +277,7 @@ enum Refusal {
     Other(String),
 }
 
-fn refused(values: &[Value]) -> Option<Refusal> {
+pub(super) fn refused(values: &[Value]) -> Option<Refusal> {
     values.iter().find_map(|value| match value {
         Value::ServerError(error) => refusal(error),
         _ => None,
@@ -294,7 +296,7 @@ fn refusal(error: &ServerError) -> Option<Refusal> {
     }
 }
 
-fn tame(mut values: Vec<Value>) -> Vec<Value> {
+pub(super) fn tame(mut values: Vec<Value>) -> Vec<Value> {
     for value in &mut values {
         if let Value::ServerError(_) = value {
             *value = Value::Nil;

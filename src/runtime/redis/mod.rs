@@ -8,8 +8,10 @@
 mod channel;
 mod driver;
 mod generations;
+mod line;
 mod names;
 mod orphans;
+mod phone;
 mod plan;
 mod queue;
 mod scripts;
@@ -30,7 +32,8 @@ use super::lifecycle::{Ended, Tenant, admit};
 use super::near::Near;
 use super::notices::Notices;
 use super::owed::Owed;
-use super::tier::{Done, Request, Tier, TierError};
+use super::tier::{Done, Part, Request, Tier, TierError};
+use super::watch::Watch;
 use crate::core::clock::Clock;
 
 /// What a tier is opened with.
@@ -107,8 +110,38 @@ impl Tier for RedisTier {
         self.0.ensure_running();
     }
 
+    fn submit_watched(&self, request: Request, done: Done, watch: &Arc<Watch>) {
+        if self.0.take_line(&request) {
+            self.0.ask_alone(request, done, Some(watch));
+        } else {
+            self.submit(request, done);
+        }
+    }
+
+    fn enter(&self, request: &Request) -> Option<Part> {
+        (self.0.is_alone(request) && self.0.enter()).then_some(Part::Help)
+    }
+
+    fn enter_again(&self) -> bool {
+        self.0.wants_help() && self.0.enter()
+    }
+
+    fn submit_helped(&self, request: Request, done: Done) -> bool {
+        let alone = self.0.take_line(&request);
+        if alone {
+            self.0.ask_alone(request, done, None);
+        } else {
+            self.submit(request, done);
+        }
+        alone
+    }
+
+    fn help(&self) {
+        self.0.help();
+    }
+
     fn enter_to_close(&self) -> bool {
-        self.0.enter_to_close()
+        self.0.enter()
     }
 
     fn leave(&self) {
@@ -123,9 +156,10 @@ impl Tier for RedisTier {
         let figures = &self.0.figures;
         let read = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
         vec![
-            ("connections", read(&figures.connections)),
+            ("connections", read(&figures.connections) + u64::from(self.0.line_is_open())),
             ("connects", read(&figures.connects)),
             ("batches", read(&figures.batches)),
+            ("direct_requests", read(&figures.direct)),
             ("tier_outdated", read(&figures.outdated)),
             ("listening", u64::from(self.0.listening.load(Ordering::Relaxed))),
             ("invalidations_heard", read(&figures.heard)),

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use super::channel::Deaf;
 use super::generations::Generations;
+use super::line::{self, Line};
 use super::names::Names;
 use super::orphans::Orphans;
 use super::queue::Queue;
@@ -81,6 +82,7 @@ pub(super) struct Figures {
     pub(super) connections: AtomicU64,
     pub(super) connects: AtomicU64,
     pub(super) batches: AtomicU64,
+    pub(super) direct: AtomicU64,
     pub(super) outdated: AtomicU64,
     pub(super) heard: AtomicU64,
     pub(super) lag_micros: AtomicU64,
@@ -119,16 +121,19 @@ pub(super) struct Shared {
     /// Threads that end the tasks just now.
     pub(super) inside: AtomicU32,
     pub(super) wake: Notify,
+    /// Whether the driver has no request under way.
+    pub(super) idle: AtomicBool,
+    pub(super) line: Line,
     /// Rings when `listened` becomes true.
     pub(super) gate: Notify,
     queue: Mutex<Queue>,
     sender: Mutex<Arc<str>>,
     counter: AtomicU64,
-    running: AtomicBool,
+    pub(super) running: AtomicBool,
     run: Mutex<Option<Run>>,
     /// Whether the tasks ran when a fork stopped them.
     interrupted: AtomicBool,
-    me: Weak<Self>,
+    pub(super) me: Weak<Self>,
 }
 
 impl Shared {
@@ -161,6 +166,8 @@ impl Shared {
             deaf: Mutex::default(),
             inside: AtomicU32::new(0),
             wake: Notify::new(),
+            idle: AtomicBool::new(false),
+            line: Line::default(),
             gate: Notify::new(),
             queue: Mutex::default(),
             sender: Mutex::new(new_sender()),
@@ -221,11 +228,15 @@ impl Shared {
         command
     }
 
+    /// A request that begins now.
+    pub(super) fn job(&self, ask: Ask, done: Done) -> Job {
+        let deadline = self.now().saturating_add(nanos_from_duration(self.config.servers.timeout));
+        Job { ask, done, deadline, again: false }
+    }
+
     /// Queues a request.
     pub(super) fn enqueue(&self, ask: Ask, done: Done) {
-        let deadline = self.now().saturating_add(nanos_from_duration(self.config.servers.timeout));
-        let job = Job { ask, done, deadline, again: false };
-        let refused = self.queue.lock().push(job);
+        let refused = self.queue.lock().push(self.job(ask, done));
         match refused {
             None => self.wake.notify_one(),
             Some(job) => self.fail(job, &TierError::Away("too many requests wait for it".into())),
@@ -318,11 +329,14 @@ impl Shared {
             }
         };
         let (stage, watched) = watch::channel(Stage::Run);
-        let tasks = vec![
+        let mut tasks = vec![
             handle.spawn(driver::drive(Arc::clone(self), watched.clone())),
             handle.spawn(channel::listen(Arc::clone(self), watched.clone())),
-            handle.spawn(upkeep::keep(Arc::clone(self), watched)),
+            handle.spawn(upkeep::keep(Arc::clone(self), watched.clone())),
         ];
+        if self.has_line() {
+            tasks.push(handle.spawn(line::keep(Arc::clone(self), watched)));
+        }
         *run = Some(Run { stage, tasks, handle });
         self.running.store(true, Ordering::Release);
     }
@@ -352,7 +366,8 @@ impl Shared {
         true
     }
 
-    pub(super) fn enter_to_close(&self) -> bool {
+    /// Keeps forks out until the thread has left; called attached.
+    pub(super) fn enter(&self) -> bool {
         let may = may_run() == Ok(true);
         if may {
             self.inside.fetch_add(1, Ordering::AcqRel);
@@ -413,6 +428,7 @@ impl Tenant for Shared {
             // They end with the runtime, which is stopped next.
             drop(self.run.lock().take());
             self.running.store(false, Ordering::Release);
+            self.hang_up();
         }
         self.suspect.store(true, Ordering::Release);
     }
@@ -437,6 +453,7 @@ impl Tenant for Shared {
         self.interrupted.store(false, Ordering::Release);
         self.inside.store(0, Ordering::Release);
         self.waits.forget();
+        self.forget_line();
         self.leases.lock().clear();
         self.orphans.forget();
         self.listening.store(false, Ordering::Release);

@@ -125,7 +125,7 @@ impl Servers {
     }
 
     /// A client of the server to talk to; the `turn` says whom to ask first.
-    async fn client(&self, turn: usize) -> RedisResult<Client> {
+    pub(super) async fn client(&self, turn: usize) -> RedisResult<Client> {
         let first = turn % self.nodes.len();
         match &self.mode {
             Mode::Sentinel(name) => {

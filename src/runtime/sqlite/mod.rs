@@ -33,7 +33,7 @@ use super::lifecycle::{Ended, Tenant, admit};
 use super::near::Near;
 use super::notices::Notices;
 use super::owed::Owed;
-use super::tier::{Done, Outcome, Request, Tier, TierError};
+use super::tier::{Done, Outcome, Part, Request, Tier, TierError};
 use crate::core::clock::Clock;
 
 /// What a file is opened with.
@@ -136,19 +136,23 @@ impl Tier for SqliteTier {
         shared.ensure_running();
     }
 
-    fn enter(&self, request: &Request) -> bool {
-        !matches!(request, Request::Await(..)) && self.0.enter()
+    fn enter(&self, request: &Request) -> Option<Part> {
+        let part = if request.reads() { Part::Answer } else { Part::Help };
+        (!matches!(request, Request::Await(..)) && self.0.enter()).then_some(part)
     }
 
     fn enter_to_close(&self) -> bool {
         self.0.enter_to_close()
     }
 
-    fn submit_helped(&self, request: Request, done: Done) {
-        if let Err((_, done)) = self.0.writes.push_quietly((request, done)) {
-            return done.end(Err(TierError::Away("too many requests wait for it".into())));
+    fn submit_helped(&self, request: Request, done: Done) -> bool {
+        match self.0.writes.push_quietly((request, done)) {
+            Ok(()) => self.0.ensure_running(),
+            Err((_, done)) => {
+                done.end(Err(TierError::Away("too many requests wait for it".into())));
+            }
         }
-        self.0.ensure_running();
+        false
     }
 
     fn help(&self) {

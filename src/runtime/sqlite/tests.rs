@@ -95,7 +95,7 @@ impl Side {
     /// Twice: by a thread of the tier, and in place.
     fn get(&self, key: &str) -> Option<String> {
         let there = text(self.ask(Request::Get(place(key))));
-        assert!(self.tier.enter(&Request::Get(place(key))));
+        assert!(self.tier.enter(&Request::Get(place(key))).is_some());
         let here = text(self.tier.answer_here(&Request::Get(place(key))));
         self.tier.leave();
         assert_eq!(there, here);
@@ -210,7 +210,7 @@ fn who_reads_in_place_only_is_told_as_well() {
     let folder = Folder::new();
     let (one, other) = (side(&folder.file()), side(&folder.file()));
     one.set("a", "1", None, &[]);
-    assert!(other.tier.enter(&Request::Get(place("a"))));
+    assert!(other.tier.enter(&Request::Get(place("a"))).is_some());
     assert_eq!(text(other.tier.answer_here(&Request::Get(place("a")))).as_deref(), Some("1"));
     other.tier.leave();
     other.near.put(&place("a"), Body::of(b"1"[..].into()), NEVER, boxed(&[]));
@@ -374,7 +374,7 @@ fn closing_writes_what_was_queued_and_then_refuses() {
         assert!(matches!(one.recv_timeout(LONG), Ok(Ok(Reply::Done))));
     }
     assert_eq!(one.ask(Request::Ping).unwrap_err(), TierError::Ended);
-    assert!(!one.tier.enter(&Request::Ping));
+    assert_eq!(one.tier.enter(&Request::Ping), None);
     assert_eq!(side(&folder.file()).get("499").as_deref(), Some("1"));
 }
 
@@ -481,7 +481,7 @@ fn many_threads_ask_at_once() {
                     let request = set(&key, &key, None, &[], None);
                     let (sender, receiver) = mpsc::channel();
                     let done = Done::new(move |outcome| drop(sender.send(outcome)));
-                    assert!(one.tier.enter(&request));
+                    assert!(one.tier.enter(&request).is_some());
                     one.tier.submit_helped(request, done);
                     one.tier.help();
                     one.tier.leave();
