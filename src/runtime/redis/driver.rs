@@ -286,13 +286,23 @@ pub(super) fn refused(values: &[Value]) -> Option<Refusal> {
 
 fn refusal(error: &ServerError) -> Option<Refusal> {
     let why = || format!("{} {}", error.code(), error.details().unwrap_or_default());
-    match error.code() {
+    match code_of(error.code(), error.details().unwrap_or_default()) {
         // Something else is there: as good as nothing.
         "WRONGTYPE" => None,
         "NOSCRIPT" => Some(Refusal::Forgotten),
         "OOM" => Some(Refusal::Full(why())),
         "READONLY" | "MASTERDOWN" | "NOAUTH" | "UNBLOCKED" => Some(Refusal::Unfit(why())),
         _ => Some(Refusal::Other(why())),
+    }
+}
+
+/// What an error is about. Redis 6 reports what a script met as the script's own error.
+fn code_of<'a>(code: &'a str, details: &'a str) -> &'a str {
+    let inner = || details.split_whitespace().find_map(|word| word.strip_prefix('-'));
+    match code {
+        "ERR" if details.starts_with("Error running script") => inner().unwrap_or(code),
+        _ if code.starts_with("@user_script") => inner().unwrap_or(code),
+        _ => code,
     }
 }
 
@@ -308,4 +318,24 @@ pub(super) fn tame(mut values: Vec<Value>) -> Vec<Value> {
 /// An error as a sentence for people.
 pub(super) fn why(error: &RedisError) -> TierError {
     if error.is_timeout() { TierError::Late } else { TierError::Away(error.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_script_met_is_known_in_redis_6_too() {
+        let of = |line: &'static str| {
+            let (code, details) = line.split_once(' ').unwrap_or((line, ""));
+            code_of(code, details)
+        };
+        assert_eq!(of("OOM command not allowed when used memory > 'maxmemory'."), "OOM");
+        assert_eq!(of("@user_script: 21: -OOM command not allowed when used memory"), "OOM");
+        let met = "ERR Error running script (call to f_ab12): @user_script:12: @user_script: 12: \
+                   -READONLY You can't write against a read only replica.";
+        assert_eq!(of(met), "READONLY");
+        assert_eq!(of("ERR Error running script (call to f_ab12): user_script:1: oh"), "ERR");
+        assert_eq!(of("NOSCRIPT No matching script. Please use EVAL."), "NOSCRIPT");
+    }
 }
