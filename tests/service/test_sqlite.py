@@ -170,7 +170,7 @@ def test_an_unknown_version_is_refused_and_not_touched(sqlite: Open, tmp_path: P
     query(cache, "PRAGMA user_version = 99")
     with pytest.raises(ValueError, match=r"written by another ferrogate: its version is 99"):
         CacheService(cache.url)
-    query(cache, "PRAGMA user_version = 1")
+    query(cache, "PRAGMA user_version = 2")
     assert sqlite().get_sync("ns", "k") == 1
 
 

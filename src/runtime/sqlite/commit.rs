@@ -38,7 +38,8 @@ pub(super) struct Terms {
     pub(super) owner: i64,
 }
 
-/// The state row, as it changes within a commit.
+/// The number of the last change, and what is in the file, as they change within a commit.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) seq: i64,
     pub(super) entries: i64,
@@ -123,46 +124,61 @@ pub(super) fn forget(
     Ok(done.cut)
 }
 
+const WRITE: &str = "
+INSERT INTO entries(id, seq, deadline, due, used, size, ns, key, tags, value)
+VALUES (?1, ?2, ?3, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+ON CONFLICT(id) DO UPDATE SET seq = ?2, deadline = ?3, due = ?3, used = ?4, size = ?5, ns = ?6,
+    key = ?7, tags = ?8, value = ?9";
+
+const OVERWRITE: &str = "
+UPDATE entries SET seq = ?2, deadline = ?3, used = ?4, size = ?5, ns = ?6, key = ?7, tags = ?8,
+    value = ?9
+WHERE id = ?1";
+
+/// The last change, and what the file held then.
+pub(super) const LAST_CHANGE: &str =
+    "SELECT seq, entries, bytes FROM changes ORDER BY seq DESC LIMIT 1";
+
 struct Writer<'a> {
     on: &'a Transaction<'a>,
     terms: Terms,
     state: State,
     leases: bool,
     log: Vec<u8>,
-    /// The number of the last change before.
-    begin: i64,
+    /// What was so before.
+    begin: State,
     done: Done,
 }
 
 impl<'a> Writer<'a> {
     fn begin(on: &'a Transaction<'a>, terms: Terms) -> Result<Self> {
-        let state = on
-            .prepare_cached("SELECT seq, entries, bytes FROM state WHERE id = 1")?
-            .query_row([], |row| {
-                Ok(State { seq: row.get(0)?, entries: row.get(1)?, bytes: row.get(2)? })
-            })?;
+        let state = on.prepare_cached(LAST_CHANGE)?.query_row([], |row| {
+            Ok(State { seq: row.get(0)?, entries: row.get(1)?, bytes: row.get(2)? })
+        })?;
         let leases = on.prepare_cached("SELECT 1 FROM leases LIMIT 1")?.exists([])?;
-        let begin = state.seq;
-        Ok(Self { on, terms, state, leases, log: Vec::new(), begin, done: Done::default() })
+        let (begin, log) = (state, Vec::new());
+        Ok(Self { on, terms, state, leases, log, begin, done: Done::default() })
     }
 
     fn end(mut self) -> Result<Done> {
         let (evicted, expired) = upkeep::make_room(self.on, self.terms, &mut self.state)?;
         self.done.evicted = evicted;
         self.done.expired = expired;
-        if !self.log.is_empty() {
+        if self.state != self.begin {
+            if self.state.seq == self.begin.seq {
+                self.next();
+            }
+            let State { seq, entries, bytes } = self.state;
             self.on
                 .prepare_cached(
-                    "INSERT INTO changes(seq, owner, at, what) VALUES (?1, ?2, ?3, ?4)",
+                    "INSERT INTO changes(seq, owner, at, entries, bytes, what)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 )?
-                .execute((self.state.seq, self.terms.owner, self.terms.now, &self.log))?;
-            if self.state.seq / FORGETTING != self.begin / FORGETTING {
+                .execute((seq, self.terms.owner, self.terms.now, entries, bytes, &self.log))?;
+            if seq / FORGETTING != self.begin.seq / FORGETTING {
                 self.forget_old_changes()?;
             }
         }
-        self.on
-            .prepare_cached("UPDATE state SET seq = ?1, entries = ?2, bytes = ?3 WHERE id = 1")?
-            .execute((self.state.seq, self.state.entries, self.state.bytes))?;
         self.done.entries = self.state.entries;
         self.done.bytes = self.state.bytes;
         Ok(self.done)
@@ -243,33 +259,29 @@ impl<'a> Writer<'a> {
             self.end_lease(place, None)?;
         }
         let row = row_of(place);
-        let before: Option<i64> = self
+        let before: Option<(i64, Option<i64>)> = self
             .on
-            .prepare_cached("SELECT size FROM entries WHERE id = ?1")?
-            .query_row([row], |row| row.get(0))
+            .prepare_cached("SELECT size, due FROM entries WHERE id = ?1")?
+            .query_row([row], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         let seq = self.next();
         let deadline = ttl.map(|ttl| self.terms.now.saturating_add(ttl));
-        self.on
-            .prepare_cached(
-                "INSERT INTO entries(id, seq, deadline, used, size, ns, key, tags, value)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-                 ON CONFLICT(id) DO UPDATE SET seq = ?2, deadline = ?3, used = ?4, size = ?5,
-                     ns = ?6, key = ?7, tags = ?8, value = ?9",
-            )?
-            .execute(params![
-                row,
-                seq,
-                deadline,
-                self.terms.now,
-                size,
-                &*place.ns,
-                &*place.key,
-                joined(tags),
-                &**payload
-            ])?;
+        // Where it stands in the index does for it as well.
+        let early =
+            before.and_then(|(_, due)| due).is_some_and(|due| deadline.is_none_or(|d| due <= d));
+        self.on.prepare_cached(if early { OVERWRITE } else { WRITE })?.execute(params![
+            row,
+            seq,
+            deadline,
+            self.terms.now,
+            size,
+            &*place.ns,
+            &*place.key,
+            joined(tags),
+            &**payload
+        ])?;
         self.state.entries += i64::from(before.is_none());
-        self.state.bytes += size - before.unwrap_or(0);
+        self.state.bytes += size - before.map_or(0, |(size, _)| size);
         Change::Key(*place.id()).write(&mut self.log);
         Ok(Reply::Done)
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
 
+use super::commit::LAST_CHANGE;
 use super::schema::{OpenError, Patience, identity, may_be_ours, move_aside, open};
 use super::shared::Shared;
 use crate::runtime::tier::TierError;
@@ -22,13 +23,12 @@ pub(super) struct Reader {
 }
 
 impl Shared {
-    /// A connection, and the state row: its number of the last change, entries and bytes.
+    /// A connection, and the last change: its number, and the file's entries and bytes then.
     fn first_read(&self) -> Result<(Reader, (i64, i64, i64)), OpenError> {
         let reader = self.connect()?;
-        let state =
-            reader.connection.query_row("SELECT seq, entries, bytes FROM state", [], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })?;
+        let state = reader
+            .connection
+            .query_row(LAST_CHANGE, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         Ok((reader, state))
     }
 

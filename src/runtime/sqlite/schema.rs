@@ -5,8 +5,13 @@
 //! | `entries` | values; the row number is 63 bits of the place's BLAKE3, so that one tree is enough |
 //! | `cuts` | by which number of change a namespace (`n…`) or a tag (`t…`) was outdated |
 //! | `leases` | who loads what |
-//! | `changes` | what the last commits changed, for the other processes' near caches |
-//! | `state` | the number of the last change; entries and bytes, exact after every commit |
+//! | `changes` | what the last commits changed, for the other processes' near caches; the last one's
+//! | | number is that of the last change, its entries and bytes are those of the file, exact |
+//! | `state` | up to which number of change the log has been dropped |
+//!
+//! A set writes two pages, its value's and the log's: what it takes is mostly pages. So a value that is
+//! overwritten keeps its place in the index of what expires, `due`, which is no later than its
+//! `deadline`; when it is due it is looked at again.
 
 use std::fs;
 use std::io;
@@ -26,21 +31,22 @@ use crate::core::clock::{Clock, Nanos, nanos_from_duration};
 const APPLICATION: i32 = 0x4667_4331;
 
 /// Changes with every change of the tables.
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
 
 const TABLES: &str = "
 CREATE TABLE entries(
-    id INTEGER PRIMARY KEY, seq INTEGER NOT NULL, deadline INTEGER, used INTEGER NOT NULL,
-    size INTEGER NOT NULL, ns TEXT NOT NULL, key TEXT NOT NULL, tags TEXT, value BLOB NOT NULL);
-CREATE INDEX expiry ON entries(deadline) WHERE deadline IS NOT NULL;
+    id INTEGER PRIMARY KEY, seq INTEGER NOT NULL, deadline INTEGER, due INTEGER,
+    used INTEGER NOT NULL, size INTEGER NOT NULL, ns TEXT NOT NULL, key TEXT NOT NULL, tags TEXT,
+    value BLOB NOT NULL);
+CREATE INDEX expiry ON entries(due) WHERE due IS NOT NULL;
 CREATE TABLE cuts(name TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE leases(id INTEGER PRIMARY KEY, token INTEGER NOT NULL, seq INTEGER NOT NULL,
     deadline INTEGER NOT NULL, term INTEGER NOT NULL, tags TEXT);
 CREATE TABLE changes(seq INTEGER PRIMARY KEY, owner INTEGER NOT NULL, at INTEGER NOT NULL,
-    what BLOB NOT NULL);
-CREATE TABLE state(id INTEGER PRIMARY KEY CHECK (id = 1), seq INTEGER NOT NULL,
-    entries INTEGER NOT NULL, bytes INTEGER NOT NULL, dropped INTEGER NOT NULL);
-INSERT INTO state VALUES (1, 0, 0, 0, 0);
+    entries INTEGER NOT NULL, bytes INTEGER NOT NULL, what BLOB NOT NULL);
+CREATE TABLE state(id INTEGER PRIMARY KEY CHECK (id = 1), dropped INTEGER NOT NULL);
+INSERT INTO changes VALUES (0, 0, 0, 0, 0, x'');
+INSERT INTO state VALUES (1, 0);
 ";
 
 /// Bytes of a page.
@@ -168,10 +174,11 @@ pub(super) fn open(path: &Path, patience: &Arc<Patience>) -> Result<Connection, 
     } else {
         create(&mut connection, path)?;
     }
-    // NORMAL: a commit survives the process, and the file a loss of power.
+    // NORMAL: a commit survives the process, and the file a loss of power. Who moves the log into
+    // the file waits for the disk, so it is done for 16 MB at a time.
     connection.execute_batch(
         "PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -8192;
-         PRAGMA journal_size_limit = 67108864;",
+         PRAGMA journal_size_limit = 67108864; PRAGMA wal_autocheckpoint = 4000;",
     )?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)

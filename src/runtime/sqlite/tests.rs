@@ -336,8 +336,13 @@ fn who_was_away_for_longer_than_the_log_starts_anew() {
     Tenant::quiesce(&other.tier);
     // As if it had written all that.
     let query = Connection::open(folder.file()).unwrap();
-    query.execute("DELETE FROM changes", []).unwrap();
-    query.execute("UPDATE state SET dropped = seq + 10, seq = seq + 20", []).unwrap();
+    query
+        .execute_batch(
+            "INSERT INTO changes SELECT max(seq) + 20, 0, at, entries, bytes, x'' FROM changes;
+             DELETE FROM changes WHERE seq < (SELECT max(seq) FROM changes);
+             UPDATE state SET dropped = (SELECT max(seq) - 10 FROM changes);",
+        )
+        .unwrap();
     drop(query);
     Tenant::resume(&other.tier);
     eventually(|| other.near.find(place("a").id()).is_none());

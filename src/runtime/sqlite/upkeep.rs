@@ -40,16 +40,27 @@ pub(super) fn make_room(
 }
 
 fn remove_expired(on: &Transaction<'_>, now: i64, most: i64, state: &mut State) -> Result<u64> {
-    let mut statement = on.prepare_cached(
-        "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE deadline <= ?1
-         ORDER BY deadline LIMIT ?2) RETURNING size",
-    )?;
-    let mut rows = statement.query((now, most))?;
+    let mut due: Vec<(i64, i64, Option<i64>)> = Vec::new();
+    {
+        let mut statement = on.prepare_cached(
+            "SELECT id, size, deadline FROM entries WHERE due <= ?1 ORDER BY due LIMIT ?2",
+        )?;
+        let mut rows = statement.query((now, most))?;
+        while let Some(row) = rows.next()? {
+            due.push((row.get(0)?, row.get(1)?, row.get(2)?));
+        }
+    }
     let mut removed = 0;
-    while let Some(row) = rows.next()? {
-        state.entries -= 1;
-        state.bytes -= row.get::<_, i64>(0)?;
-        removed += 1;
+    for (id, size, deadline) in due {
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            on.prepare_cached("DELETE FROM entries WHERE id = ?1")?.execute([id])?;
+            state.entries -= 1;
+            state.bytes -= size;
+            removed += 1;
+        } else {
+            // It was overwritten in the meantime.
+            on.prepare_cached("UPDATE entries SET due = deadline WHERE id = ?1")?.execute([id])?;
+        }
     }
     Ok(removed)
 }
@@ -89,9 +100,9 @@ fn evict_some(on: &Transaction<'_>, terms: Terms, state: &mut State) -> Result<u
     Ok(evicted)
 }
 
-/// Whether anything has expired that is still there.
-pub(super) fn has_expired(on: &Connection, now: i64) -> Result<bool> {
-    on.prepare_cached("SELECT 1 FROM entries WHERE deadline <= ?1 LIMIT 1")?.exists([now])
+/// Whether anything may have expired that is still there.
+pub(super) fn has_due(on: &Connection, now: i64) -> Result<bool> {
+    on.prepare_cached("SELECT 1 FROM entries WHERE due <= ?1 LIMIT 1")?.exists([now])
 }
 
 /// A sweep through all entries for those that a cut has outdated; ends with the cuts that

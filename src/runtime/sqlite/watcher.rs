@@ -222,7 +222,7 @@ impl Watcher {
 }
 
 fn last_change(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.query_row("SELECT seq FROM state WHERE id = 1", [], |row| row.get(0))
+    connection.query_row("SELECT max(seq) FROM changes", [], |row| row.get(0))
 }
 
 #[cfg(test)]

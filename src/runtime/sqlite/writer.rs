@@ -12,7 +12,8 @@ use super::file::Reader;
 use super::read::row_of;
 use super::schema::{OpenError, Patience, is_busy};
 use super::shared::{Ask, BATCH, Shared, breaks};
-use super::upkeep::{Sweep, has_expired, shrink};
+use super::upkeep::{Sweep, has_due, shrink};
+use crate::core::clock::{Clock, nanos_from_duration};
 use crate::runtime::place::Place;
 use crate::runtime::queue::Taken;
 use crate::runtime::tier::{Lease, Outcome, Reply, Request, TierError};
@@ -47,6 +48,7 @@ pub(super) struct Writer {
 
 /// Writes until it is told to stop.
 pub(super) fn run(shared: &Arc<Shared>) {
+    let mut ticked = Clock::System.now();
     loop {
         let pause = shared.writer.lock().pause(shared);
         let taken = shared.writes.wait(pause);
@@ -57,7 +59,13 @@ pub(super) fn run(shared: &Arc<Shared>) {
         if matches!(taken, Taken::Stop) {
             break;
         }
-        shared.writer.lock().tick(shared);
+        // Not after each commit: a thread that would commit its next set in place found the lock
+        // taken, and left that one to this thread, too.
+        let now = Clock::System.now();
+        if now.saturating_sub(ticked) >= nanos_from_duration(pause) {
+            shared.writer.lock().tick(shared);
+            ticked = Clock::System.now();
+        }
     }
     let mut writer = shared.writer.lock();
     writer.note_uses(shared);
@@ -390,7 +398,7 @@ impl Writer {
             self.count(shared, &done, 0);
             self.sweep = (!through).then_some(sweep);
             self.shrinking = true;
-        } else if has_expired(self.connection(shared)?, now)? {
+        } else if has_due(self.connection(shared)?, now)? {
             let ((), done) = upkeep(self.connection(shared)?, terms, |_, _, _| Ok(()))?;
             self.count(shared, &done, 0);
         }
