@@ -36,7 +36,7 @@ def close():
         n += 1
 thread = threading.Thread(target=close)
 thread.start()
-for _ in range({times(150, 2000)}):
+for _ in range({times(75, 2000)}):
     fork()
 stop.set()
 thread.join()
@@ -139,4 +139,4 @@ assert not wrong, wrong
 """
     )
     url = f"sqlite://{tmp_path}/cache.db"
-    run_well(code, url, str(times(100, 3000)), timeout=100 * times(1, 10))
+    run_well(code, url, str(times(50, 3000)), timeout=100 * times(1, 10))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services import Open, locked
+from services import HASTY, Open, locked
+from waiting import eventually
 
 from ferrogate import CacheClient, CacheUnavailable
 
@@ -52,8 +53,8 @@ def test_a_load_outlives_the_service(service: Open, caplog: pytest.LogCaptureFix
 def test_strict_does_not_cost_what_was_loaded(
     sqlite: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache = sqlite(strict=True)
-    cache.set_sync("ns", "k", 0)
+    cache = sqlite(strict=True, busy_seconds=HASTY)
+    eventually(cache.health_check_sync)
     with locked(tmp_path / "cache.db") as (lock, unlock):
 
         def load() -> str:

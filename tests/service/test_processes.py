@@ -91,8 +91,8 @@ def test_a_long_load_keeps_its_lease(tmp_path: Path) -> None:
     def judge(attempt: int) -> None:
         # Not renewed, it would be taken over in each attempt. It has to be renewed within two
         # thirds of a lease, for which a machine may be too busy.
-        lease = 2.0 * 2**attempt
-        ask(tmp_path / str(attempt), count=3, seconds=2.5 * lease, lease=lease)
+        lease = 0.8 * 4**attempt
+        ask(tmp_path / str(attempt), count=3, seconds=2 * lease, lease=lease)
 
     in_time(judge)
 
@@ -102,7 +102,7 @@ def test_a_killed_loader_is_replaced(tmp_path: Path) -> None:
     """Within its lease, which was renewed for the last time before it died."""
 
     def judge(attempt: int) -> None:
-        asking = Asking(tmp_path / str(attempt), lease=2.0 * 2**attempt)
+        asking = Asking(tmp_path / str(attempt), lease=1.0 * 3**attempt)
         killed: list[float] = []
 
         def kill(process: subprocess.Popen[bytes]) -> None:
@@ -172,6 +172,7 @@ while True:
 
 def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
     random = Random(SEED)
+    acknowledged: dict[str, int] = {}
     for turn in range(times(3, 50)):
         path, told = tmp_path / f"{turn}.db", tmp_path / f"{turn}.told"
         enough = random.randrange(50, 2000)
@@ -182,15 +183,16 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
 
         done = run(KILLED, f"sqlite://{path}", str(told), timeout=60, meanwhile=kill)
         assert (done.code, done.stderr) == (-signal.SIGKILL, ""), str(done)
-        acknowledged = int(told.read_text().split()[-1])
-        check = f"""
-            from ferrogate import CacheService
-            cache = CacheService("sqlite://{path}")
-            missing = [n for n in range(1, {acknowledged} + 1) if cache.get_sync("ns", str(n)) != n]
-            assert not missing, missing
-            assert cache.get_stats()["recoveries"] == 0
-        """
-        run_well(check, timeout=60)
+        acknowledged[str(path)] = int(told.read_text().split()[-1])
+    check = f"""
+        from ferrogate import CacheService
+        for path, last in {acknowledged}.items():
+            with CacheService(f"sqlite://{{path}}") as cache:
+                missing = [n for n in range(1, last + 1) if cache.get_sync("ns", str(n)) != n]
+                assert not missing, (path, missing)
+                assert cache.get_stats()["recoveries"] == 0
+    """
+    run_well(check, timeout=100)
 
 
 #: argv: the URL, a file that is there once this process serves, the control's file, the key.
@@ -256,7 +258,7 @@ def test_an_invalidation_reaches_the_others(tmp_path: Path, sqlite: Open) -> Non
 
         def replace(_process: object) -> None:
             eventually(ready.exists, 60)
-            for number in range(100):
+            for number in range(times(50, 100)):
                 tell(str(number))
                 sent.append(time.monotonic())
                 time.sleep(0.03 + number % 10 / 1000)
@@ -291,7 +293,7 @@ open(sys.argv[2], "w").close()
 while True:
     now = time.monotonic()
     # Nobody else stops it while it has not changed: then the machine was busy.
-    stopped = now - last > 3 and os.path.exists(sys.argv[3])
+    stopped = now - last > 2.2 and os.path.exists(sys.argv[3])
     got = cache.get_sync("ns", "k")
     if stopped:
         print(got)
@@ -319,7 +321,7 @@ def test_a_process_that_was_stopped_serves_nothing_old(tmp_path: Path, sqlite: O
         eventually(replaced, 60)
         changed.touch()
         # Longer than values are trusted without a look for changes: 2 s.
-        time.sleep(3.1)
+        time.sleep(2.3)
         process.send_signal(signal.SIGCONT)
 
     for _ in range(times(1, 10)):
@@ -417,11 +419,11 @@ def test_multiprocessing(tmp_path: Path) -> None:
             assert cache.set_sync("ns", "parent", 0)
             for method in ("fork", "forkserver", "spawn"):
                 context = multiprocessing.get_context(method)
-                names = [f"{method}{n}" for n in range(3)]
+                names = [f"{method}{n}" for n in range(2)]
                 all = [context.Process(target=child, args=(sys.argv[1], one)) for one in names]
                 for one in all: one.start()
                 for one in all: one.join()
-                assert [one.exitcode for one in all] == [0] * 3
+                assert [one.exitcode for one in all] == [0] * 2
                 assert [cache.get_sync("ns", one) for one in names] == names
     """
     script = tmp_path / "script.py"

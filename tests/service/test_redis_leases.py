@@ -105,7 +105,7 @@ def test_a_long_load_keeps_its_lease_and_a_failed_one_gives_it_back(redis: Serve
                 await until(lambda: cast("dict[str, Any]", one.get_stats())["leases"] == 0)  # noqa: B023
 
     # Who gets no turn for a whole lease has lost it: a busy machine gets a longer one.
-    in_time(lambda attempt: asyncio.run(main(1.5 * 3**attempt)))
+    in_time(lambda attempt: asyncio.run(main(0.7 * 4**attempt)))
 
 
 def test_what_cannot_be_read_is_loaded_anew(redis: Server) -> None:

@@ -38,18 +38,21 @@ def closing(*servers: Server) -> Iterator[None]:
             one.close()
 
 
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[list[Server]]:
-    """A Cluster of three masters."""
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
+    """A Cluster of three masters, one for all tests: it takes two seconds to be one."""
+    folder = tmp_path_factory.mktemp("nodes")
     # Nothing here is about their failover: a node that has no turn for a while is not to be failed.
     options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "15000")
-    three = [Server(tmp_path / str(n), *options) for n in range(3)]
+    three = [Server(folder / str(n), *options) for n in range(3)]
     with closing(*three):
         for one, (first, last) in zip(
             three, [(0, 5460), (5461, 10922), (10923, 16383)], strict=True
         ):
             assert one.command("CLUSTER", "ADDSLOTS", *range(first, last + 1)) == b"+OK"
-            assert one.command("CLUSTER", "MEET", "127.0.0.1", three[0].port) == b"+OK"
+            # Everybody: who hears of a node from another one does so up to seconds later.
+            for other in three:
+                assert one.command("CLUSTER", "MEET", "127.0.0.1", other.port) == b"+OK"
         deadline = time.monotonic() + 60
         while not all(
             b"cluster_state:ok" in one.command("CLUSTER", "INFO")
@@ -158,7 +161,8 @@ def is_master(one: Server) -> bool:
 
 @pytest.mark.timeout(240)
 def test_a_failover(tmp_path: Path) -> None:
-    master = Server(tmp_path / "master")
+    # A replica that comes is served at once, not after five seconds, in which others might.
+    master = Server(tmp_path / "master", "--repl-diskless-sync-delay", "0")
     replica = Server(tmp_path / "replica", "--replicaof", "127.0.0.1", str(master.port))
 
     async def main(port: int) -> None:

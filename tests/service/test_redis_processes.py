@@ -76,24 +76,30 @@ def test_ten_processes_with_fifty_tasks_load_once(redis: Server) -> None:
 def test_a_process_that_is_killed_while_it_loads_is_replaced_within_the_lease(
     redis: Server,
 ) -> None:
-    with (
-        members(1, "load", redis.url, redis.port, 50, 60, 3) as (leader,),
-        members(3, "load", redis.url, redis.port, 50, 0.8, 3) as others,
-    ):
-        tell(leader)
-        assert hear(leader) == "loading"
-        for one in others:
-            tell(one)
-        # They wait for it by then, mostly; it would go on for a minute.
-        time.sleep(0.2)
-        leader.kill()
-        begin = time.monotonic()
-        for one in others:
-            out, _ = one.communicate(timeout=60)
-            assert json.loads(out.splitlines()[-1]) == ["loaded"] * 50
-        # The lease (3 s), the load (0.8 s), and what a busy machine takes to wake up.
-        assert time.monotonic() - begin < 3.0 + 0.8 + promised(2.0, 15.0)
-    assert redis.command("GET", "loads") == b"2"
+    def judge(attempt: int) -> None:
+        # Who gets no turn for two thirds of a lease has lost it.
+        lease = 1.0 * 3**attempt
+        redis.command("FLUSHALL")
+        with (
+            members(1, "load", redis.url, redis.port, 50, 60, lease) as (leader,),
+            members(3, "load", redis.url, redis.port, 50, 0.3, lease) as others,
+        ):
+            tell(leader)
+            assert hear(leader) == "loading"
+            for one in others:
+                tell(one)
+            # They wait for it by then, mostly; it would go on for a minute.
+            time.sleep(0.2)
+            leader.kill()
+            begin = time.monotonic()
+            for one in others:
+                out, _ = one.communicate(timeout=60)
+                assert json.loads(out.splitlines()[-1]) == ["loaded"] * 50
+            # The lease, the load, and what a busy machine takes to wake up.
+            assert time.monotonic() - begin < lease + 0.3 + promised(2.0, 15.0)
+        assert redis.command("GET", "loads") == b"2"
+
+    in_time(judge)
 
 
 def test_a_change_reaches_another_process(redis: Server) -> None:
@@ -137,13 +143,15 @@ def test_without_the_channel_nothing_older_than_five_seconds_is_served(redis: Se
         await until(lambda: b.get_sync("ns", "k") == "new", promised(5.5, 15))
         print(f"without the channel the old value was gone after {time.monotonic() - begin:.2f} s")
         assert not figures(b)["listening"]
-        for number in range(8):
+        # Each of them takes up to 5 s.
+        without = times(2, 4)
+        for number in range(without + 4):
             await a.set("ns", "k", number)
-            if number == 4:
+            if number == without:
                 redis.command("ACL", "SETUSER", "reader", "&*")
                 await connected(b)
                 assert await b.get("ns", "k") == number
-            longest = promised(5.5, 15) if number < 4 else promised(1, 4)
+            longest = promised(5.5, 15) if number < without else promised(1, 4)
             await until(lambda: b.get_sync("ns", "k") == number, longest)  # noqa: B023
         await a.close()
         await b.close()
@@ -287,7 +295,7 @@ async def main():
 
 asyncio.run(main())
 """
-    for _ in range(5):
+    for _ in range(times(2, 50)):
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == {"p": 0, "r": 3}[ending[0]] - 2 * ("Lookup" in ending)
@@ -356,7 +364,7 @@ def test_who_forks_all_the_time_hears_of_changes_too(redis: Server) -> None:
 
 
 STOPPED = """
-import sys, time
+import os, sys, time
 from ferrogate import CacheService
 cache = CacheService(sys.argv[1], timeout_seconds=10)
 assert cache.set_sync("ns", "k", "old")
@@ -368,7 +376,7 @@ open(sys.argv[2], "w").close()
 while True:
     now = time.monotonic()
     got = cache.get_sync("ns", "k")
-    if now - last > 4:
+    if now - last > 3.2 and os.path.exists(sys.argv[3]):
         print(got)
         break
     last = now
@@ -378,18 +386,19 @@ while True:
 @pytest.mark.hostile
 def test_a_process_that_was_stopped_serves_nothing_old(redis: Server, tmp_path: Path) -> None:
     """Not even before it has read what it was told meanwhile."""
-    ready = tmp_path / "ready"
+    ready, changed = tmp_path / "ready", tmp_path / "changed"
 
     def stop(process: subprocess.Popen[bytes]) -> None:
         eventually(ready.exists, 30)
         process.send_signal(signal.SIGSTOP)
         with CacheService(redis.url, timeout_seconds=10) as service:
             assert service.set_sync("ns", "k", "new")
+        changed.touch()
         # Longer than values are trusted without a beat: 3 s.
-        time.sleep(4.2)
+        time.sleep(3.3)
         process.send_signal(signal.SIGCONT)
 
-    done = run(STOPPED, redis.url, str(ready), timeout=60, meanwhile=stop)
+    done = run(STOPPED, redis.url, str(ready), str(changed), timeout=60, meanwhile=stop)
     assert (done.code, done.stdout, done.stderr) == (0, "new\n", ""), str(done)
 
 

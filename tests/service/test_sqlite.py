@@ -185,7 +185,7 @@ def test_somebody_else_s_database_is_refused(tmp_path: Path) -> None:
 
 def test_locked_by_another_process(sqlite: Open, tmp_path: Path) -> None:
     cache = sqlite(busy_seconds=HASTY)
-    cache.set_sync("ns", "k", 1)
+    eventually(lambda: cache.set_sync("ns", "k", 1))
     strict = sqlite(strict=True, busy_seconds=HASTY)
     with locked(tmp_path / "cache.db") as (lock, unlock):
         lock()
@@ -196,7 +196,7 @@ def test_locked_by_another_process(sqlite: Open, tmp_path: Path) -> None:
         for _ in range(5):
             cache.set_sync("ns", "other", 2)
         assert not cache.get_stats()["available"]
-        # Left alone, it costs nothing: 200 that waited would take 50 s, and of these only one each
+        # Left alone, it costs nothing: 200 that waited would take 10 s, and of these only one each
         # 100 ms or more does.
         skipped = cache.get_stats()["skipped"]
         for _ in range(200):
@@ -223,6 +223,7 @@ def test_what_was_invalidated_during_an_outage_does_not_come_back(
 
     cache = sqlite(near_bytes=1, busy_seconds=HASTY)
     write(cache)
+    eventually(lambda: not cache.get_stats()["owed"])
     with locked(tmp_path / "cache.db") as (lock, unlock):
         lock()
         assert cache.set_sync("ns", "set", "new") is False

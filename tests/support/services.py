@@ -14,8 +14,9 @@ from ferrogate import CacheService
 #: Seconds that a commit waits for those of other processes and services, where nothing else is
 #: said: a thread that is committing may lose its processor for longer than the usual 0.25.
 PATIENT = 2.0
-#: What tests take that lock the file themselves.
-HASTY = 0.25
+#: What tests take that lock the file themselves, and wait for each of these. Where it is not
+#: locked they ask again: a service's own thread that commits may keep it for longer.
+HASTY = 0.05
 
 
 class Open(Protocol):
