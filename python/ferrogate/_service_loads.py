@@ -6,14 +6,16 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ferrogate import _core, _flight
 from ferrogate._arguments import seconds_or_never, store_names
 
 if TYPE_CHECKING:
     from ferrogate.service import CacheService
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger("ferrogate")
 
@@ -81,36 +83,18 @@ async def _load(
     tags: list[str] | None,
     tolerant: bool,
 ) -> Any:
-    anew = again = False
-    while True:
+    found, lease = await _ask(service, False, ns, key, tags, tolerant)
+    if lease is None:
+        return found
+    try:
+        value = await _awaitable(factory())
         try:
-            what, *more = await service._lease(False, ns, key, tags, anew)
-            waited = what != "busy" or await service._await(False, ns, key, more[0])
-        except Exception:
-            if not tolerant:
-                raise
-            what, more, waited = "alone", [False], True
-        anew = what == "unreadable"
-        if what == "value":
-            return more[0]
-        if what == "busy":
-            if not waited:
-                await asyncio.sleep(_NOBODY_WAITS)
-        elif what == "alone" and more[0] and not again:
-            again = True
-        elif what != "unreadable":
-            lease = more[0] if what == "lease" else service._lease_here(ns, key)
-            try:
-                value = await _awaitable(factory())
-                try:
-                    await service._set_loaded(False, ns, key, value, ttl, tags, lease)
-                except Exception as error:
-                    if _is_the_callers(error) and not tolerant:
-                        raise
-                    _not_kept(service, error)
-            finally:
-                lease.release()
-            return value
+            await service._set_loaded(False, ns, key, value, ttl, tags, lease)
+        except Exception as error:
+            _not_kept(service, error, tolerant)
+    finally:
+        lease.release()
+    return value
 
 
 def _load_sync(
@@ -122,36 +106,71 @@ def _load_sync(
     tags: list[str] | None,
     tolerant: bool,
 ) -> Any:
+    found, lease = _at_once(_ask(service, True, ns, key, tags, tolerant))
+    if lease is None:
+        return found
+    try:
+        value = _no_coroutine(factory())
+        try:
+            service._set_loaded(True, ns, key, value, ttl, tags, lease)
+        except Exception as error:
+            _not_kept(service, error, tolerant)
+    finally:
+        lease.release()
+    return value
+
+
+async def _ask(
+    service: CacheService,
+    wait: bool,
+    ns: str,
+    key: Any,
+    tags: list[str] | None,
+    tolerant: bool,
+) -> tuple[Any, _core._Lease | None]:
+    """The value, once there is one, or else the lease to load it with.
+
+    With ``wait`` it blocks in every call and suspends nowhere: see :func:`_at_once`. The factory
+    is not for in here, where a StopIteration of its would become another error.
+    """
     anew = again = False
     while True:
         try:
-            what, *more = service._lease(True, ns, key, tags, anew)
-            waited = what != "busy" or service._await(True, ns, key, more[0])
+            answer = service._lease(wait, ns, key, tags, anew)
+            if not wait:
+                answer = await answer
+            what = answer[0]
+            if what == "busy":
+                waited = service._await(wait, ns, key, answer[1])
+                if not wait:
+                    waited = await waited
         except Exception:
             if not tolerant:
                 raise
-            what, more, waited = "alone", [False], True
-        anew = what == "unreadable"
+            what, answer = "alone", ("alone", False)
         if what == "value":
-            return more[0]
-        if what == "busy":
-            if not waited:
-                time.sleep(_NOBODY_WAITS)
-        elif what == "alone" and more[0] and not again:
+            return answer[1], None
+        if what == "lease":
+            return None, answer[1]
+        anew = what == "unreadable"
+        if what == "alone":
+            if again or not answer[1]:
+                return None, service._lease_here(ns, key)
             again = True
-        elif what != "unreadable":
-            lease = more[0] if what == "lease" else service._lease_here(ns, key)
-            try:
-                value = _no_coroutine(factory())
-                try:
-                    service._set_loaded(True, ns, key, value, ttl, tags, lease)
-                except Exception as error:
-                    if _is_the_callers(error) and not tolerant:
-                        raise
-                    _not_kept(service, error)
-            finally:
-                lease.release()
-            return value
+        elif what == "busy" and not waited:
+            if wait:
+                time.sleep(_NOBODY_WAITS)  # noqa: ASYNC251
+            else:
+                await asyncio.sleep(_NOBODY_WAITS)
+
+
+def _at_once(asked: Coroutine[Any, Any, _T]) -> _T:
+    """What a coroutine that suspends nowhere returns."""
+    try:
+        asked.send(None)
+    except StopIteration as done:
+        return cast(_T, done.value)
+    raise AssertionError("it was to wait by blocking")
 
 
 def _is_the_callers(error: Exception) -> bool:
@@ -164,7 +183,10 @@ def at_exit(service: CacheService, error: Exception) -> bool:
     return type(error) is RuntimeError and not service.closed
 
 
-def _not_kept(service: CacheService, error: Exception) -> None:
+def _not_kept(service: CacheService, error: Exception, tolerant: bool) -> None:
+    """What comes of ``error``, which is being handled: it does not cost the value."""
+    if _is_the_callers(error) and not tolerant:
+        raise error
     if at_exit(service, error):
         return
     _log.warning("cache service %s: what was loaded is not kept: %s", service.name, error)

@@ -150,3 +150,18 @@ def test_factories_of_the_other_kind(service: Open) -> None:
     with pytest.raises(TypeError, match=r"^factory: .* returned a coroutine"):
         cache.get_or_set_sync("ns", "k", five)
     assert cache.get_sync("ns", "k") is None
+
+
+@pytest.mark.parametrize("error", [StopIteration, StopAsyncIteration, KeyboardInterrupt])
+def test_what_a_factory_raises_reaches_the_caller_as_it_is(
+    service: Open, error: type[BaseException]
+) -> None:
+    cache = service()
+
+    def fail() -> Any:
+        raise error(3)
+
+    with pytest.raises(error) as caught:
+        cache.get_or_set_sync("ns", "k", fail)
+    assert type(caught.value) is error
+    assert cache.get_or_set_sync("ns", "k", lambda: 5) == 5
