@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from child import FORKS, run_well, times
+from redis_servers import needs_redis
 
 pytestmark = pytest.mark.hostile
 
@@ -65,16 +66,25 @@ for _ in range({times(15, 200)}):
     run_well(code, f"sqlite://{tmp_path}/cache.db", timeout=100 * times(1, 10))
 
 
-def test_who_forks_all_the_time_hears_of_changes_too(tmp_path: Path) -> None:
-    """A fork stops the thread that watches; a value is trusted for 2 s without it."""
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=needs_redis)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
+    """A store's URL, and what a service on it is told so that it waits for a busy machine."""
+    if request.param == "redis":
+        return request.getfixturevalue("redis").url, '{"timeout_seconds": 10}'
+    return f"sqlite://{tmp_path}/cache.db", '{"busy_seconds": 60}'
+
+
+def test_who_forks_all_the_time_hears_of_changes_too(store: tuple[str, str]) -> None:
+    """A fork stops what watches or listens, and the next one what has just begun to again."""
+    opened = "import json, sys; from ferrogate import CacheService; "
+    opened += "cache = CacheService(sys.argv[1], **json.loads(sys.argv[2])); "
     code = (
         PRELUDE
-        + """
-cache = CacheService(sys.argv[1], busy_seconds=60)
+        + opened
+        + f"""
 assert cache.set_sync("ns", "k", "old")
-there = "from ferrogate import CacheService; import sys; "
-there += "assert CacheService(sys.argv[1], busy_seconds=60).set_sync('ns', 'k', 'new')"
-other = subprocess.Popen([sys.executable, "-c", there, sys.argv[1]])
+there = {opened!r} + "assert cache.set_sync('ns', 'k', 'new')"
+other = subprocess.Popen([sys.executable, "-c", there, *sys.argv[1:]])
 while other.poll() is None:
     fork()
 assert other.returncode == 0
@@ -84,7 +94,7 @@ while cache.get_sync("ns", "k") != "new":
     fork()
 """
     )
-    run_well(code, f"sqlite://{tmp_path}/cache.db", timeout=100)
+    run_well(code, *store, timeout=100)
 
 
 def test_what_is_under_way_when_the_process_forks_is_neither_lost_nor_refused(

@@ -335,34 +335,6 @@ def test_ten_thousand_cancelled_requests_leave_nothing_behind(redis: Server) -> 
     asyncio.run(main())
 
 
-@pytest.mark.hostile
-def test_who_forks_all_the_time_hears_of_changes_too(redis: Server) -> None:
-    """A fork ends the tasks that listen, and the next one those that have just begun to."""
-    code = """
-        import warnings; warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
-        import os, subprocess, sys, time
-        from ferrogate import CacheService
-        def fork():
-            pid = os.fork()
-            if pid == 0:
-                os._exit(0)
-            assert os.waitpid(pid, 0)[1] == 0
-        cache = CacheService(sys.argv[1], timeout_seconds=10)
-        assert cache.set_sync("ns", "k", "old")
-        there = "from ferrogate import CacheService; import sys; "
-        there += "assert CacheService(sys.argv[1], timeout_seconds=10).set_sync('ns', 'k', 'new')"
-        other = subprocess.Popen([sys.executable, "-c", there, sys.argv[1]])
-        while other.poll() is None:
-            fork()
-        assert other.returncode == 0
-        end = time.monotonic() + 30
-        while cache.get_sync("ns", "k") != "new":
-            assert time.monotonic() < end, cache.get_stats()
-            fork()
-    """
-    run_well(code, redis.url, timeout=60)
-
-
 STOPPED = """
 import os, sys, time
 from ferrogate import CacheService
