@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 
-def seconds_or_never(argument: str, value: float | timedelta) -> float:
-    """A duration above zero, in seconds; infinity is never."""
+def seconds_or_never(argument: str, value: float | timedelta, *, least: float = 0) -> float:
+    """A duration above zero (or of at least ``least``), in seconds; infinity is never."""
+    given = value
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -18,18 +19,28 @@ def seconds_or_never(argument: str, value: float | timedelta) -> float:
             f"{argument}: expected seconds as a number or a timedelta, got {type(value).__name__}"
         )
     if not value > 0:
-        raise ValueError(f"{argument}: expected a duration above 0 seconds, got {value!r}")
+        raise ValueError(f"{argument}: expected a duration above 0 seconds, got {_shown(value)}")
+    if value < least:
+        raise ValueError(f"{argument}: expected at least {least:g} seconds, got {_shown(given)}")
     try:
         return float(value)
     except OverflowError:
         return math.inf
 
 
+def _shown(value: object) -> str:
+    """A value within an error: of an int Python writes thousands of digits, and then refuses."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"{'a negative' if value < 0 else 'an'} int of {value.bit_length()} bits"
+    return repr(value)
+
+
 def seconds(argument: str, value: float | timedelta) -> float:
     """A finite duration above zero, in seconds."""
     duration = seconds_or_never(argument, value)
     if duration == math.inf:
-        raise ValueError(f"{argument}: expected a finite duration above 0 seconds, got {value!r}")
+        shown = _shown(value)
+        raise ValueError(f"{argument}: expected a finite duration above 0 seconds, got {shown}")
     return duration
 
 
@@ -38,7 +49,7 @@ def whole(argument: str, value: int, *, least: int, most: int = sys.maxsize) -> 
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{argument}: expected an int, got {type(value).__name__}")
     if value < least:
-        raise ValueError(f"{argument}: expected at least {least}, got {value}")
+        raise ValueError(f"{argument}: expected at least {least}, got {_shown(value)}")
     if value > most:
         raise ValueError(f"{argument}: expected at most {most}")
     return value

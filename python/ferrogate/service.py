@@ -35,6 +35,8 @@ Codec = Literal["json", "msgpack", "bytes", "pickle"]
 _MIB = 1 << 20
 #: Seconds that closing waits for what was acknowledged to reach the store.
 _PATIENCE = 5.0
+#: Seconds; a shorter lease runs out between two turns of a process that is well.
+_SHORTEST_LEASE = 0.1
 
 
 class CacheService(_core.CacheService):
@@ -62,7 +64,8 @@ class CacheService(_core.CacheService):
         max_value_bytes: longer values are refused.
         compress_over: from so many bytes on values are compressed (zstd); ``None`` never.
         strict: raise :class:`CacheUnavailable` where the store does not answer.
-        lease_seconds: so long a process that died keeps the others from loading instead.
+        lease_seconds: so long a process that died keeps the others from loading instead; at
+            least 0.1, for it has to be renewed while they load.
         name: shown in statistics, the log and ``repr``.
         clock: a :class:`ferrogate.testing.ManualClock` in tests.
         enabled: ``False`` makes it store nothing and still count.
@@ -112,7 +115,7 @@ class CacheService(_core.CacheService):
             )
         if compress_over is not None:
             whole("compress_over", compress_over, least=0)
-        lease = seconds_or_never("lease_seconds", lease_seconds)
+        lease = seconds_or_never("lease_seconds", lease_seconds, least=_SHORTEST_LEASE)
         if tier is not None:
             tier["lease_seconds"] = lease
         # Stores nothing itself: it knows who loads what in this process.

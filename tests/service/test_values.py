@@ -10,6 +10,7 @@ import math
 import struct
 import subprocess
 import sys
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -354,7 +355,14 @@ def test_plain_json_in_the_store_is_readable_by_others(sqlite: Open) -> None:
         ({"near_bytes": 0}, ValueError, "near_bytes: expected at least 1"),
         ({"max_value_bytes": True}, TypeError, "max_value_bytes: expected an int"),
         ({"compress_over": -1}, ValueError, "compress_over: expected at least 0"),
-        ({"lease_seconds": -1}, ValueError, "lease_seconds: expected"),
+        ({"lease_seconds": -1}, ValueError, "lease_seconds: expected a duration above 0"),
+        ({"lease_seconds": 1e-9}, ValueError, "lease_seconds: expected at least 0.1 .* got 1e-09"),
+        (
+            {"lease_seconds": datetime.timedelta(milliseconds=99)},
+            ValueError,
+            r"^lease_seconds: expected at least 0.1 seconds, got datetime.timedelta\(",
+        ),
+        ({"lease_seconds": -(10**5000)}, ValueError, "lease_seconds: .* a negative int of 16610 b"),
         ({"strict": 1}, TypeError, "strict: expected True or False"),
         ({"max_bytes": 1 << 20}, TypeError, "max_bytes: a memory:// service has no such option"),
         ({"nonsense": 1}, TypeError, "nonsense: a memory:// service has no such option"),
@@ -363,6 +371,16 @@ def test_plain_json_in_the_store_is_readable_by_others(sqlite: Open) -> None:
 def test_wrong_arguments(arguments: Any, error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):
         CacheService("memory://", **arguments)
+
+
+@pytest.mark.parametrize("ever", [math.inf, 10**400, 10**5000], ids=["inf", "long", "longer"])
+def test_for_ever_as_a_number(tmp_path: Path, ever: float) -> None:
+    url = f"sqlite://{tmp_path}/cache.db"
+    with CacheService(url, lease_seconds=ever) as cache:
+        assert cache.get_or_set_sync("ns", "k", lambda: 1, ttl=ever) == 1
+        assert cache.namespace("ns", ttl=ever).get_sync("k") == 1
+    with pytest.raises(ValueError, match=r"^busy_seconds: expected a finite duration"):
+        CacheService(url, busy_seconds=ever)
 
 
 @pytest.mark.parametrize(
