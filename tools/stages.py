@@ -1,4 +1,4 @@
-"""Runs stages one after the other, counts what they tested, says what each took.
+"""Runs stages, mostly one after the other, counts what they tested, says what each took.
 
 Every run ends with a table of seconds and a closing line as pytest writes it.
 With `FERROGATE_RESULTS` set, totals are added up over several runs in that
@@ -7,6 +7,8 @@ file, and `python tools/stages.py FILE STATUS` prints the line for all of them.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -14,9 +16,10 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -74,14 +77,15 @@ class Stages:
         cwd: Path = ROOT,
         junit: Path | None = None,
         excused: re.Pattern[str] | None = None,
+        out: TextIO | None = None,
     ) -> bool:
-        """Runs `command`, streaming its output; False if it failed.
+        """Runs `command`, streaming its output (to `out`); False if it failed.
 
         cargo's result lines, or the `junit` file that pytest was told to write,
         give the counts; any other command counts as one test. With `excused`,
         a skip for a reason that does not match is a failure.
         """
-        print(f"\n── {self.title}: {name}", flush=True)
+        print(f"\n── {self.title}: {name}", file=out, flush=True)
         begin = time.monotonic()
         if junit is not None:
             junit.unlink(missing_ok=True)
@@ -98,10 +102,10 @@ class Stages:
                 errors="replace",
             )
         except OSError as error:
-            print(error, flush=True)
+            print(error, file=out, flush=True)
         else:
             for line in process.stdout or ():
-                print(line, end="", flush=True)
+                print(line, end="", file=out, flush=True)
                 if result := CARGO_RESULT.match(line):
                     counts.add(Counts(*(int(n) for n in result.groups())))
             code = process.wait()
@@ -109,7 +113,7 @@ class Stages:
         if junit is not None and junit.exists():
             counts, unexcused = read_junit(junit, excused)
             for reason in unexcused:
-                print(f"nothing may skip here: {reason}", flush=True)
+                print(f"nothing may skip here: {reason}", file=out, flush=True)
             if unexcused:
                 note = f"{len(unexcused)} skipped without an excuse"
                 counts.failed += len(unexcused)
@@ -121,6 +125,20 @@ class Stages:
             counts.passed = 1
         self.done.append(Stage(name, time.monotonic() - begin, counts, note))
         return not counts.failed
+
+    @contextlib.contextmanager
+    def beside(self, name: str, command: Sequence[str | Path], **how: Any) -> Iterator[None]:
+        """:meth:`run` while the block runs. What it said is printed after that, in one piece."""
+        out = io.StringIO()
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(self.run, name, command, out=out, **how)
+            try:
+                yield
+                other.result()
+            finally:
+                # A run that is interrupted says how far this one came.
+                pool.shutdown()
+                print(out.getvalue(), end="", flush=True)
 
     def absent(self, name: str, reason: str) -> None:
         """Notes a stage that cannot run; under FERROGATE_NO_SKIP=1 (CI) that is a failure."""

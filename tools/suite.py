@@ -20,7 +20,9 @@ import secrets
 import shlex
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import fuzz
 from envs import environment
@@ -28,10 +30,15 @@ from pythons import Python, preferred, select
 from stages import ROOT, Stages
 from wheels import test_env
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 PARTS = ("core", "loom", "python", "failpoints", "integrations", "memcheck")
 APART = ("fuzz",)
 TRACES = ROOT.parent / "shared" / "traces"
 INTEGRATIONS = ROOT / "tests" / "integrations"
+#: What mostly waits, for other processes and for time: half of what all tests take.
+WAITING = [ROOT / "tests" / name for name in ("service", "test_examples.py", "cli")]
 SUPPRESSIONS = ROOT / "tools" / "valgrind.supp"
 
 # With FERROGATE_NO_SKIP=1 (CI) a test may only skip for the interpreter's version
@@ -94,8 +101,12 @@ def on_python(stages: Stages, python: Python) -> None:
         extra = shlex.split(os.environ.get("PYTEST_ARGS", ""))
         inside = test_env(python.minor)
         # These have parts of their own, and nothing to do in this one.
-        others = ["-m", "not failpoints and not valgrind", f"--ignore={INTEGRATIONS}"]
-        pytest(stages, f"{python.minor}: pytest", inside, *others, *extra)
+        others = ["-m", "not failpoints and not valgrind"]
+        # A soak judges by what is promised on a machine that does nothing else.
+        alone = extra or int(os.environ.get("FERROGATE_SOAK", "1")) > 1 or os.cpu_count() == 1
+        beside: list[str | Path] = [] if alone else [*others, *WAITING]
+        others += [f"--ignore={one}" for one in [INTEGRATIONS, *([] if alone else WAITING)]]
+        pytest(stages, f"{python.minor}: pytest", inside, *others, *extra, beside=beside)
 
 
 def failpoints(stages: Stages) -> None:
@@ -166,8 +177,12 @@ def pytest(
     *arguments: str | Path,
     before: list[str] | None = None,
     more: dict[str, str] | None = None,
+    beside: Sequence[str | Path] = (),
 ) -> None:
-    """pytest in an environment, from the repository, against the installed package."""
+    """pytest in an environment, from the repository, against the installed package.
+
+    With ``beside`` another one at the same time, which has these arguments.
+    """
     env = environment(**(more or {}))
     # `python -P` and importlib mode keep the repository's own python/ out of sys.path.
     env["PYTHONSAFEPATH"] = "1"
@@ -179,15 +194,18 @@ def pytest(
     where = "import ferrogate; assert 'site-packages' in ferrogate.__file__, ferrogate.__file__"
     if not stages.run(f"{name}: the installed package", [inside, "-c", where], env=env):
         return
-    slug = re.sub(r"\W+", "-", name)
-    junit = ROOT / ".pytest_cache" / f"junit-{slug}.xml"
-    stages.run(
-        name,
-        [*(before or []), inside, "-m", "pytest", f"--junitxml={junit}", *chance, *arguments],
-        env=env,
-        junit=junit,
-        excused=EXCUSED if os.environ.get("FERROGATE_NO_SKIP") == "1" else None,
-    )
+    excused = EXCUSED if os.environ.get("FERROGATE_NO_SKIP") == "1" else None
+
+    def stage(name: str, arguments: Sequence[str | Path]) -> dict[str, Any]:
+        slug = re.sub(r"\W+", "-", name)
+        junit = ROOT / ".pytest_cache" / f"junit-{slug}.xml"
+        checked = [*(before or []), inside, "-m", "pytest", f"--junitxml={junit}"]
+        command = [*checked, *chance, *arguments]
+        return {"name": name, "command": command, "env": env, "junit": junit, "excused": excused}
+
+    other = stages.beside(**stage(f"{name} beside it", beside)) if beside else nullcontext()
+    with other:
+        stages.run(**stage(name, arguments))
 
 
 if __name__ == "__main__":

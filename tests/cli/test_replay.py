@@ -216,7 +216,15 @@ def test_ctrl_c_prints_the_partial_report(mode: str, machine: bool) -> None:
         # A terminal signals the whole group; the provider is not in it.
         os.killpg(process.pid, signal.SIGINT)
         asked = time.monotonic()
-        out, err = process.communicate(timeout=30)
+        try:
+            out, err = process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            # It came while a module was imported, within a callback in which Python ignores it.
+            assert "Exception ignored" in err, err
+            assert "importlib" in err, err
+            continue
         waited = time.monotonic() - asked
         assert not any(Path(f"/proc/{pid}").exists() for pid in providers)
         if out:

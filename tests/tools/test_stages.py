@@ -48,6 +48,23 @@ def test_commands_count_as_one_and_cargo_as_many() -> None:
     assert " 13 passed, 3 skipped in " in said.stdout.splitlines()[-1]
 
 
+def test_one_beside_another_says_what_it_has_to_say_afterwards() -> None:
+    said = run(
+        # Neither ends before the other has begun.
+        'one, other = "mkfifo a b 2>&-; echo x > a; cat b", "mkfifo a b 2>&-; cat a; echo x > b"\n'
+        "import os, tempfile\n"
+        "os.chdir(tempfile.mkdtemp())\n"
+        'here = {"cwd": Path.cwd()}\n'
+        'with stages.beside("other", ["sh", "-c", other + "; echo said; false"], **here):\n'
+        '    stages.run("one", ["sh", "-c", one], **here)\n'
+        '    print("done", flush=True)\n'
+    )
+    assert said.returncode == 1
+    assert said.stdout.index("done") < said.stdout.index("── trial: other") < len(said.stdout)
+    assert said.stdout.count("said") == 1
+    assert " 1 failed, 1 passed in " in said.stdout.splitlines()[-1]
+
+
 def test_a_failure_is_counted_and_the_rest_still_runs() -> None:
     said = run(
         'stages.run("bad", ["false"])\n'

@@ -63,6 +63,33 @@ suite.main({parts!r})
     assert sum(stages[:checked].count(wheel) for wheel in wheels) == 1
 
 
+@pytest.mark.parametrize(
+    ("env", "apart"),
+    [({}, True), ({"PYTEST_ARGS": "-k cache"}, False), ({"FERROGATE_SOAK": "100"}, False)],
+)
+def test_every_test_runs_once(env: dict[str, str], apart: bool) -> None:
+    code = f"""
+import os, suite
+os.environ |= {env!r}
+os.cpu_count = lambda: 2
+class Noting(suite.Stages):
+    def run(self, name, command, **_):
+        said = " ".join(map(str, command)).replace(str(suite.ROOT) + "/", "")
+        # In one piece: two run at the same time.
+        print(said + "\\n", end="")
+        return True
+suite.Stages = Noting
+suite.select = lambda _: [suite.Python((3, 12, 1), suite.ROOT)]
+suite.main(["python"])
+"""
+    runs = [line for line in said_by(code).splitlines() if "-m pytest" in line]
+    waiting = ["tests/service", "tests/test_examples.py", "tests/cli"]
+    assert len(runs) == 1 + apart
+    for one in waiting:
+        assert sum(run.split().count(one) for run in runs) == apart
+        assert sum(run.split().count(f"--ignore={one}") for run in runs) == apart
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only on Linux: installs with apt-get")
 @pytest.mark.parametrize("apt", ["exit 100", "exit 0", None])
 def test_a_missing_package_is_said_and_stops_nothing(tmp_path: Path, apt: str | None) -> None:
