@@ -5,13 +5,14 @@
 //! not be told is noted here: until it has been told, what it says about those
 //! places is a miss.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::generation;
 use super::place::Place;
 use super::tier::{Done, Outcome, Request};
+use crate::core::clock::Nanos;
 use crate::core::sync::Mutex;
 
 /// So many places are noted one by one; of more, their namespaces.
@@ -28,9 +29,32 @@ const PART: usize = 1_000;
 pub struct Debt {
     /// What it is to be told.
     pub request: Request,
-    /// When it was noted, in milliseconds since the epoch: a value that is younger is none that was
-    /// to be deleted.
+    /// Since when: a value that is younger is none that was to be forgotten. `None` if all are.
+    pub noted: Option<Noted>,
+}
+
+/// When something came to be owed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noted {
+    /// In milliseconds since the epoch.
     pub since: i64,
+    /// The same as the tier has it.
+    pub moment: Moment,
+}
+
+/// A moment as a tier needs it to tell what was written before from what came after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// The number of the next change that this process begins.
+    pub count: u64,
+    /// By the clock that nobody sets; it may stand still while the machine sleeps.
+    pub steady: Nanos,
+    /// In milliseconds since the epoch, by this machine.
+    pub wall: i64,
+    /// In microseconds since the epoch by the store, at the latest; 0 if that is unknown.
+    pub theirs: u64,
+    /// So many microseconds earlier, at the earliest.
+    pub slack: u64,
 }
 
 /// What one store was not told.
@@ -42,30 +66,32 @@ pub struct Owed {
 
 #[derive(Debug, Default)]
 struct Debts {
-    /// And when they were noted, in milliseconds since the epoch.
-    places: HashMap<Place, i64>,
-    namespaces: HashSet<Arc<str>>,
-    tags: HashSet<Arc<str>>,
+    /// Also those in the namespaces below: only of a place it is known that this process itself
+    /// may have written there since, by a request that it took for failed.
+    places: HashMap<Place, Noted>,
+    /// `None` stands for places that were too many to be noted.
+    namespaces: HashMap<Arc<str>, Option<Noted>>,
+    tags: HashMap<Arc<str>, Option<Noted>>,
     /// In which process requests are on their way that pay for some of it.
     under_way: Option<u64>,
     forgotten: bool,
 }
 
 impl Owed {
-    /// Notes what a request that failed at `now` (milliseconds since the epoch) leaves undone. False if it is too much to note: then the
-    /// store may serve what is outdated until it expires.
-    pub fn note(&self, request: Request, now: i64) -> bool {
+    /// Notes what a request that failed `now` leaves undone. False if it is too much to note: then
+    /// the store may serve what is outdated until it expires.
+    pub fn note(&self, request: Request, now: Noted) -> bool {
         let mut debts = self.debts.lock();
         match request {
-            Request::Delete(place) if !debts.namespaces.contains(&place.ns) => {
+            Request::Delete(place) if debts.namespaces.get(&place.ns) != Some(&None) => {
                 debts.places.insert(place, now);
             }
             Request::InvalidateNamespace(ns) if debts.has_room() => {
-                debts.places.retain(|place, _| place.ns != ns);
-                debts.namespaces.insert(ns);
+                let noted = debts.namespaces.entry(ns).or_insert(Some(now));
+                *noted = noted.map(|_| now);
             }
             Request::InvalidateTag(tag) if debts.has_room() => {
-                debts.tags.insert(tag);
+                debts.tags.insert(tag, Some(now));
             }
             Request::InvalidateNamespace(_) | Request::InvalidateTag(_) => {
                 let first = !debts.forgotten;
@@ -76,7 +102,7 @@ impl Owed {
         }
         if debts.places.len() > MAX_PLACES {
             let places = std::mem::take(&mut debts.places);
-            debts.namespaces.extend(places.into_keys().map(|place| place.ns));
+            debts.namespaces.extend(places.into_keys().map(|place| (place.ns, None)));
         }
         self.any.store(true, Ordering::Release);
         true
@@ -90,35 +116,37 @@ impl Owed {
         }
         let debts = self.debts.lock();
         debts.places.contains_key(place)
-            || debts.namespaces.contains(&place.ns)
-            || tags.iter().any(|tag| debts.tags.contains(&**tag))
+            || debts.namespaces.contains_key(&place.ns)
+            || tags.iter().any(|tag| debts.tags.contains_key(&**tag))
     }
 
-    /// The store has a newer value at a place.
-    pub fn settle(&self, place: &Place) {
+    /// The store has a value at a place that is newer than what was noted before change `count`.
+    pub fn settle(&self, place: &Place, count: u64) {
         if self.any.load(Ordering::Acquire) {
             let mut debts = self.debts.lock();
-            debts.places.remove(place);
+            if debts.places.get(place).is_some_and(|noted| noted.moment.count <= count) {
+                debts.places.remove(place);
+            }
             self.any.store(debts.count() > 0, Ordering::Release);
         }
     }
 
     /// Has the store told a part of it by `send`, unless one is on its way already.
-    pub fn pay(self: &Arc<Self>, send: impl Fn(Request, Done)) {
+    pub fn pay(self: &Arc<Self>, send: impl Fn(Debt, Done)) {
         let debts = self.next_part(PART);
         if debts.is_empty() {
             return;
         }
         // Dropped with the last of them, however each of them ends.
         let part = Arc::new(Part(Arc::clone(self)));
-        for Debt { request, .. } in debts {
-            let (part, told) = (Arc::clone(&part), request.clone());
+        for debt in debts {
+            let (part, told) = (Arc::clone(&part), debt.clone());
             let done = move |outcome: Outcome| {
                 if outcome.is_ok() {
                     part.0.paid(&told);
                 }
             };
-            send(request, Done::new(done));
+            send(debt, Done::new(done));
         }
     }
 
@@ -134,25 +162,36 @@ impl Owed {
         if debts.under_way == Some(here) {
             return Vec::new();
         }
-        let all = |request| Debt { request, since: i64::MAX };
-        let namespaces = debts.namespaces.iter().cloned().map(Request::InvalidateNamespace);
-        let tags = debts.tags.iter().cloned().map(Request::InvalidateTag);
-        let (namespaces, tags) = (namespaces.map(all), tags.map(all));
-        let places = debts.places.iter();
-        let places = places
-            .map(|(place, since)| Debt { request: Request::Delete(place.clone()), since: *since });
+        let namespaces = debts.namespaces.iter().map(|(ns, noted)| Debt {
+            request: Request::InvalidateNamespace(Arc::clone(ns)),
+            noted: *noted,
+        });
+        let tags = debts.tags.iter().map(|(tag, noted)| Debt {
+            request: Request::InvalidateTag(Arc::clone(tag)),
+            noted: *noted,
+        });
+        let places = debts.places.iter().map(|(place, noted)| Debt {
+            request: Request::Delete(place.clone()),
+            noted: Some(*noted),
+        });
         let part: Vec<_> = namespaces.chain(tags).chain(places).take(most).collect();
         debts.under_way = (!part.is_empty()).then_some(here);
         part
     }
 
-    /// The store was told this.
-    pub fn paid(&self, request: &Request) {
+    /// The store was told this. What was noted again meanwhile is still owed.
+    pub fn paid(&self, debt: &Debt) {
         let mut debts = self.debts.lock();
-        match request {
-            Request::Delete(place) => drop(debts.places.remove(place)),
-            Request::InvalidateNamespace(ns) => drop(debts.namespaces.take(ns)),
-            Request::InvalidateTag(tag) => drop(debts.tags.take(tag)),
+        match &debt.request {
+            Request::Delete(place) if debts.places.get(place).copied() == debt.noted => {
+                debts.places.remove(place);
+            }
+            Request::InvalidateNamespace(ns) if debts.namespaces.get(ns) == Some(&debt.noted) => {
+                debts.namespaces.remove(ns);
+            }
+            Request::InvalidateTag(tag) if debts.tags.get(tag) == Some(&debt.noted) => {
+                debts.tags.remove(tag);
+            }
             _ => {}
         }
         self.any.store(debts.count() > 0, Ordering::Release);
@@ -212,6 +251,10 @@ impl Debts {
 mod tests {
     use super::*;
 
+    fn at(count: u64) -> Noted {
+        Noted { since: 1, moment: Moment { count, ..Moment::default() } }
+    }
+
     fn place(ns: &str, key: &str) -> Place {
         Place::new(ns.into(), key)
     }
@@ -225,7 +268,7 @@ mod tests {
             }
             assert!(owed.next_part(3).is_empty());
             for debt in &part {
-                owed.paid(&debt.request);
+                owed.paid(debt);
             }
             owed.part_done();
             count += part.len();
@@ -237,29 +280,54 @@ mod tests {
         let owed = Owed::default();
         let tagged = [Box::from("t")];
         assert!(!owed.covers(&place("ns", "a"), &tagged));
-        assert!(owed.note(Request::Delete(place("ns", "a")), 1));
-        assert!(owed.note(Request::InvalidateTag("t".into()), 1));
-        assert!(owed.note(Request::InvalidateNamespace("other".into()), 1));
+        assert!(owed.note(Request::Delete(place("ns", "a")), at(1)));
+        assert!(owed.note(Request::InvalidateTag("t".into()), at(1)));
+        assert!(owed.note(Request::InvalidateNamespace("other".into()), at(1)));
         assert!(owed.covers(&place("ns", "a"), &[]));
         assert!(!owed.covers(&place("ns", "b"), &[]));
         assert!(owed.covers(&place("ns", "b"), &tagged));
         assert!(owed.covers(&place("other", "b"), &[]));
-        owed.settle(&place("ns", "a"));
+        owed.settle(&place("ns", "a"), 0);
+        assert!(owed.covers(&place("ns", "a"), &[]), "that one was begun before");
+        owed.settle(&place("ns", "a"), 1);
         assert!(!owed.covers(&place("ns", "a"), &[]));
         assert_eq!(pay(&owed), 2);
         assert!(owed.is_empty() && !owed.covers(&place("other", "b"), &tagged));
     }
 
     #[test]
+    fn what_is_noted_again_while_it_is_paid_is_still_owed() {
+        let owed = Owed::default();
+        let all = [
+            Request::Delete(place("ns", "a")),
+            Request::InvalidateNamespace("ns".into()),
+            Request::InvalidateTag("t".into()),
+        ];
+        for request in &all {
+            assert!(owed.note(request.clone(), at(1)));
+        }
+        assert_eq!(owed.len(), 3, "a place in a namespace is still noted by itself");
+        let part = owed.next_part(9);
+        for request in &all {
+            assert!(owed.note(request.clone(), at(2)));
+        }
+        for debt in &part {
+            owed.paid(debt);
+        }
+        owed.part_done();
+        assert_eq!((owed.len(), pay(&owed)), (3, 3));
+    }
+
+    #[test]
     fn it_is_bounded() {
         let owed = Owed::default();
         for number in 0..3 * MAX_PLACES {
-            assert!(owed.note(Request::Delete(place("ns", &number.to_string())), 1));
+            assert!(owed.note(Request::Delete(place("ns", &number.to_string())), at(1)));
             assert!(owed.len() <= MAX_PLACES + 1);
         }
         assert!(owed.covers(&place("ns", "0"), &[]));
         let noted = (0..2 * MAX_CUTS)
-            .filter(|number| owed.note(Request::InvalidateTag(number.to_string().into()), 1))
+            .filter(|number| owed.note(Request::InvalidateTag(number.to_string().into()), at(1)))
             .count();
         assert_eq!(noted, 2 * MAX_CUTS - 1, "said once that it is too much");
         assert!(owed.len() <= MAX_CUTS);

@@ -10,7 +10,7 @@ use super::granted::Granted;
 use super::near::{Cut, Held, Near};
 use super::notices::Notices;
 use super::outage::{Kind, Outages};
-use super::owed::Owed;
+use super::owed::{Noted, Owed};
 use super::place::{Id, Place};
 use super::tier::{Done, Lease, Outcome, Parcel, Part, Reply, Request, Tier, TierError};
 use super::watch::Watch;
@@ -262,7 +262,8 @@ impl Service {
 
     /// What the store still has is not to be served any more.
     fn owe(&self, request: Request) {
-        if !self.owed.note(request, unix_millis(&self.clock)) {
+        let moment = self.tier.as_ref().map(|tier| tier.moment()).unwrap_or_default();
+        if !self.owed.note(request, Noted { since: unix_millis(&self.clock), moment }) {
             self.notices.add(
                 "too much was invalidated while the store was away; it may serve what is outdated"
                     .into(),
@@ -273,7 +274,7 @@ impl Service {
     /// Tells a store that answers again what it was to forget.
     fn pay(self: &Arc<Self>) {
         let Some(tier) = self.tier.as_ref().filter(|tier| !tier.pays()) else { return };
-        self.owed.pay(|request, done| tier.submit(request, done));
+        self.owed.pay(|debt, done| tier.settle(debt, done));
     }
 
     /// What a tier's outcome means; runs in the tier's thread.
@@ -308,8 +309,14 @@ impl Service {
                 return self.answer_failed(digest, error);
             }
         };
-        if let Digest::Written(place, _) | Digest::Loaded { place, .. } = &digest {
-            self.owed.settle(place);
+        let newer = match &digest {
+            Digest::Written(place, _) => Some((place, u64::MAX)),
+            // What was deleted during a load is not settled by it.
+            Digest::Loaded { place, lease, .. } => Some((place, lease.token)),
+            _ => None,
+        };
+        if let Some((place, count)) = newer {
+            self.owed.settle(place, count);
             if matches!(reply, Reply::Done)
                 && let Some(said) = self.outages.stored()
             {

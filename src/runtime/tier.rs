@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::frame::{Body, Codec, pack};
 use super::lifecycle::Tenant;
+use super::owed::{Debt, Moment};
 use super::place::Place;
 use super::watch::Watch;
 
@@ -100,8 +101,8 @@ impl Parcel {
 pub struct Lease {
     /// Tells it from every other lease; [`Lease::HERE`] is none of the store's.
     pub token: u64,
-    /// The store's count of changes when it was given; a tier without such a count leaves 0. Of a
-    /// lease that is none of the store's, the near cache's.
+    /// When it was given, as the store has it: its count of changes, or its time. Of a lease that
+    /// is none of the store's, the near cache's count.
     pub since: u64,
 }
 
@@ -265,6 +266,16 @@ pub trait Tier: Tenant {
     fn closing(&self, patience: Duration) -> bool {
         self.close(patience);
         true
+    }
+
+    /// What time it is, for what is owed from now on.
+    fn moment(&self) -> Moment {
+        Moment::default()
+    }
+
+    /// Tells its store what it was to forget.
+    fn settle(&self, debt: Debt, done: Done) {
+        self.submit(debt.request, done);
     }
 
     /// Whether it tells its store by itself what it was to forget while it was away.

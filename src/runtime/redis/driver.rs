@@ -12,6 +12,7 @@ use redis::{RedisError, ServerError, Value};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::debts;
 use super::plan::{Next, Plan, Then, disown, plan, renew};
 use super::shared::{Ask, Job, Shared, Stage};
 use super::wire::Wire;
@@ -235,6 +236,8 @@ fn begin(shared: &Shared, job: Job) -> (Job, Plan) {
         Ask::Request(request) => plan(shared, request),
         Ask::Renew(token, name) => renew(shared, *token, name),
         Ask::Disown(token, name) => disown(shared, *token, name),
+        Ask::Debt(debt) => debts::settle(shared, debt),
+        Ask::Time => debts::look_at_the_clock(shared),
     };
     (job, plan)
 }

@@ -6,6 +6,7 @@
 //! `scripts`.
 
 mod channel;
+mod debts;
 mod driver;
 mod generations;
 mod line;
@@ -31,7 +32,7 @@ pub use wire::{Mode, Servers, Tls};
 use super::lifecycle::{Ended, Tenant, admit};
 use super::near::Near;
 use super::notices::Notices;
-use super::owed::Owed;
+use super::owed::{Debt, Moment, Owed};
 use super::tier::{Done, Part, Request, Tier, TierError};
 use super::watch::Watch;
 use crate::core::clock::Clock;
@@ -138,6 +139,18 @@ impl Tier for RedisTier {
 
     fn help(&self) {
         self.0.help();
+    }
+
+    fn moment(&self) -> Moment {
+        self.0.moment()
+    }
+
+    fn settle(&self, debt: Debt, done: Done) {
+        if self.0.closed.load(Ordering::Acquire) {
+            return done.end(Err(TierError::Ended));
+        }
+        self.0.enqueue(Ask::Debt(debt), done);
+        self.0.ensure_running();
     }
 
     fn enter_to_close(&self) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! | key | holds |
 //! |---|---|
-//! | `{prefix}{ns:key}` | a hash: `v` the value, `g` the generations it was written in |
+//! | `{prefix}{ns:key}` | a hash: `v` the value, `g` its birth and the generations it was written in |
 //! | `{prefix}{ns:key}:lease` | the token of the process that loads it |
 //! | `{prefix}ns:{ns}`, `{prefix}tag:{tag}` | the generation of a namespace, of a tag |
 //! | `{prefix}changes` | a channel with everybody's changes |

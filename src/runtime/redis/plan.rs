@@ -12,7 +12,7 @@ use super::generations::Knowledge;
 use super::names::{self, Names};
 use super::scripts;
 use super::shared::Shared;
-use super::stamp::{Stamp, write};
+use super::stamp::{Stamp, holds, write};
 use super::waits::Waiter;
 use crate::runtime::near::Cut;
 use crate::runtime::place::Place;
@@ -48,7 +48,7 @@ pub(super) enum Next {
 }
 
 impl Plan {
-    fn new(
+    pub(super) fn new(
         commands: Vec<Cmd>,
         then: impl FnOnce(&Shared, Vec<Value>) -> Next + Send + 'static,
     ) -> Self {
@@ -56,7 +56,7 @@ impl Plan {
     }
 }
 
-fn done(reply: Reply) -> Next {
+pub(super) fn done(reply: Reply) -> Next {
     Next::Done(Ok(reply))
 }
 
@@ -114,7 +114,7 @@ fn get(shared: &Shared, place: &Place) -> Plan {
         };
         let Some((body, stamp)) = pair(held) else { return done(Reply::Missing) };
         let Ok(remaining) = remaining(life) else { return done(Reply::Missing) };
-        confirm(shared, &stamp, space, seen, move |_, tags| {
+        confirm(shared, Stamp::read(&stamp), space, seen, move |_, tags| {
             done(tags.map_or(Reply::Missing, |tags| found(body, remaining, tags)))
         })
     })
@@ -136,7 +136,7 @@ fn delete(shared: &Shared, place: &Place) -> Plan {
 fn was(shared: &Shared, stamp: Option<Value>, space: String) -> Next {
     let Some(Value::BulkString(stamp)) = stamp else { return done(Reply::Was(false)) };
     let seen = Seen::Never;
-    confirm(shared, &stamp, space, seen, |_, tags| done(Reply::Was(tags.is_some())))
+    confirm(shared, Stamp::read(&stamp), space, seen, |_, tags| done(Reply::Was(tags.is_some())))
 }
 
 fn set(
@@ -162,10 +162,23 @@ fn set(
     let token = lease.map(|lease| shared.token(lease.token)).unwrap_or_default();
     command.arg(&*body).arg(ttl).arg(token).arg(shared.fresh()).arg(shared.names.channel());
     command.arg(shared.message('v', &name)).arg(shared.message('r', &name));
+    sign(shared, &mut command, lease);
     for tag in &**tags {
         command.arg(&**tag);
     }
     Plan::new(vec![command], move |shared, values| stored(shared, lease, values.first()))
+}
+
+/// Who writes, and since when it was so: what was loaded is as old as its lease.
+fn sign(shared: &Shared, command: &mut Cmd, lease: Option<Lease>) {
+    match lease {
+        Some(lease) => {
+            command.arg(shared.number(lease.token)).arg(lease.since);
+        }
+        None => {
+            command.arg(shared.fresh()).arg("");
+        }
+    }
 }
 
 fn stored(shared: &Shared, lease: Option<Lease>, reply: Option<&Value>) -> Next {
@@ -195,6 +208,7 @@ fn set_on_a_cluster(
         command.arg(&*body).arg(ttl).arg(token).arg(stamp_of(&all, &tags));
         command.arg(shared.names.channel()).arg(shared.message('v', &name));
         command.arg(shared.message('r', &name));
+        sign(shared, &mut command, lease);
         Next::More(Plan::new(vec![command], move |shared, values| {
             stored(shared, lease, values.first())
         }))
@@ -267,10 +281,11 @@ fn take_lease(shared: &Shared, wish: Wish, void: &str) -> Plan {
         let left = remaining(all.next()).ok().flatten().unwrap_or(SHORTEST * 50);
         let held = pair(all.next().zip(all.next()).map(|(v, g)| Value::Array(vec![v, g])));
         let life = remaining(all.next());
+        let since = all.next().and_then(text).and_then(|now| now.parse().ok()).unwrap_or(1);
         if given {
             shared.leases.lock().insert(token, key);
         }
-        let lease = Lease { token, since: 0 };
+        let lease = Lease { token, since };
         let anew = wish.anew;
         let decide = move |shared: &Shared, good: Option<Reply>| match good {
             Some(value) if given => and_then(release(shared, &wish.place, lease), value),
@@ -281,7 +296,7 @@ fn take_lease(shared: &Shared, wish: Wish, void: &str) -> Plan {
         let (Some((body, written)), Ok(life), false) = (held, life, anew) else {
             return decide(shared, None);
         };
-        confirm(shared, &written, space, Seen::Never, move |shared, tags| {
+        confirm(shared, Stamp::read(&written), space, Seen::Never, move |shared, tags| {
             decide(shared, tags.map(|tags| found(body, life, tags)))
         })
     };
@@ -296,7 +311,7 @@ fn wait_for(shared: &Shared, wish: Wish, holder: String, left: Duration) -> Next
         return done(Reply::Busy(left));
     }
     let (seen, space) = (seen.to_owned(), shared.names.namespace(&wish.place.ns));
-    confirm(shared, seen.as_bytes(), space, Seen::Never, move |shared, good| match good {
+    confirm(shared, Stamp::of_lease(&seen), space, Seen::Never, move |shared, good| match good {
         Some(_) => done(Reply::Busy(left)),
         None => Next::More(take_lease(shared, wish, &holder)),
     })
@@ -369,27 +384,28 @@ impl Seen {
 /// Whether the generations that a value carries are still those of today.
 fn confirm(
     shared: &Shared,
-    stamp: &[u8],
+    stamp: Option<Stamp<'_>>,
     space: String,
     seen: Seen,
     verdict: impl FnOnce(&Shared, Option<Tags>) -> Next + Send + 'static,
 ) -> Next {
-    let Some(stamp) = Stamp::read(stamp) else { return verdict(shared, None) };
+    let Some(stamp) = stamp else { return verdict(shared, None) };
+    let good = |today: &str, carried: &str| holds(today, carried, stamp.born);
     let mut doubts: Vec<(String, String)> = Vec::new();
     match seen {
-        Seen::Now(generation) if generation.as_deref() == Some(stamp.ns) => {}
+        Seen::Now(Some(today)) if good(&today, stamp.ns) => {}
         Seen::Now(_) => return verdict(shared, None),
-        Seen::Before(known) if &*known == stamp.ns => {}
+        Seen::Before(known) if good(&known, stamp.ns) => {}
         Seen::Before(_) => doubts.push((space, stamp.ns.to_owned())),
         Seen::Never => match shared.generations.get(&space) {
-            Knowledge::Known(known) if &*known == stamp.ns => {}
+            Knowledge::Known(known) if good(&known, stamp.ns) => {}
             _ => doubts.push((space, stamp.ns.to_owned())),
         },
     }
     for (tag, generation) in &stamp.tags {
         let name = shared.names.tag(tag);
         match shared.generations.get(&name) {
-            Knowledge::Known(known) if *known == **generation => {}
+            Knowledge::Known(known) if good(&known, generation) => {}
             _ => doubts.push((name, (*generation).to_owned())),
         }
     }
@@ -397,17 +413,23 @@ fn confirm(
     if doubts.is_empty() {
         return verdict(shared, Some(tags));
     }
-    Next::More(resolve(shared, doubts, tags, Box::new(verdict)))
+    Next::More(resolve(shared, doubts, stamp.born, tags, Box::new(verdict)))
 }
 
-fn resolve(shared: &Shared, doubts: Vec<(String, String)>, tags: Tags, verdict: Verdict) -> Plan {
+fn resolve(
+    shared: &Shared,
+    doubts: Vec<(String, String)>,
+    born: u64,
+    tags: Tags,
+    verdict: Verdict,
+) -> Plan {
     let tickets: Vec<u64> = doubts.iter().map(|(name, _)| shared.generations.ask(name)).collect();
     let commands = doubts.iter().map(|(name, _)| ask(name)).collect();
     Plan::new(commands, move |shared, values| {
         let mut good = true;
         for (((name, expected), ticket), value) in doubts.iter().zip(tickets).zip(values) {
             match Seen::now(shared, name, ticket, Some(value)) {
-                Seen::Now(Some(generation)) if generation == *expected => {}
+                Seen::Now(Some(today)) if holds(&today, expected, born) => {}
                 _ => good = false,
             }
         }

@@ -10,6 +10,10 @@
 //! loaded under it is stored only if they are still those, and others need not
 //! wait for a load whose result is outdated already.
 //!
+//! A value also carries when it was born, by the server's clock, and who wrote it: what a process
+//! was to outdate while Redis was away concerns only what was there by then, and may be outdated
+//! up to a moment (`…<` microseconds).
+//!
 //! A generation outlives the values that carry it. What writes is refused when
 //! memory is full only as long as nothing has been written: so the one that takes
 //! memory comes first.
@@ -43,14 +47,14 @@ impl Lua {
 scripts! {
     /// KEYS value, lease, generations of the namespace and the tags; ARGV value, TTL in ms or 0,
     /// token or empty, a fresh generation, channel, message for others, message that the lease
-    /// is over, tags. 0 if it was refused.
+    /// is over, writer, birth or empty, tags. 0 if it was refused, 2 if others could not be told.
     SET: "
 local token, ttl = ARGV[3], tonumber(ARGV[2])
 local parts, made, left = {}, {}, {}
 for i = 3, #KEYS do
   local gen = redis.call('GET', KEYS[i])
   if gen then left[i] = redis.call('PTTL', KEYS[i]) else gen = 'c' .. ARGV[4]; made[i] = gen end
-  if i > 3 then local tag = ARGV[i + 4]; parts[#parts + 1] = #tag .. ':' .. tag end
+  if i > 3 then local tag = ARGV[i + 6]; parts[#parts + 1] = #tag .. ':' .. tag end
   parts[#parts + 1] = #gen .. ':' .. gen
 end
 local stamp = table.concat(parts)
@@ -64,11 +68,14 @@ if token ~= '' then
     return 0
   end
 end
-local done = redis.pcall('HSET', KEYS[1], 'v', ARGV[1], 'g', stamp)
+local born = ARGV[9]
+if born == '' then local t = redis.call('TIME'); born = t[1] .. string.format('%06d', t[2]) end
+local label = born .. '@' .. ARGV[8] .. '|' .. stamp
+local done = redis.pcall('HSET', KEYS[1], 'v', ARGV[1], 'g', label)
 if type(done) == 'table' and done.err then
   if not string.find(done.err, 'WRONGTYPE') then return done end
   redis.call('DEL', KEYS[1])
-  redis.call('HSET', KEYS[1], 'v', ARGV[1], 'g', stamp)
+  redis.call('HSET', KEYS[1], 'v', ARGV[1], 'g', label)
 end
 if ttl > 0 then redis.call('PEXPIRE', KEYS[1], ttl) else redis.call('PERSIST', KEYS[1]) end
 for i = 3, #KEYS do
@@ -101,7 +108,8 @@ end
 return gen
 ";
     /// KEYS value, lease; ARGV value, TTL in ms or 0, token or empty, generations, channel,
-    /// message, message that the lease is over. 0 if it was refused.
+    /// message, message that the lease is over, writer, birth or empty. 0 if it was refused, 2 if
+    /// others could not be told.
     STORE: "
 local token, ttl = ARGV[3], tonumber(ARGV[2])
 if token ~= '' then
@@ -114,11 +122,14 @@ if token ~= '' then
     return 0
   end
 end
-local done = redis.pcall('HSET', KEYS[1], 'v', ARGV[1], 'g', ARGV[4])
+local born = ARGV[9]
+if born == '' then local t = redis.call('TIME'); born = t[1] .. string.format('%06d', t[2]) end
+local label = born .. '@' .. ARGV[8] .. '|' .. ARGV[4]
+local done = redis.pcall('HSET', KEYS[1], 'v', ARGV[1], 'g', label)
 if type(done) == 'table' and done.err then
   if not string.find(done.err, 'WRONGTYPE') then return done end
   redis.call('DEL', KEYS[1])
-  redis.call('HSET', KEYS[1], 'v', ARGV[1], 'g', ARGV[4])
+  redis.call('HSET', KEYS[1], 'v', ARGV[1], 'g', label)
 end
 if ttl > 0 then redis.call('PEXPIRE', KEYS[1], ttl) else redis.call('PERSIST', KEYS[1]) end
 redis.call('DEL', KEYS[2])
@@ -133,18 +144,62 @@ redis.call('DEL', KEYS[1], KEYS[2])
 redis.call('PUBLISH', ARGV[1], ARGV[2])
 return had
 ";
-    /// KEYS a generation; ARGV a fresh one, channel, message.
+    /// KEYS a generation; ARGV a fresh one, channel, message. 2 if others could not be told.
     OUTDATE: "
 local done = redis.pcall('SET', KEYS[1], 'i' .. ARGV[1], 'PX', 86400000)
 if type(done) == 'table' and done.err then redis.call('DEL', KEYS[1]) end
 redis.call('PUBLISH', ARGV[2], ARGV[3])
 return 1
 ";
+    /// A delete that is owed: KEYS value, lease; ARGV channel, message, the service that owes it, the
+    /// number of its first change after, its age in microseconds, the time that it was at the
+    /// latest by what the service knew or 0, how much earlier it may have been. What the service
+    /// has written since has a later number, what others have written was born later: that stays.
+    /// 2 if others could not be told.
+    FORGET: "
+local had = redis.pcall('HGET', KEYS[1], 'g')
+if type(had) == 'string' then
+  local born, writer, count = string.match(had, '^(%d+)@(%x+)-(%x+)|')
+  if born and writer == ARGV[3] then
+    if tonumber(count, 16) >= tonumber(ARGV[4]) then return 1 end
+  elseif born then
+    local t = redis.call('TIME')
+    local now = t[1] * 1000000 + t[2]
+    local limit, theirs = now - ARGV[5], tonumber(ARGV[6])
+    if theirs - ARGV[7] > limit then limit = theirs end
+    if tonumber(born) > limit and tonumber(born) <= now then return 1 end
+  end
+end
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('PUBLISH', ARGV[1], ARGV[2])
+return 1
+";
+    /// An invalidation that is owed: KEYS a generation; ARGV channel, message, and age and times as
+    /// above. 2 if others could not be told.
+    CUT: "
+local gen = redis.pcall('GET', KEYS[1])
+local name, before
+if type(gen) == 'string' then name, before = string.match(gen, '^([^<]*)<?(%d*)$') end
+if name then
+  local t = redis.call('TIME')
+  local now = t[1] * 1000000 + t[2]
+  local limit, theirs = now - ARGV[3], tonumber(ARGV[4])
+  if theirs - ARGV[5] > limit then limit = theirs end
+  if limit > now then limit = now end
+  if before ~= '' and tonumber(before) >= limit then return 1 end
+  redis.call('SET', KEYS[1], name .. '<' .. string.format('%.0f', limit), 'KEEPTTL')
+else
+  redis.call('DEL', KEYS[1])
+end
+redis.call('PUBLISH', ARGV[1], ARGV[2])
+return 1
+";
     /// KEYS value, lease; ARGV token, generations, milliseconds, another's lease that is void or
     /// empty. Whether the lease was given, the lease that stands there, how long it still lasts,
-    /// the value, its generations, how long it still lives.
+    /// the value, its generations, how long it still lives, the time in microseconds.
     LEASE: "
 local mine = ARGV[1] .. ARGV[2]
+local now = redis.call('TIME')
 local given = redis.call('SET', KEYS[2], mine, 'NX', 'PX', ARGV[3])
 if not given and ARGV[4] ~= '' and redis.call('GET', KEYS[2]) == ARGV[4] then
   given = redis.call('SET', KEYS[2], mine, 'PX', ARGV[3])
@@ -152,7 +207,7 @@ end
 local held = redis.pcall('HMGET', KEYS[1], 'v', 'g')
 if held.err then held = {false, false} end
 return {given and 1 or 0, redis.call('GET', KEYS[2]), redis.call('PTTL', KEYS[2]),
-  held[1], held[2], redis.call('PTTL', KEYS[1])}
+  held[1], held[2], redis.call('PTTL', KEYS[1]), now[1] .. string.format('%06d', now[2])}
 ";
     /// KEYS lease; ARGV token, milliseconds. 0 if it was lost.
     RENEW: "

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::channel::Deaf;
+use super::debts::Sight;
 use super::generations::Generations;
 use super::line::{self, Line};
 use super::names::Names;
@@ -27,7 +28,7 @@ use crate::core::sync::Mutex;
 use crate::runtime::lifecycle::{StartError, Tenant, may_run, runtime};
 use crate::runtime::near::Near;
 use crate::runtime::notices::Notices;
-use crate::runtime::owed::Owed;
+use crate::runtime::owed::{Debt, Owed};
 use crate::runtime::queue::Bounds;
 use crate::runtime::tier::{Done, Lease, Request, TierError};
 
@@ -68,6 +69,10 @@ pub(super) enum Ask {
     Renew(u64, String),
     /// Ends a lease that nobody here knows to have been given: its token, its key.
     Disown(u64, String),
+    /// Has forgotten what was to be forgotten earlier.
+    Debt(Debt),
+    /// Asks for the server's time.
+    Time,
 }
 
 struct Run {
@@ -108,6 +113,8 @@ pub(super) struct Shared {
     pub(super) orphans: Orphans,
     pub(super) figures: Figures,
     pub(super) closed: AtomicBool,
+    /// What is known of the server's clock.
+    pub(super) sight: Mutex<Option<Sight>>,
     /// Whether changes by others are heard of.
     pub(super) listening: AtomicBool,
     /// Whether listening was tried; nothing is read before.
@@ -159,6 +166,7 @@ impl Shared {
             orphans: Orphans::default(),
             figures: Figures::default(),
             closed: AtomicBool::new(false),
+            sight: Mutex::default(),
             listening: AtomicBool::new(false),
             listened: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
@@ -201,12 +209,22 @@ impl Shared {
 
     /// What a lease begins with in Redis; the generations follow that hold while it loads.
     pub(super) fn token(&self, number: u64) -> String {
-        format!("{}-{number:x}@", self.sender())
+        format!("{}@", self.number(number))
     }
 
     /// What nobody has used for a generation.
     pub(super) fn fresh(&self) -> String {
-        format!("{}-{:x}", self.sender(), self.count())
+        self.number(self.count())
+    }
+
+    /// A number of this service, as no other one has it.
+    pub(super) fn number(&self, number: u64) -> String {
+        format!("{}-{number:x}", self.sender())
+    }
+
+    /// The number that comes next.
+    pub(super) fn next(&self) -> u64 {
+        self.counter.load(Ordering::Relaxed)
     }
 
     /// What others are told.
@@ -298,7 +316,7 @@ impl Shared {
     /// Tells Redis what it was to forget, also if nobody asks for anything.
     pub(super) fn pay(&self) {
         if !self.owed.is_empty() {
-            self.owed.pay(|request, done| self.enqueue(Ask::Request(request), done));
+            self.owed.pay(|debt, done| self.enqueue(Ask::Debt(debt), done));
         }
     }
 

@@ -21,6 +21,9 @@ const PAY: Duration = Duration::from_secs(1);
 pub(super) async fn keep(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>) {
     let every = (shared.config.lease / 3).clamp(SHORTEST, LONGEST);
     let mut slept = Duration::ZERO;
+    if shared.wants_the_time() {
+        shared.enqueue(Ask::Time, Done::new(drop));
+    }
     while *stage.borrow() == Stage::Run {
         let pause = every.saturating_sub(slept).min(PAY);
         tokio::select! {
@@ -28,6 +31,9 @@ pub(super) async fn keep(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>)
             _ = stage.changed() => return,
         }
         shared.pay();
+        if shared.wants_the_time() {
+            shared.enqueue(Ask::Time, Done::new(drop));
+        }
         if slept < every {
             continue;
         }

@@ -111,9 +111,10 @@ pub(super) fn forget(
 ) -> Result<bool> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut writer = Writer::begin(&transaction, terms())?;
-    for Debt { request, since } in debts {
+    for Debt { request, noted } in debts {
+        let since = noted.map_or(i64::MAX, |noted| noted.since);
         if let Request::Delete(place) = request
-            && writer.is_younger(place, *since)?
+            && writer.is_younger(place, since)?
         {
             continue;
         }

@@ -133,7 +133,7 @@ fn pay(connection: &mut Connection, shared: &Shared, terms: impl Fn() -> Terms) 
         let paid = forget(connection, &terms, &part);
         if paid.is_ok() {
             for debt in &part {
-                shared.owed.paid(&debt.request);
+                shared.owed.paid(debt);
             }
         }
         shared.owed.part_done();
