@@ -23,11 +23,12 @@ APART = 0.5
 class Cut:
     """A process that can be cut off from Redis, while others are not."""
 
-    def __init__(self, redis: Server, name: str = "cut") -> None:
+    def __init__(self, redis: Server, name: str = "cut", timeout: float = 5.0) -> None:
         self.redis = redis
         self.name = name
         self.acl("on", ">s", "~*", "&*", "+@all")
-        self.service = CacheService(f"redis://{name}:s@127.0.0.1:{redis.port}/0")
+        url = f"redis://{name}:s@127.0.0.1:{redis.port}/0"
+        self.service = CacheService(url, timeout_seconds=timeout)
 
     def acl(self, *rules: str) -> None:
         assert self.redis.command("ACL", "SETUSER", self.name, *rules) == b"+OK"
@@ -47,9 +48,11 @@ class Cut:
 
 
 @asynccontextmanager
-async def opened(redis: Server) -> AsyncIterator[tuple[Cut, CacheService, CacheService]]:
+async def opened(
+    redis: Server, timeout: float = 5.0
+) -> AsyncIterator[tuple[Cut, CacheService, CacheService]]:
     """One that is cut off, one that writes meanwhile, one that reads what Redis has."""
-    cut = Cut(redis)
+    cut = Cut(redis, timeout=timeout)
     async with (
         cut.service,
         CacheService(redis.url, timeout_seconds=5) as other,
@@ -163,7 +166,7 @@ def test_a_write_that_was_carried_out_late_goes(redis: Server, what: str) -> Non
     """Redis takes what it had received while it hung, also what the writer took for failed."""
 
     async def main() -> None:
-        async with opened(redis) as (cut, _, reader):
+        async with opened(redis, 0.25) as (cut, _, reader):
             service = cut.service
             redis.stop()
             assert await service.set("ns", "k", "late", tags=["t"]) is False
@@ -183,7 +186,7 @@ def test_a_write_that_was_carried_out_late_goes(redis: Server, what: str) -> Non
 
 def test_what_the_process_itself_writes_afterwards_stays(redis: Server) -> None:
     async def main() -> None:
-        async with opened(redis) as (cut, other, reader):
+        async with opened(redis, 0.25) as (cut, other, reader):
             service = cut.service
             for number in range(5):
                 await write(other, f"old {number}")
@@ -240,3 +243,75 @@ def test_an_invalidation_that_is_owed_twice_holds_for_both(redis: Server) -> Non
                     assert found == [None, None, "last"]
 
     in_time(lambda _: empty(redis, asyncio.run(main())))
+
+
+def said(caplog: pytest.LogCaptureFixture, sentence: str) -> int:
+    return sum(sentence in one.getMessage() for one in caplog.records)
+
+
+def test_who_may_not_publish_writes_all_the_same(
+    redis: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with opened(redis) as (cut, other, reader):
+            cut.acl("resetchannels")
+            redis.command("CLIENT", "KILL", "USER", cut.name)
+            service = cut.service
+            await until(lambda: not service.get_stats()["listening"])
+            await until(service.health_check)
+            for number in range(3):
+                assert await service.set("ns", "k", number, tags=["t"])
+                assert await reader.get("ns", "k") == number
+            assert await service.get_or_set("ns", "l", lambda: asyncio.sleep(0, "loaded"))
+            assert await reader.get("ns", "l") == "loaded"
+            assert await service.delete("ns", "l")
+            assert await service.invalidate_namespace("gone")
+            assert await service.invalidate_tag("t")
+            async with CacheService(redis.url, timeout_seconds=5) as late:
+                assert await late.get("ns", "k") is None
+                assert await late.get("ns", "l") is None
+            # Nor is what others write deleted again and again.
+            assert service.get_stats()["owed"] == 0
+            assert await other.set("ns", "k", "other")
+            cut.acl("off")
+            redis.command("CLIENT", "KILL", "USER", cut.name)
+            assert await service.delete("ns", "none") is False
+            cut.acl("on")
+            await cut.settled()
+            assert await reader.get("ns", "k") == "other"
+        assert said(caplog, "other processes are not told of changes") == 1
+
+    asyncio.run(main())
+
+
+def test_what_is_refused_to_the_user_for_good_is_given_up(
+    redis: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with opened(redis) as (cut, _, reader):
+            await write(cut.service, "kept")
+            cut.acl("resetkeys", "%R~*")
+            await outdate(cut.service)
+            assert await cut.service.get("ns", "k") is None
+            await cut.settled()
+            assert await stored(reader) == ["kept"] * 3
+            assert await cut.service.delete("ns", "k") is False
+            await cut.settled()
+        assert said(caplog, "the store refuses to forget what was changed") == 1
+        assert "NOPERM" in caplog.text
+
+    asyncio.run(main())
+
+
+def test_what_is_refused_for_a_moment_is_not_given_up(redis: Server) -> None:
+    async def main() -> None:
+        async with opened(redis) as (cut, _, reader):
+            await write(cut.service, "old")
+            cut.acl("resetkeys", "%R~*")
+            await outdate(cut.service)
+            await until(lambda: cut.service.get_stats()["owed"] == 3)
+            cut.acl("~*")
+            await cut.settled()
+            assert await stored(reader) == [None] * 3
+
+    asyncio.run(main())

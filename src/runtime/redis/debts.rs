@@ -10,6 +10,7 @@
 //! What this process itself has written is told apart by its number. A request that it took for
 //! failed may have been carried out late, and so have a late birth; its number is an early one.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::{Value, cmd};
@@ -17,11 +18,11 @@ use redis::{Value, cmd};
 use super::names::Names;
 use super::plan::{Plan, done};
 use super::scripts;
-use super::shared::Shared;
+use super::shared::{Ask, Shared};
 use crate::core::clock::{Clock, Nanos, SECOND, unix_millis};
 use crate::runtime::near::Cut;
 use crate::runtime::owed::{Debt, Moment, Noted};
-use crate::runtime::tier::{Reply, Request};
+use crate::runtime::tier::{Done, Reply, Request, TierError};
 
 /// The server's clock is looked at so often.
 const LOOK: Nanos = 5 * SECOND;
@@ -38,6 +39,28 @@ const DRIFT: u64 = 2_000;
 /// What the nodes of a Cluster may differ by, in microseconds: generations and values have their
 /// times from different ones.
 const NODES_DIFFER: u64 = 1_000_000;
+
+/// What is refused for so long is not a slip in somebody's rules.
+const LASTING: Nanos = 5 * SECOND;
+
+/// Since when the user is refused what is owed.
+#[derive(Debug, Default)]
+pub(super) struct Forbidden {
+    first: Nanos,
+    last: Nanos,
+    said: bool,
+}
+
+impl Forbidden {
+    /// It was refused now; whether that lasts.
+    fn last(&mut self, now: Nanos) -> bool {
+        if self.first == 0 || now.saturating_sub(self.last) > LASTING {
+            *self = Self { first: now, last: now, said: false };
+        }
+        self.last = now;
+        now.saturating_sub(self.first) > LASTING
+    }
+}
 
 /// What the server's clock once showed.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +93,46 @@ impl Shared {
         let sight = *self.sight.lock();
         let (theirs, slack) = sight.map_or((0, 0), |sight| sight.now(steady, wall));
         Moment { count: self.next(), steady, wall, theirs, slack }
+    }
+
+    /// Tells Redis what is owed. What it keeps refusing to the user is given up.
+    pub(super) fn owe(&self, debt: Debt, done: Done) {
+        let me = self.me();
+        let done = Done::new(move |outcome| {
+            let given_up = match &outcome {
+                Err(TierError::Away(why)) if why.starts_with("NOPERM") => {
+                    me.upgrade().is_some_and(|shared| shared.gives_up(why))
+                }
+                _ => false,
+            };
+            done.end(if given_up { Ok(Reply::Done) } else { outcome });
+        });
+        self.enqueue(Ask::Debt(debt), done);
+    }
+
+    fn gives_up(&self, why: &str) -> bool {
+        let mut forbidden = self.forbidden.lock();
+        let lasts = forbidden.last(self.now());
+        let say = lasts && !std::mem::replace(&mut forbidden.said, true);
+        drop(forbidden);
+        if say {
+            self.notices.add(format!(
+                "the store refuses to forget what was changed while it was away, and may serve \
+                 what is outdated: {why}"
+            ));
+        }
+        lasts
+    }
+
+    /// Takes note of what a script says about those whom it was to tell.
+    pub(super) fn heed(&self, told: Option<&Value>) {
+        if matches!(told, Some(Value::Int(2))) && !self.untold.swap(true, Ordering::AcqRel) {
+            self.notices.add(format!(
+                "other processes are not told of changes, and serve what they have near until it \
+                 expires: the user may not publish to {}",
+                self.names.channel()
+            ));
+        }
     }
 
     /// Whether the server's clock is to be looked at.
@@ -131,7 +194,10 @@ pub(super) fn settle(shared: &Shared, debt: &Debt) -> Plan {
             let mut command = shared.call(&scripts::FORGET, &[&name, &Names::lease(&name)]);
             command.arg(shared.names.channel()).arg(shared.message('v', &name));
             command.arg(&*shared.sender()).arg(moment.count).arg(&times);
-            Plan::new(vec![command], |_, _| done(Reply::Done))
+            Plan::new(vec![command], |shared, values| {
+                shared.heed(values.first());
+                done(Reply::Done)
+            })
         }
         Request::InvalidateNamespace(ns) => cut(shared, Cut::Namespace, ns, times),
         Request::InvalidateTag(tag) => cut(shared, Cut::Tag, tag, times),
@@ -147,7 +213,8 @@ fn cut(shared: &Shared, what: Cut, name: &str, times: [u64; 3]) -> Plan {
     shared.generations.forget(&key);
     let mut command = shared.call(&scripts::CUT, &[&key]);
     command.arg(shared.names.channel()).arg(shared.message(kind, name)).arg(&times);
-    Plan::new(vec![command], move |shared, _| {
+    Plan::new(vec![command], move |shared, values| {
+        shared.heed(values.first());
         shared.generations.forget(&key);
         done(Reply::Done)
     })
@@ -174,6 +241,14 @@ mod tests {
         }
         assert_eq!(age(&moment, 3 * SECOND, 4_000), 0);
         assert_eq!(age(&moment, 0, 9_000), 0);
+    }
+
+    #[test]
+    fn what_is_refused_for_a_while_is_given_up() {
+        let mut forbidden = Forbidden::default();
+        assert!(!forbidden.last(SECOND) && !forbidden.last(6 * SECOND));
+        assert!(forbidden.last(7 * SECOND) && forbidden.last(12 * SECOND));
+        assert!(!forbidden.last(18 * SECOND), "it was not refused in between");
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl Tier for RedisTier {
         if self.0.closed.load(Ordering::Acquire) {
             return done.end(Err(TierError::Ended));
         }
-        self.0.enqueue(Ask::Debt(debt), done);
+        self.0.owe(debt, done);
         self.0.ensure_running();
     }
 

@@ -130,7 +130,13 @@ fn delete(shared: &Shared, place: &Place) -> Plan {
     let (name, space) = (shared.names.value(place), shared.names.namespace(&place.ns));
     let mut command = shared.call(&scripts::DELETE, &[&name, &Names::lease(&name)]);
     command.arg(shared.names.channel()).arg(shared.message('v', &name));
-    Plan::new(vec![command], move |shared, values| was(shared, values.into_iter().next(), space))
+    Plan::new(vec![command], move |shared, values| {
+        let Some(Value::Array(both)) = values.into_iter().next() else {
+            return done(Reply::Was(false));
+        };
+        shared.heed(both.get(1));
+        was(shared, both.into_iter().next(), space)
+    })
 }
 
 fn was(shared: &Shared, stamp: Option<Value>, space: String) -> Next {
@@ -185,7 +191,8 @@ fn stored(shared: &Shared, lease: Option<Lease>, reply: Option<&Value>) -> Next 
     if let Some(lease) = lease {
         shared.leases.lock().remove(&lease.token);
     }
-    done(if matches!(reply, Some(Value::Int(1))) { Reply::Done } else { Reply::Refused })
+    shared.heed(reply);
+    done(if matches!(reply, Some(Value::Int(1 | 2))) { Reply::Done } else { Reply::Refused })
 }
 
 /// Generations live on other nodes there: they are read first, and what is outdated in between
@@ -223,7 +230,8 @@ fn outdate(shared: &Shared, what: Cut, name: &str) -> Plan {
     shared.generations.forget(&key);
     let mut command = shared.call(&scripts::OUTDATE, &[&key]);
     command.arg(shared.fresh()).arg(shared.names.channel()).arg(shared.message(kind, name));
-    Plan::new(vec![command], move |shared, _| {
+    Plan::new(vec![command], move |shared, values| {
+        shared.heed(values.first());
         shared.generations.forget(&key);
         done(Reply::Done)
     })
@@ -341,7 +349,7 @@ pub(super) fn disown(shared: &Shared, token: u64, name: &str) -> Plan {
     command.arg(shared.token(token)).arg(shared.names.channel());
     command.arg(shared.message('r', value));
     Plan::new(vec![command], move |shared, values| {
-        if matches!(values.first(), Some(Value::Int(1))) {
+        if matches!(values.first(), Some(Value::Int(1 | 2))) {
             shared.orphans.ended(token);
         }
         done(Reply::Done)

@@ -16,7 +16,8 @@
 //!
 //! A generation outlives the values that carry it. What writes is refused when
 //! memory is full only as long as nothing has been written: so the one that takes
-//! memory comes first.
+//! memory comes first. A user who may not publish is told so by the reply: what he has written is
+//! written.
 
 use std::sync::LazyLock;
 
@@ -63,7 +64,7 @@ if token ~= '' then
   if held ~= token .. stamp then
     if held and string.sub(held, 1, #token) == token then
       redis.call('DEL', KEYS[2])
-      redis.call('PUBLISH', ARGV[5], ARGV[7])
+      redis.pcall('PUBLISH', ARGV[5], ARGV[7])
     end
     return 0
   end
@@ -88,8 +89,8 @@ for i = 3, #KEYS do
   end
 end
 redis.call('DEL', KEYS[2])
-redis.call('PUBLISH', ARGV[5], ARGV[6])
-return 1
+local told = redis.pcall('PUBLISH', ARGV[5], ARGV[6])
+return type(told) == 'number' and 1 or 2
 ";
     /// KEYS a generation; ARGV a fresh one, TTL in ms or 0. The generation, made if need be.
     GENERATION: "
@@ -117,7 +118,7 @@ if token ~= '' then
   if held ~= token .. ARGV[4] then
     if held and string.sub(held, 1, #token) == token then
       redis.call('DEL', KEYS[2])
-      redis.call('PUBLISH', ARGV[5], ARGV[7])
+      redis.pcall('PUBLISH', ARGV[5], ARGV[7])
     end
     return 0
   end
@@ -133,23 +134,24 @@ if type(done) == 'table' and done.err then
 end
 if ttl > 0 then redis.call('PEXPIRE', KEYS[1], ttl) else redis.call('PERSIST', KEYS[1]) end
 redis.call('DEL', KEYS[2])
-redis.call('PUBLISH', ARGV[5], ARGV[6])
-return 1
+local told = redis.pcall('PUBLISH', ARGV[5], ARGV[6])
+return type(told) == 'number' and 1 or 2
 ";
-    /// KEYS value, lease; ARGV channel, message. The generations of what was there, or nil.
+    /// KEYS value, lease; ARGV channel, message. The generations of what was there, or nil; 2 if
+    /// others could not be told.
     DELETE: "
 local had = redis.pcall('HGET', KEYS[1], 'g')
 if type(had) == 'table' then had = false end
 redis.call('DEL', KEYS[1], KEYS[2])
-redis.call('PUBLISH', ARGV[1], ARGV[2])
-return had
+local told = redis.pcall('PUBLISH', ARGV[1], ARGV[2])
+return {had, type(told) == 'number' and 1 or 2}
 ";
     /// KEYS a generation; ARGV a fresh one, channel, message. 2 if others could not be told.
     OUTDATE: "
 local done = redis.pcall('SET', KEYS[1], 'i' .. ARGV[1], 'PX', 86400000)
 if type(done) == 'table' and done.err then redis.call('DEL', KEYS[1]) end
-redis.call('PUBLISH', ARGV[2], ARGV[3])
-return 1
+local told = redis.pcall('PUBLISH', ARGV[2], ARGV[3])
+return type(told) == 'number' and 1 or 2
 ";
     /// A delete that is owed: KEYS value, lease; ARGV channel, message, the service that owes it, the
     /// number of its first change after, its age in microseconds, the time that it was at the
@@ -171,8 +173,8 @@ if type(had) == 'string' then
   end
 end
 redis.call('DEL', KEYS[1], KEYS[2])
-redis.call('PUBLISH', ARGV[1], ARGV[2])
-return 1
+local told = redis.pcall('PUBLISH', ARGV[1], ARGV[2])
+return type(told) == 'number' and 1 or 2
 ";
     /// An invalidation that is owed: KEYS a generation; ARGV channel, message, and age and times as
     /// above. 2 if others could not be told.
@@ -191,8 +193,8 @@ if name then
 else
   redis.call('DEL', KEYS[1])
 end
-redis.call('PUBLISH', ARGV[1], ARGV[2])
-return 1
+local told = redis.pcall('PUBLISH', ARGV[1], ARGV[2])
+return type(told) == 'number' and 1 or 2
 ";
     /// KEYS value, lease; ARGV token, generations, milliseconds, another's lease that is void or
     /// empty. Whether the lease was given, the lease that stands there, how long it still lasts,
@@ -215,12 +217,13 @@ local held = redis.call('GET', KEYS[1])
 if not held or string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 ";
-    /// KEYS lease; ARGV token, channel, message. 0 if it was not held.
+    /// KEYS lease; ARGV token, channel, message. 0 if it was not held, 2 if others could not be
+    /// told.
     RELEASE: "
 local held = redis.call('GET', KEYS[1])
 if not held or string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
-redis.call('PUBLISH', ARGV[2], ARGV[3])
-return 1
+local told = redis.pcall('PUBLISH', ARGV[2], ARGV[3])
+return type(told) == 'number' and 1 or 2
 ";
 }

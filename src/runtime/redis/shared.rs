@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::channel::Deaf;
-use super::debts::Sight;
+use super::debts::{Forbidden, Sight};
 use super::generations::Generations;
 use super::line::{self, Line};
 use super::names::Names;
@@ -115,6 +115,9 @@ pub(super) struct Shared {
     pub(super) closed: AtomicBool,
     /// What is known of the server's clock.
     pub(super) sight: Mutex<Option<Sight>>,
+    pub(super) forbidden: Mutex<Forbidden>,
+    /// Whether the log says that others are not told of changes.
+    pub(super) untold: AtomicBool,
     /// Whether changes by others are heard of.
     pub(super) listening: AtomicBool,
     /// Whether listening was tried; nothing is read before.
@@ -167,6 +170,8 @@ impl Shared {
             figures: Figures::default(),
             closed: AtomicBool::new(false),
             sight: Mutex::default(),
+            forbidden: Mutex::default(),
+            untold: AtomicBool::new(false),
             listening: AtomicBool::new(false),
             listened: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
@@ -313,10 +318,14 @@ impl Shared {
         }
     }
 
+    pub(super) fn me(&self) -> Weak<Self> {
+        self.me.clone()
+    }
+
     /// Tells Redis what it was to forget, also if nobody asks for anything.
     pub(super) fn pay(&self) {
         if !self.owed.is_empty() {
-            self.owed.pay(|debt, done| self.enqueue(Ask::Debt(debt), done));
+            self.owed.pay(|debt, done| self.owe(debt, done));
         }
     }
 
