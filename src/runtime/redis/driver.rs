@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::debts;
-use super::plan::{Next, Plan, Then, disown, plan, renew};
+use super::plan::{Next, Plan, Then, discard, disown, plan, renew};
 use super::shared::{Ask, Job, Shared, Stage};
 use super::wire::Wire;
 use crate::core::clock::Nanos;
@@ -237,6 +237,7 @@ fn begin(shared: &Shared, job: Job) -> (Job, Plan) {
         Ask::Renew(token, name) => renew(shared, *token, name),
         Ask::Disown(token, name) => disown(shared, *token, name),
         Ask::Debt(debt) => debts::settle(shared, debt),
+        Ask::Discard(name, stamp) => discard(shared, name, stamp),
         Ask::Time => debts::look_at_the_clock(shared),
     };
     (job, plan)

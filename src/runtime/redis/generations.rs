@@ -3,12 +3,22 @@
 //! Known generations spare a round trip. They only ever confirm a value: one that
 //! they contradict is checked again in Redis. They are trusted only while the
 //! channel of changes is up, and whoever reads one while it changes keeps nothing.
+//!
+//! Redis does not see that they are used, and those of the values that are read most would be the
+//! first that it evicts: so they are touched from time to time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::core::clock::{Clock, Nanos, SECOND};
 use crate::core::sync::Mutex;
+
+/// So often one that is used is touched.
+const TOUCH: Nanos = SECOND / 5;
+
+/// So many at a time.
+const IDLE: usize = 16;
 
 /// With more, all are forgotten: each is then asked for once again.
 const MAX: usize = 10_000;
@@ -17,13 +27,16 @@ const MAX: usize = 10_000;
 enum Entry {
     /// Somebody reads it; nobody has changed it since.
     Asked(u64),
-    Known(Arc<str>),
+    /// When it was last touched.
+    Known(Arc<str>, Nanos),
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     entries: HashMap<String, Entry>,
     next: u64,
+    /// To be touched.
+    idle: Vec<String>,
 }
 
 /// The known generations, by their keys.
@@ -43,11 +56,27 @@ pub(super) enum Knowledge {
 
 impl Generations {
     pub(super) fn get(&self, name: &str) -> Knowledge {
+        self.get_at(name, Clock::System.now())
+    }
+
+    fn get_at(&self, name: &str, now: Nanos) -> Knowledge {
         let mut inner = self.inner.lock();
-        if let Some(Entry::Known(known)) = inner.entries.get(name) {
+        let inner = &mut *inner;
+        if let Some(Entry::Known(known, touched)) = inner.entries.get_mut(name) {
+            if now.saturating_sub(*touched) > TOUCH && inner.idle.len() < MAX {
+                *touched = now;
+                inner.idle.push(name.to_owned());
+            }
             return Knowledge::Known(Arc::clone(known));
         }
-        Self::begin(&mut inner, name)
+        Self::begin(inner, name)
+    }
+
+    /// Some that Redis does not know to be in use, and is to be told of now.
+    pub(super) fn idle(&self) -> Vec<String> {
+        let mut inner = self.inner.lock();
+        let rest = inner.idle.len().saturating_sub(IDLE);
+        inner.idle.split_off(rest)
     }
 
     /// What to learn by, although something may be known.
@@ -77,7 +106,7 @@ impl Generations {
         if let Some(entry) = inner.entries.get_mut(name)
             && matches!(entry, Entry::Asked(asked) if *asked == ticket)
         {
-            *entry = Entry::Known(generation.into());
+            *entry = Entry::Known(generation.into(), Clock::System.now());
         }
     }
 
@@ -131,6 +160,32 @@ mod tests {
         assert_eq!(known(&generations, "ns"), None);
         generations.trust(false);
         assert_eq!(generations.len(), 0);
+    }
+
+    #[test]
+    fn those_in_use_are_touched_now_and_then() {
+        let generations = Generations::default();
+        generations.trust(true);
+        let now = Clock::System.now();
+        for name in ["used", "unused"] {
+            generations.learn(name, generations.ask(name), "c1");
+        }
+        for _ in 0..9 {
+            generations.get_at("used", now);
+        }
+        assert!(generations.idle().is_empty());
+        for _ in 0..9 {
+            generations.get_at("used", now + 9 * TOUCH);
+        }
+        assert_eq!(generations.idle(), ["used"]);
+        assert!(generations.idle().is_empty());
+        for number in 0..2 * IDLE {
+            let name = number.to_string();
+            generations.learn(&name, generations.ask(&name), "c");
+            generations.get_at(&name, now + 9 * TOUCH);
+        }
+        assert_eq!([generations.idle().len(), generations.idle().len()], [IDLE; 2]);
+        assert!(generations.idle().is_empty());
     }
 
     #[test]

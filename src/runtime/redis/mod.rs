@@ -9,6 +9,7 @@ mod channel;
 mod debts;
 mod driver;
 mod generations;
+mod judge;
 mod line;
 mod names;
 mod orphans;

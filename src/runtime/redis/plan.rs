@@ -3,20 +3,20 @@
 //! A plan is free of I/O, so that the driver can send many of them in one go.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::{Cmd, Value, cmd};
 
 use super::generations::Knowledge;
+use super::judge::{Seen, Tags, ask, confirm};
 use super::names::{self, Names};
 use super::scripts;
-use super::shared::Shared;
-use super::stamp::{Stamp, holds, write};
+use super::shared::{Ask, Shared};
+use super::stamp::{Stamp, write};
 use super::waits::Waiter;
 use crate::runtime::near::Cut;
 use crate::runtime::place::Place;
-use crate::runtime::tier::{Found, Lease, Outcome, Parcel, Payload, Reply, Request};
+use crate::runtime::tier::{Done, Found, Lease, Outcome, Parcel, Payload, Reply, Request};
 
 /// A waiter looks again after so long, whatever it has heard.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -24,11 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Shortest TTL that can be stored.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-type Tags = Arc<[Box<str>]>;
 pub(super) type Then = Box<dyn FnOnce(&Shared, Vec<Value>) -> Next + Send>;
-/// Gets the tags of a value that is good, or `None` for one that is outdated.
-type Verdict = Box<dyn FnOnce(&Shared, Option<Tags>) -> Next + Send>;
-
 /// Commands, in this order, and what to make of their replies.
 pub(super) struct Plan {
     pub(super) commands: Vec<Cmd>,
@@ -105,6 +101,8 @@ fn get(shared: &Shared, place: &Place) -> Plan {
     if let Knowledge::Ask(_) = known {
         commands.push(ask(&space));
     }
+    // Else nobody but a set would read them, and they would be evicted first.
+    commands.extend(shared.generations.idle().iter().map(|name| touch(name)));
     Plan::new(commands, move |shared, values| {
         let mut values = values.into_iter();
         let (held, life) = (values.next(), values.next());
@@ -114,10 +112,28 @@ fn get(shared: &Shared, place: &Place) -> Plan {
         };
         let Some((body, stamp)) = pair(held) else { return done(Reply::Missing) };
         let Ok(remaining) = remaining(life) else { return done(Reply::Missing) };
-        confirm(shared, Stamp::read(&stamp), space, seen, move |_, tags| {
+        let read = Stamp::read(&stamp);
+        let outdated = read.is_some().then(|| stamp.clone());
+        confirm(shared, read, space, seen, move |shared, tags| {
+            if let (None, Some(stamp)) = (&tags, outdated) {
+                shared.enqueue(Ask::Discard(name, stamp), Done::new(drop));
+            }
             done(tags.map_or(Reply::Missing, |tags| found(body, remaining, tags)))
         })
     })
+}
+
+fn touch(name: &str) -> Cmd {
+    let mut command = cmd("TOUCH");
+    command.arg(name);
+    command
+}
+
+/// Removes a value that was found outdated, unless there is another one by now.
+pub(super) fn discard(shared: &Shared, name: &str, stamp: &[u8]) -> Plan {
+    let mut command = shared.call(&scripts::DISCARD, &[name]);
+    command.arg(stamp);
+    Plan::new(vec![command], |_, _| done(Reply::Done))
 }
 
 fn exists(shared: &Shared, place: &Place) -> Plan {
@@ -369,85 +385,6 @@ fn wait(shared: &Shared, place: &Place, longest: Duration) -> Plan {
     })
 }
 
-/// What is known of the generation of a value's namespace.
-enum Seen {
-    /// Nothing.
-    Never,
-    /// It was so when it was last read.
-    Before(Arc<str>),
-    /// It was just read.
-    Now(Option<String>),
-}
-
-impl Seen {
-    fn now(shared: &Shared, name: &str, ticket: u64, reply: Option<Value>) -> Self {
-        let generation = reply.and_then(text);
-        if let Some(generation) = &generation {
-            shared.generations.learn(name, ticket, generation);
-        }
-        Self::Now(generation)
-    }
-}
-
-/// Whether the generations that a value carries are still those of today.
-fn confirm(
-    shared: &Shared,
-    stamp: Option<Stamp<'_>>,
-    space: String,
-    seen: Seen,
-    verdict: impl FnOnce(&Shared, Option<Tags>) -> Next + Send + 'static,
-) -> Next {
-    let Some(stamp) = stamp else { return verdict(shared, None) };
-    let good = |today: &str, carried: &str| holds(today, carried, stamp.born);
-    let mut doubts: Vec<(String, String)> = Vec::new();
-    match seen {
-        Seen::Now(Some(today)) if good(&today, stamp.ns) => {}
-        Seen::Now(_) => return verdict(shared, None),
-        Seen::Before(known) if good(&known, stamp.ns) => {}
-        Seen::Before(_) => doubts.push((space, stamp.ns.to_owned())),
-        Seen::Never => match shared.generations.get(&space) {
-            Knowledge::Known(known) if good(&known, stamp.ns) => {}
-            _ => doubts.push((space, stamp.ns.to_owned())),
-        },
-    }
-    for (tag, generation) in &stamp.tags {
-        let name = shared.names.tag(tag);
-        match shared.generations.get(&name) {
-            Knowledge::Known(known) if good(&known, generation) => {}
-            _ => doubts.push((name, (*generation).to_owned())),
-        }
-    }
-    let tags: Tags = stamp.tags.iter().map(|(tag, _)| Box::from(*tag)).collect();
-    if doubts.is_empty() {
-        return verdict(shared, Some(tags));
-    }
-    Next::More(resolve(shared, doubts, stamp.born, tags, Box::new(verdict)))
-}
-
-fn resolve(
-    shared: &Shared,
-    doubts: Vec<(String, String)>,
-    born: u64,
-    tags: Tags,
-    verdict: Verdict,
-) -> Plan {
-    let tickets: Vec<u64> = doubts.iter().map(|(name, _)| shared.generations.ask(name)).collect();
-    let commands = doubts.iter().map(|(name, _)| ask(name)).collect();
-    Plan::new(commands, move |shared, values| {
-        let mut good = true;
-        for (((name, expected), ticket), value) in doubts.iter().zip(tickets).zip(values) {
-            match Seen::now(shared, name, ticket, Some(value)) {
-                Seen::Now(Some(today)) if holds(&today, expected, born) => {}
-                _ => good = false,
-            }
-        }
-        if !good {
-            shared.figures.outdated.fetch_add(1, Ordering::Relaxed);
-        }
-        verdict(shared, good.then_some(tags))
-    })
-}
-
 /// A generation, made if need be, that lives longer than so many milliseconds.
 fn make(shared: &Shared, name: &str, life: u64) -> Cmd {
     let mut command = shared.call(&scripts::GENERATION, &[name]);
@@ -462,12 +399,6 @@ fn stamp_of(generations: &[String], tags: &[Box<str>]) -> String {
         parts.extend([&**tag, generation.as_str()]);
     }
     write(parts)
-}
-
-fn ask(name: &str) -> Cmd {
-    let mut command = cmd("GET");
-    command.arg(name);
-    command
 }
 
 fn found(body: Vec<u8>, remaining: Option<Duration>, tags: Tags) -> Reply {
@@ -497,7 +428,7 @@ fn pair(reply: Option<Value>) -> Option<(Vec<u8>, Vec<u8>)> {
     }
 }
 
-fn text(reply: Value) -> Option<String> {
+pub(super) fn text(reply: Value) -> Option<String> {
     match reply {
         Value::BulkString(bytes) => String::from_utf8(bytes).ok(),
         Value::SimpleString(text) => Some(text),

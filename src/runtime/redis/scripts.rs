@@ -196,6 +196,11 @@ end
 local told = redis.pcall('PUBLISH', ARGV[1], ARGV[2])
 return type(told) == 'number' and 1 or 2
 ";
+    /// KEYS value; ARGV its generations. Removes it if it still carries them.
+    DISCARD: "
+if redis.call('HGET', KEYS[1], 'g') == ARGV[1] then return redis.call('UNLINK', KEYS[1]) end
+return 0
+";
     /// KEYS value, lease; ARGV token, generations, milliseconds, another's lease that is void or
     /// empty. Whether the lease was given, the lease that stands there, how long it still lasts,
     /// the value, its generations, how long it still lives, the time in microseconds.

@@ -73,6 +73,8 @@ pub(super) enum Ask {
     Debt(Debt),
     /// Asks for the server's time.
     Time,
+    /// Removes a value that is outdated: its key, its generations.
+    Discard(String, Vec<u8>),
 }
 
 struct Run {
