@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
@@ -18,6 +20,7 @@ from ferrogate._arguments import (
     whole,
 )
 from ferrogate._core import CacheUnavailable, ManualClock
+from ferrogate._replies import log
 from ferrogate._service_loads import load_once, load_once_sync
 from ferrogate._service_stats import NOT_RESET, ServiceStats
 from ferrogate._service_url import shown, tier_of, url_of
@@ -342,6 +345,17 @@ class CacheService(_core.CacheService):
 
     def __exit__(self, *_: object) -> None:
         self.close_sync()
+
+    def __del__(self) -> None:
+        # Not at exit, which closes all services, nor where one could not even be made.
+        if sys.is_finalizing():
+            return
+        with contextlib.suppress(Exception):
+            if owed := self._figures()["owed"]:
+                log(
+                    self.name,
+                    f"dropped, not closed; if its store answers, it is told {owed} changes",
+                )
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{type(self).__name__}: a cache service belongs to its process")

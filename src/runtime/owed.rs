@@ -133,7 +133,17 @@ impl Owed {
 
     /// Has the store told a part of it by `send`, unless one is on its way already.
     pub fn pay(self: &Arc<Self>, send: impl Fn(Debt, Done)) {
-        let debts = self.next_part(PART);
+        self.pay_some(PART, send);
+    }
+
+    /// The same for all of it, also what is on its way, as nobody asks for another part.
+    pub fn pay_all(self: &Arc<Self>, send: impl Fn(Debt, Done)) {
+        self.part_done();
+        self.pay_some(usize::MAX, send);
+    }
+
+    fn pay_some(self: &Arc<Self>, most: usize, send: impl Fn(Debt, Done)) {
+        let debts = self.next_part(most);
         if debts.is_empty() {
             return;
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from redis_servers import Server
 from services import HASTY, Open, locked
-from waiting import eventually
+from waiting import eventually, in_time
 
 from ferrogate import CacheService
 
@@ -159,6 +160,32 @@ def test_redis_is_told_at_the_end(redis: Server, caplog: pytest.LogCaptureFixtur
         assert other.get_sync("ns", "told") is None
         assert other.get_sync("ns", "untold") == "old"
     assert caplog.text.count("1 changes could not be told to the store any more") == 1
+
+
+def test_redis_is_told_when_a_service_is_dropped(
+    redis: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    def dropped(attempt: int) -> None:
+        caplog.clear()
+        cache = CacheService(redis.url, name="one")
+        eventually(cache.health_check_sync)
+        # More than go at a time.
+        keys = [f"{attempt} {number}" for number in range(1200)]
+        for key in keys:
+            assert other.set_sync("ns", key, "old")
+        takes_writes(redis, False)
+        for key in keys:
+            assert cache.delete_sync("ns", key) is False
+        takes_writes(redis, True)
+        # All of it is owed, unless it has taken a second to get here.
+        del cache
+        gc.collect()
+        for key in keys:
+            eventually(lambda: other.get_sync("ns", key) is None)  # noqa: B023
+        assert caplog.text.count("one: dropped, not closed; if its store answers, it is told") == 1
+
+    with CacheService(redis.url, timeout_seconds=5, near_bytes=1) as other:
+        in_time(dropped)
 
 
 def takes_writes(redis: Server, whether: bool) -> None:

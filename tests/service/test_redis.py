@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import time
 from typing import Any, cast
 
@@ -63,6 +64,9 @@ def test_a_value_lives_as_long_as_its_ttl_also_in_other_processes(redis: Server)
             assert await b.get("ns", "long") == 2
             assert redis.command("PTTL", "ferrogate:{ns:long}") == b":-1"
             # Overwritten with a TTL, then without.
+            for ttl in (math.inf, 1e10):
+                await a.set("ns", "long", 3, ttl=ttl)
+                assert redis.command("PTTL", "ferrogate:{ns:long}") == b":-1"
             await a.set("ns", "long", 3, ttl=50)
             assert int(redis.command("PTTL", "ferrogate:{ns:long}")[1:]) > 0
             await a.set("ns", "long", 4)

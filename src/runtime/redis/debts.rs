@@ -95,6 +95,20 @@ impl Shared {
         Moment { count: self.next(), steady, wall, theirs, slack }
     }
 
+    /// Tells Redis what it was to forget, also if nobody asks for anything.
+    pub(super) fn pay(&self) {
+        if !self.owed.is_empty() {
+            self.owed.pay(|debt, done| self.owe(debt, done));
+        }
+    }
+
+    /// Tells it for the last time.
+    pub(super) fn pay_all(&self) {
+        if !self.owed.is_empty() {
+            self.owed.pay_all(|debt, done| self.owe(debt, done));
+        }
+    }
+
     /// Tells Redis what is owed. What it keeps refusing to the user is given up.
     pub(super) fn owe(&self, debt: Debt, done: Done) {
         let me = self.me();

@@ -21,6 +21,9 @@ use crate::runtime::tier::{Done, Found, Lease, Outcome, Parcel, Payload, Reply, 
 /// A waiter looks again after so long, whatever it has heard.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// Nobody waits for the end of more: such a value has no TTL, as `volatile-*` policies know it.
+const FOREVER: Duration = Duration::from_hours(100 * 365 * 24);
+
 /// Shortest TTL that can be stored.
 const SHORTEST: Duration = Duration::from_millis(1);
 
@@ -172,7 +175,7 @@ fn set(
     let name = shared.names.value(place);
     let mut generations = vec![shared.names.namespace(&place.ns)];
     generations.extend(tags.iter().map(|tag| shared.names.tag(tag)));
-    let ttl = ttl.map_or(0, millis);
+    let ttl = ttl.filter(|ttl| *ttl < FOREVER).map_or(0, millis);
     let body = parcel.pack();
     if shared.is_cluster() {
         return set_on_a_cluster(shared, name, generations, body, ttl, Arc::clone(tags), lease);

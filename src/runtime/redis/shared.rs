@@ -324,13 +324,6 @@ impl Shared {
         self.me.clone()
     }
 
-    /// Tells Redis what it was to forget, also if nobody asks for anything.
-    pub(super) fn pay(&self) {
-        if !self.owed.is_empty() {
-            self.owed.pay(|debt, done| self.owe(debt, done));
-        }
-    }
-
     /// Starts the tasks, if need be. Called attached.
     pub(super) fn ensure_running(self: &Arc<Self>) {
         if self.running.load(Ordering::Acquire) {
@@ -407,7 +400,7 @@ impl Shared {
     /// Has the tasks finish what is queued, and waits for them; true once they are gone.
     pub(super) fn closing(&self, patience: Duration) -> bool {
         if !self.closed.swap(true, Ordering::AcqRel) {
-            self.pay();
+            self.pay_all();
             // What is still loading is not stored any more: others need not wait for it.
             let leases = std::mem::take(&mut *self.leases.lock());
             for (token, name) in leases {
@@ -423,7 +416,9 @@ impl Shared {
 
     /// Nobody has the service any more.
     pub(super) fn abandon(&self) {
-        self.closed.store(true, Ordering::Release);
+        if !self.closed.swap(true, Ordering::AcqRel) {
+            self.pay_all();
+        }
         self.waits.ring_all();
         // It stays, so that a fork waits for it.
         if let Some(run) = &*self.run.lock() {
