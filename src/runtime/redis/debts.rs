@@ -10,7 +10,7 @@
 //! What this process itself has written is told apart by its number. A request that it took for
 //! failed may have been carried out late, and so have a late birth; its number is an early one.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::{Value, cmd};
@@ -20,6 +20,7 @@ use super::plan::{Plan, done};
 use super::scripts;
 use super::shared::{Ask, Shared};
 use crate::core::clock::{Clock, Nanos, SECOND, unix_millis};
+use crate::core::sync::Mutex;
 use crate::runtime::near::Cut;
 use crate::runtime::owed::{Debt, Moment, Noted};
 use crate::runtime::tier::{Done, Reply, Request, TierError};
@@ -45,7 +46,7 @@ const LASTING: Nanos = 5 * SECOND;
 
 /// Since when the user is refused what is owed.
 #[derive(Debug, Default)]
-pub(super) struct Forbidden {
+struct Forbidden {
     first: Nanos,
     last: Nanos,
     said: bool,
@@ -64,7 +65,7 @@ impl Forbidden {
 
 /// What the server's clock once showed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sight {
+struct Sight {
     /// Microseconds since the epoch.
     theirs: u64,
     /// Not before that, by both clocks of this machine.
@@ -86,11 +87,20 @@ impl Sight {
     }
 }
 
+/// What a tier keeps for it.
+#[derive(Debug, Default)]
+pub(super) struct Dues {
+    sight: Mutex<Option<Sight>>,
+    forbidden: Mutex<Forbidden>,
+    /// Whether the log says that others are not told of changes.
+    untold: AtomicBool,
+}
+
 impl Shared {
     /// Now, for what is owed from now on.
     pub(super) fn moment(&self) -> Moment {
         let (steady, wall) = (self.now(), unix_millis(&Clock::System));
-        let sight = *self.sight.lock();
+        let sight = *self.dues.sight.lock();
         let (theirs, slack) = sight.map_or((0, 0), |sight| sight.now(steady, wall));
         Moment { count: self.next(), steady, wall, theirs, slack }
     }
@@ -111,7 +121,7 @@ impl Shared {
 
     /// Tells Redis what is owed. What it keeps refusing to the user is given up.
     pub(super) fn owe(&self, debt: Debt, done: Done) {
-        let me = self.me();
+        let me = self.me.clone();
         let done = Done::new(move |outcome| {
             let given_up = match &outcome {
                 Err(TierError::Away(why)) if why.starts_with("NOPERM") => {
@@ -125,7 +135,7 @@ impl Shared {
     }
 
     fn gives_up(&self, why: &str) -> bool {
-        let mut forbidden = self.forbidden.lock();
+        let mut forbidden = self.dues.forbidden.lock();
         let lasts = forbidden.last(self.now());
         let say = lasts && !std::mem::replace(&mut forbidden.said, true);
         drop(forbidden);
@@ -140,7 +150,7 @@ impl Shared {
 
     /// Takes note of what a script says about those whom it was to tell.
     pub(super) fn heed(&self, told: Option<&Value>) {
-        if matches!(told, Some(Value::Int(2))) && !self.untold.swap(true, Ordering::AcqRel) {
+        if matches!(told, Some(Value::Int(2))) && !self.dues.untold.swap(true, Ordering::AcqRel) {
             self.notices.add(format!(
                 "other processes are not told of changes, and serve what they have near until it \
                  expires: the user may not publish to {}",
@@ -151,7 +161,7 @@ impl Shared {
 
     /// Whether the server's clock is to be looked at.
     pub(super) fn wants_the_time(&self) -> bool {
-        let sight = *self.sight.lock();
+        let sight = *self.dues.sight.lock();
         !self.is_cluster()
             && sight.is_none_or(|sight| self.now().saturating_sub(sight.steady) > LOOK)
     }
@@ -163,7 +173,7 @@ pub(super) fn look_at_the_clock(shared: &Shared) -> Plan {
     Plan::new(vec![cmd("TIME")], move |shared, values| {
         if let Some(theirs) = values.first().and_then(micros) {
             let took = shared.now().saturating_sub(steady);
-            let mut last = shared.sight.lock();
+            let mut last = shared.dues.sight.lock();
             let old = last.is_none_or(|last| steady.saturating_sub(last.steady) > OLD);
             if old || u128::from(took) <= PROMPT.as_nanos() {
                 *last = Some(Sight { theirs, steady, wall, took: took / 1_000 });

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::channel::Deaf;
-use super::debts::{Forbidden, Sight};
+use super::debts::Dues;
 use super::generations::Generations;
 use super::line::{self, Line};
 use super::names::Names;
@@ -115,11 +115,7 @@ pub(super) struct Shared {
     pub(super) orphans: Orphans,
     pub(super) figures: Figures,
     pub(super) closed: AtomicBool,
-    /// What is known of the server's clock.
-    pub(super) sight: Mutex<Option<Sight>>,
-    pub(super) forbidden: Mutex<Forbidden>,
-    /// Whether the log says that others are not told of changes.
-    pub(super) untold: AtomicBool,
+    pub(super) dues: Dues,
     /// Whether changes by others are heard of.
     pub(super) listening: AtomicBool,
     /// Whether listening was tried; nothing is read before.
@@ -171,9 +167,7 @@ impl Shared {
             orphans: Orphans::default(),
             figures: Figures::default(),
             closed: AtomicBool::new(false),
-            sight: Mutex::default(),
-            forbidden: Mutex::default(),
-            untold: AtomicBool::new(false),
+            dues: Dues::default(),
             listening: AtomicBool::new(false),
             listened: AtomicBool::new(false),
             suspect: AtomicBool::new(false),
@@ -318,10 +312,6 @@ impl Shared {
         for (token, name) in self.orphans.living(self.now()) {
             self.enqueue(Ask::Disown(token, name), Done::new(drop));
         }
-    }
-
-    pub(super) fn me(&self) -> Weak<Self> {
-        self.me.clone()
     }
 
     /// Starts the tasks, if need be. Called attached.
