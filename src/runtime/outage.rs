@@ -68,7 +68,8 @@ impl Outages {
     /// A request has failed; what is to be logged of that.
     #[must_use]
     pub fn failed(&self, kind: Kind, error: &TierError, now: Nanos) -> Option<String> {
-        if matches!(error, TierError::Lost | TierError::Ended | TierError::Full(_)) {
+        use TierError::{Ended, Full, Lost, Part};
+        if matches!(error, Lost | Ended | Full(_) | Part(_)) {
             return None;
         }
         let mut outage = self.kinds[kind as usize].lock();

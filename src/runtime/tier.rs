@@ -154,6 +154,8 @@ pub enum TierError {
     Away(String),
     /// It refused this write for lack of room, and answers otherwise; a sentence for people.
     Full(String),
+    /// That part of it which has this cannot be reached; a sentence for people.
+    Part(String),
     /// It did not answer in time.
     Late,
     /// The runtime has ended.

@@ -129,6 +129,92 @@ def test_a_node_of_a_cluster_that_is_away_is_given_up_in_time(nodes: list[Server
     asyncio.run(main())
 
 
+def test_a_node_of_a_cluster_that_is_away_costs_only_its_values(nodes: list[Server]) -> None:
+    def away(name: str) -> bool:
+        """Whether a key is on the node that will be stopped."""
+        return not nodes[2].command("EXISTS", name).startswith(b"-MOVED")
+
+    async def main() -> None:
+        # Without its generation nothing is known of a namespace.
+        ns = next(f"ns{n}" for n in range(1000) if not away(f"ferrogate:ns:ns{n}"))
+        keys = [f"k{n}" for n in range(1000)]
+        there = [k for k in keys if not away(f"ferrogate:{{{ns}:{k}}}")][:20]
+        gone = [k for k in keys if away(f"ferrogate:{{{ns}:{k}}}")][:10]
+        async with CacheService(cluster_url(nodes), timeout_seconds=5) as other:
+            for key in there + gone:
+                assert await other.set(ns, key, key)
+        # Ample for nodes that answer: what is missed is missed for the sake of the other one.
+        async with CacheService(cluster_url(nodes), near_bytes=1, timeout_seconds=3) as a:
+            await connected(a)
+            for key in there:
+                assert await a.get(ns, key) == key
+            hits = a.get_stats()["tier_hits"]
+            nodes[2].stop()
+            for turn in range(200):
+                missed = [asyncio.create_task(a.get(ns, k)) for k in gone]
+                for key in there:
+                    assert await a.get(ns, key) == key
+                if turn % 50 == 0:
+                    assert await asyncio.gather(*missed) == [None] * len(gone)
+                    assert await a.set(ns, there[0], there[0])
+            # Not that it had them near.
+            assert a.get_stats()["tier_hits"] - hits > 100 * len(there)
+            assert await asyncio.gather(*missed) == [None] * len(gone)
+            # One node is not the Cluster.
+            stats = a.get_stats()
+            assert (stats["available"], stats["skipped"]) == (True, 0)
+            nodes[2].go_on()
+
+            async def all_there() -> bool:
+                return [await a.get(ns, k) for k in gone] == gone
+
+            await until(all_there)
+
+    asyncio.run(main())
+
+
+def test_an_ear_at_a_node_that_has_left_the_cluster(nodes: list[Server], tmp_path: Path) -> None:
+    def has_ear(one: Server) -> bool:
+        return one.command("CLIENT", "LIST", "TYPE", "pubsub") != b""
+
+    async def main(never: Server) -> None:
+        for one in nodes:
+            # The others are to go on.
+            one.command("CONFIG", "SET", "cluster-require-full-coverage", "no")
+        async with CacheService(cluster_url([never, *nodes]), timeout_seconds=5) as a:
+            await connected(a)
+            assert not has_ear(never)
+            (left,) = (one for one in nodes if has_ear(one))
+            stay = [one for one in nodes if one is not left]
+            ns = next(
+                f"ns{n}" for n in range(1000)
+                if not stay[1].command("EXISTS", f"ferrogate:ns:ns{n}").startswith(b"-MOVED")
+            )  # fmt: skip
+            key = next(
+                f"k{n}" for n in range(1000)
+                if not stay[0].command("EXISTS", f"ferrogate:{{{ns}:k{n}}}").startswith(b"-MOVED")
+            )  # fmt: skip
+            async with CacheService(cluster_url(stay), timeout_seconds=5) as b:
+                await connected(b)
+                assert await b.set(ns, key, "old")
+                await until(lambda: a.get_sync(ns, key) == "old")
+                own = left.command("CLUSTER", "MYID")
+                for one in stay:
+                    assert left.command("CLUSTER", "FORGET", one.command("CLUSTER", "MYID")) == b"+OK"
+                    assert one.command("CLUSTER", "FORGET", own) == b"+OK"
+                await until(lambda: b.set(ns, key, "new"))
+                # It may be old for some seconds, but not for ever.
+                await until(lambda: a.get_sync(ns, key) == "new")
+                await until(lambda: not has_ear(left))
+                await connected(a)
+                await until(lambda: b.set(ns, key, "newer"))
+                await until(lambda: a.get_sync(ns, key) == "newer")
+
+    never = Server(tmp_path / "never", "--cluster-enabled", "yes")
+    with closing(never):
+        asyncio.run(main(never))
+
+
 @contextlib.contextmanager
 def sentinel(folder: Path, master: Server) -> Iterator[int]:
     """A Sentinel that promotes by itself; its port."""

@@ -124,7 +124,7 @@ impl CacheService {
             TierError::Ended if self.closed.load(Ordering::Acquire) => Err(closed()),
             TierError::Ended => Err(ended()),
             _ if !self.strict => Ok(()),
-            TierError::Away(why) | TierError::Full(why) => {
+            TierError::Away(why) | TierError::Full(why) | TierError::Part(why) => {
                 Err(CacheUnavailable::new_err(why.clone()))
             }
             TierError::Late => Err(CacheUnavailable::new_err("no answer in time")),

@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use redis::{PushInfo, PushKind, Value, cmd};
+use redis::{Cmd, PushInfo, PushKind, Value, cmd};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
 use super::shared::{Ask, Shared, Stage, TRUST};
+use super::slots::Address;
 use crate::core::clock::{Nanos, nanos_from_duration};
 use crate::runtime::near::Cut;
 use crate::runtime::tier::{Done, Request};
@@ -42,6 +43,7 @@ struct Ear {
     sender: Arc<str>,
     beat: String,
     last_beat: AtomicU64,
+    beaten: Notify,
     lost: Notify,
 }
 
@@ -58,6 +60,7 @@ pub(super) async fn listen(shared: Arc<Shared>, mut stage: watch::Receiver<Stage
             beat: shared.names.beat(&sender),
             sender,
             last_beat: AtomicU64::new(shared.now()),
+            beaten: Notify::new(),
             lost: Notify::new(),
         });
         tokio::select! {
@@ -70,10 +73,7 @@ pub(super) async fn listen(shared: Arc<Shared>, mut stage: watch::Receiver<Stage
             *shared.deaf.lock() = Deaf::since(shared.now());
         }
         shared.suspect.store(true, Ordering::Release);
-        if !shared.listened.swap(true, Ordering::AcqRel) {
-            shared.gate.notify_one();
-            *shared.deaf.lock() = Deaf::since(shared.now());
-        }
+        shared.open_gate();
         if *stage.borrow() == Stage::Run {
             shared.age();
             sleep(RETRY).await;
@@ -97,6 +97,14 @@ impl Deaf {
 }
 
 impl Shared {
+    /// Listening was tried: requests may be sent.
+    fn open_gate(&self) {
+        if !self.listened.swap(true, Ordering::AcqRel) {
+            *self.deaf.lock() = Deaf::since(self.now());
+            self.gate.notify_one();
+        }
+    }
+
     /// Nobody listens: drops what is too old, if Redis could be asked instead. It is remembered
     /// over forks, so that who forks all the time does not begin anew each time.
     fn age(&self) {
@@ -134,8 +142,25 @@ async fn hear(ear: &Arc<Ear>, turn: usize) {
         of.push(info);
         Ok::<(), ()>(())
     };
-    let opened = timeout(CONNECT, shared.config.servers.listen(turn, &channels, push)).await;
-    let Ok(Ok(mut connection)) = opened else { return };
+    let opening = async {
+        let node = match &shared.nodes {
+            Some(nodes) => Some(nodes.ear(turn).await.ok()?),
+            None => None,
+        };
+        let servers = &shared.config.servers;
+        Some((servers.listen(turn, node.as_ref(), &channels, push).await.ok()?, node))
+    };
+    let Ok(Some((mut connection, node))) = timeout(CONNECT, opening).await else { return };
+    if let Some(node) = &node {
+        // A node that has left the Cluster takes subscriptions, too: it is believed once something
+        // has come by another one. Requests need not wait for that.
+        shared.suspect.store(true, Ordering::Release);
+        shared.open_gate();
+        ear.beat_at(node).await;
+        if timeout(CONNECT, ear.beaten.notified()).await.is_err() {
+            return;
+        }
+    }
     if shared.suspect.swap(false, Ordering::AcqRel) {
         shared.flush();
     }
@@ -146,11 +171,14 @@ async fn hear(ear: &Arc<Ear>, turn: usize) {
     shared.gate.notify_one();
     shared.waits.ring_all();
     loop {
-        let mut beat = cmd("PUBLISH");
-        beat.arg(&ear.beat).arg(shared.now());
-        match timeout(SILENCE, connection.send_packed_command(&beat)).await {
-            Ok(Ok(Value::Int(_))) => {}
-            _ => return,
+        if let Some(node) = &node {
+            // That this fails says nothing of the ear; that nothing comes does.
+            ear.beat_at(node).await;
+        } else {
+            let sent = timeout(SILENCE, connection.send_packed_command(&ear.next_beat())).await;
+            if !matches!(sent, Ok(Ok(Value::Int(_)))) {
+                return;
+            }
         }
         let begun = shared.now();
         tokio::select! {
@@ -169,6 +197,17 @@ async fn hear(ear: &Arc<Ear>, turn: usize) {
 }
 
 impl Ear {
+    fn next_beat(&self) -> Cmd {
+        cmd("PUBLISH").arg(&self.beat).arg(self.shared.now()).take()
+    }
+
+    /// Has another node of the Cluster send a beat to the ear's.
+    async fn beat_at(&self, node: &Address) {
+        if let Some(nodes) = &self.shared.nodes {
+            let _ = timeout(BEAT, nodes.publish(node, &self.next_beat())).await;
+        }
+    }
+
     /// Takes what came; called by the connection's own task, so it must not wait.
     fn push(&self, info: PushInfo) {
         match info.kind {
@@ -178,7 +217,7 @@ impl Ear {
                     && let Ok(message) = std::str::from_utf8(message)
                 {
                     if *channel == self.beat.as_bytes() {
-                        self.beaten(message);
+                        self.beat_came(message);
                     } else {
                         self.changed(message);
                     }
@@ -188,11 +227,12 @@ impl Ear {
         }
     }
 
-    fn beaten(&self, message: &str) {
+    fn beat_came(&self, message: &str) {
         let (now, sent) = (self.shared.now(), message.parse::<Nanos>().unwrap_or(0));
         let lag = now.saturating_sub(sent) / 1_000;
         self.shared.figures.lag_micros.store(lag, Ordering::Relaxed);
         self.last_beat.store(now, Ordering::Release);
+        self.beaten.notify_one();
         // What was published before it has come before it.
         self.shared.trust_near(sent);
     }

@@ -58,7 +58,8 @@ pub(super) async fn drive(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>
     let depth = if shared.is_cluster() { CLUSTER_DEPTH } else { DEPTH };
     loop {
         pool.retain(|one| !one.broken.load(Ordering::Acquire));
-        shared.figures.connections.store(pool.len() as u64, Ordering::Relaxed);
+        let connections = shared.nodes.as_ref().map_or(pool.len(), |nodes| nodes.connections());
+        shared.figures.connections.store(connections as u64, Ordering::Relaxed);
         shared.idle.store(batches.is_empty(), Ordering::Release);
         let now = *stage.borrow_and_update();
         let over = match now {
@@ -91,7 +92,8 @@ pub(super) async fn drive(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>
                     let (wire, broken, busy) = (one.wire.clone(), one.broken.clone(), one.busy.clone());
                     if shared.is_cluster() {
                         for job in jobs {
-                            let (wire, broken, busy) = (wire.clone(), broken.clone(), busy.clone());
+                            // It mends its connections by itself, one by one.
+                            let (wire, broken, busy) = (wire.clone(), Arc::default(), busy.clone());
                             batches.push(batch(&shared, wire, vec![job], broken, busy));
                         }
                     } else {
@@ -118,11 +120,16 @@ fn new(wire: Wire) -> Connection {
 
 async fn connect(shared: &Shared) -> Result<Wire, TierError> {
     let turn = shared.figures.connects.fetch_add(1, Ordering::Relaxed) as usize;
-    let opened = timeout(shared.config.servers.timeout, shared.config.servers.open(turn)).await;
-    match opened {
+    let servers = &shared.config.servers;
+    let opening = async {
+        match &shared.nodes {
+            Some(nodes) => nodes.ready().await.map(|()| Wire::Cluster(Arc::clone(nodes))),
+            None => servers.open(turn).await.map_err(|error| why(&error)),
+        }
+    };
+    match timeout(servers.timeout, opening).await {
         Ok(Ok(wire)) => Ok(wire),
         Ok(Err(error)) => {
-            let error = why(&error);
             tokio::time::sleep(PAUSE).await;
             Err(error)
         }
@@ -179,7 +186,7 @@ async fn batch(
         let sent = timeout(Duration::from_nanos(left), wire.send(commands)).await;
         let values = match sent {
             Ok(Ok(values)) => values,
-            Ok(Err(error)) => return give_up(shared, pending, &broken, &why(&error)),
+            Ok(Err(error)) => return give_up(shared, pending, &broken, &error),
             Err(_) => return give_up(shared, pending, &broken, &TierError::Late),
         };
         answered(shared);
@@ -211,6 +218,7 @@ async fn batch(
                     broken.store(true, Ordering::Release);
                     shared.fail(job, &TierError::Away(why));
                 }
+                Some(Refusal::Part(why)) => shared.fail(job, &TierError::Part(why)),
                 Some(Refusal::Other(why)) => shared.fail(job, &TierError::Away(why)),
             }
         }
@@ -265,7 +273,7 @@ fn give_up(shared: &Shared, pending: Vec<Pending>, broken: &AtomicBool, error: &
         if matches!(error, TierError::Away(_)) && !job.again && !lease {
             again.push(Job { again: true, ..job });
         } else {
-            shared.fail(job, error);
+            shared.fail(job, &shared.partly(error));
         }
     }
     shared.put_back(again);
@@ -278,6 +286,8 @@ pub(super) enum Refusal {
     Full(String),
     /// It is not, or not yet, or no longer the one to talk to.
     Unfit(String),
+    /// Nobody has this key; others may be there.
+    Part(String),
     Other(String),
 }
 
@@ -295,6 +305,7 @@ fn refusal(error: &ServerError) -> Option<Refusal> {
         "WRONGTYPE" => None,
         "NOSCRIPT" => Some(Refusal::Forgotten),
         "OOM" => Some(Refusal::Full(why())),
+        "CLUSTERDOWN" if why().contains("not served") => Some(Refusal::Part(why())),
         "READONLY" | "MASTERDOWN" | "NOAUTH" | "UNBLOCKED" => Some(Refusal::Unfit(why())),
         _ => Some(Refusal::Other(why())),
     }

@@ -17,6 +17,7 @@ use super::debts::Dues;
 use super::generations::Generations;
 use super::line::{self, Line};
 use super::names::Names;
+use super::nodes::Nodes;
 use super::orphans::Orphans;
 use super::queue::Queue;
 use super::scripts::Lua;
@@ -107,6 +108,8 @@ pub(super) struct Shared {
     pub(super) notices: Arc<Notices>,
     /// What Redis was to forget while it was away.
     pub(super) owed: Arc<Owed>,
+    /// Of a Cluster.
+    pub(super) nodes: Option<Arc<Nodes>>,
     pub(super) generations: Generations,
     pub(super) waits: Waits,
     /// Leases that this process holds: their tokens and keys.
@@ -153,9 +156,12 @@ impl Shared {
         owed: Arc<Owed>,
     ) -> Arc<Self> {
         let timeless = clock.is_manual();
+        let nodes = (config.servers.mode == Mode::Cluster)
+            .then(|| Arc::new(Nodes::new(config.servers.clone(), Arc::clone(&notices))));
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             names: Names::new(&config.prefix),
+            nodes,
             config,
             near,
             timeless,
@@ -195,7 +201,12 @@ impl Shared {
     }
 
     pub(super) fn is_cluster(&self) -> bool {
-        self.config.servers.mode == Mode::Cluster
+        self.nodes.is_some()
+    }
+
+    /// A failure, which is one of the whole Cluster only if none of its nodes answers.
+    pub(super) fn partly(&self, error: &TierError) -> TierError {
+        self.nodes.as_ref().map_or_else(|| error.clone(), |nodes| nodes.partly(error))
     }
 
     /// A number that this process does not use twice.
@@ -372,6 +383,9 @@ impl Shared {
                 return false;
             }
         }
+        if let Some(nodes) = &self.nodes {
+            nodes.clear();
+        }
         self.running.store(false, Ordering::Release);
         self.listening.store(false, Ordering::Release);
         self.generations.trust(false);
@@ -441,6 +455,9 @@ impl Tenant for Shared {
         if !self.stop(Stage::Pause, self.config.servers.timeout + STOP_PATIENCE) {
             // They end with the runtime, which is stopped next.
             drop(self.run.lock().take());
+            if let Some(nodes) = &self.nodes {
+                nodes.clear();
+            }
             self.running.store(false, Ordering::Release);
             self.hang_up();
         }
@@ -463,6 +480,9 @@ impl Tenant for Shared {
         }
         // Only there if nobody told us before the fork: its tasks cannot even be dropped.
         std::mem::forget(self.run.lock().take());
+        if let Some(nodes) = &self.nodes {
+            nodes.forget();
+        }
         self.running.store(false, Ordering::Release);
         self.interrupted.store(false, Ordering::Release);
         self.inside.store(0, Ordering::Release);

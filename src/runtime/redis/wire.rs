@@ -1,11 +1,10 @@
 //! Connections: to one server, to the master that Sentinels name, to a Cluster.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::TlsMode;
-use redis::aio::{AsyncPushSender, ConnectionLike, MultiplexedConnection};
-use redis::cluster::{ClusterClient, ClusterClientBuilder};
-use redis::cluster_async::ClusterConnection;
+use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo,
@@ -13,7 +12,11 @@ use redis::{
     TlsCertificates, Value, cmd,
 };
 
+use super::driver::why;
+use super::nodes::Nodes;
 use super::scripts;
+use super::slots::Address;
+use crate::runtime::tier::TierError;
 
 /// Which servers there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,22 +153,20 @@ impl Servers {
                 }
                 builder.build()?.async_get_client().await
             }
-            Mode::Single | Mode::Cluster => {
-                let info = self.info(&self.nodes[first])?;
-                match &self.tls {
-                    None => Client::open(info),
-                    Some(tls) => Client::build_with_tls(info, tls.certificates()),
-                }
-            }
+            Mode::Single | Mode::Cluster => self.client_of(&self.nodes[first]),
+        }
+    }
+
+    fn client_of(&self, node: &Address) -> RedisResult<Client> {
+        let info = self.info(node)?;
+        match &self.tls {
+            None => Client::open(info),
+            Some(tls) => Client::build_with_tls(info, tls.certificates()),
         }
     }
 
     /// Opens a connection for requests.
     pub(super) async fn open(&self, turn: usize) -> RedisResult<Wire> {
-        if self.mode == Mode::Cluster {
-            let connection = self.cluster()?.get_async_connection().await?;
-            return Ok(Wire::Cluster(connection));
-        }
         let client = self.client(turn).await?;
         let mut one = client.get_multiplexed_async_connection_with_config(&self.config()).await?;
         let mut load = Pipeline::new();
@@ -179,33 +180,25 @@ impl Servers {
         Ok(Wire::One(one))
     }
 
-    fn cluster(&self) -> RedisResult<ClusterClient> {
-        let nodes: RedisResult<Vec<_>> = self.nodes.iter().map(|node| self.info(node)).collect();
-        let mut builder = ClusterClientBuilder::new(nodes?)
-            .use_protocol(ProtocolVersion::RESP3)
-            .connection_timeout(self.timeout)
-            .response_timeout(self.timeout)
-            .retries(3);
-        if let Some(username) = &self.username {
-            builder = builder.username(username);
-        }
-        if let Some(password) = &self.password {
-            builder = builder.password(password);
-        }
-        if let Some(tls) = &self.tls {
-            builder = builder.tls(TlsMode::Secure).certs(tls.certificates());
-        }
-        builder.build()
+    /// Opens a connection to a node of a Cluster, which is sent the source of scripts.
+    pub(super) async fn open_node(&self, node: &Address) -> RedisResult<MultiplexedConnection> {
+        let client = self.client_of(node)?;
+        client.get_multiplexed_async_connection_with_config(&self.config()).await
     }
 
-    /// Opens a connection that hears what is published on `channels`.
+    /// Opens a connection that hears what is published on `channels`; the `node` is one of a
+    /// Cluster.
     pub(super) async fn listen(
         &self,
         turn: usize,
+        node: Option<&Address>,
         channels: &[&str],
         ear: impl AsyncPushSender,
     ) -> RedisResult<MultiplexedConnection> {
-        let client = self.client(turn).await?;
+        let client = match node {
+            Some(node) => self.client_of(node)?,
+            None => self.client(turn).await?,
+        };
         let config = self.config().set_push_sender(ear);
         let mut one = client.get_multiplexed_async_connection_with_config(&config).await?;
         one.subscribe(channels).await?;
@@ -217,12 +210,12 @@ impl Servers {
 #[derive(Clone)]
 pub(super) enum Wire {
     One(MultiplexedConnection),
-    Cluster(ClusterConnection),
+    Cluster(Arc<Nodes>),
 }
 
 impl Wire {
     /// The replies to all commands, errors of the server among them.
-    pub(super) async fn send(&mut self, commands: Vec<Cmd>) -> RedisResult<Vec<Value>> {
+    pub(super) async fn send(&mut self, commands: Vec<Cmd>) -> Result<Vec<Value>, TierError> {
         let count = commands.len();
         match self {
             _ if count == 0 => Ok(Vec::new()),
@@ -231,21 +224,15 @@ impl Wire {
                 for command in commands {
                     pipeline.add_command(command);
                 }
-                one.send_packed_commands(&pipeline, 0, count).await
+                one.send_packed_commands(&pipeline, 0, count).await.map_err(|error| why(&error))
             }
-            Self::Cluster(all) => {
-                let replies = commands.into_iter().map(|command| {
-                    let mut all = all.clone();
-                    async move { all.req_packed_command(&command).await }
-                });
-                futures_util::future::join_all(replies).await.into_iter().map(inline).collect()
-            }
+            Self::Cluster(nodes) => nodes.send(commands).await,
         }
     }
 }
 
 /// What a node refused is a reply like any other.
-fn inline(reply: RedisResult<Value>) -> RedisResult<Value> {
+pub(super) fn inline(reply: RedisResult<Value>) -> RedisResult<Value> {
     reply.or_else(|error: RedisError| match error.try_into() {
         Ok(refused) => Ok(Value::ServerError(refused)),
         Err(error) => Err(error),
