@@ -35,12 +35,14 @@ def _shown(value: object) -> str:
     return repr(value)
 
 
-def seconds(argument: str, value: float | timedelta) -> float:
-    """A finite duration above zero, in seconds."""
+def seconds(argument: str, value: float | timedelta, *, most: float = math.inf) -> float:
+    """A finite duration above zero and up to ``most``, in seconds."""
     duration = seconds_or_never(argument, value)
+    shown = _shown(value)
     if duration == math.inf:
-        shown = _shown(value)
         raise ValueError(f"{argument}: expected a finite duration above 0 seconds, got {shown}")
+    if duration > most:
+        raise ValueError(f"{argument}: expected at most {most:g} seconds, got {shown}")
     return duration
 
 

@@ -67,7 +67,7 @@ def _redis(url: str, options: dict[str, Any]) -> dict[str, Any]:
             "a Cluster, redis+cluster://…"
         )
     default = _DEFAULT_SENTINEL_PORT if sentinel is not None else _DEFAULT_PORT
-    timeout = seconds("timeout_seconds", options.pop("timeout_seconds", 0.25))
+    timeout = seconds("timeout_seconds", options.pop("timeout_seconds", 0.25), most=3600)
     connections = options.pop("max_connections", None)
     if connections is None:
         connections = _from_environment("REDIS_MAX_CONNECTIONS", 10, least=2)
@@ -82,11 +82,16 @@ def _redis(url: str, options: dict[str, Any]) -> dict[str, Any]:
         "db": db,
         "username": unquote(username) or None,
         "password": unquote(password) or None,
+        "sentinel_username": None,
+        "sentinel_password": None,
         "timeout_seconds": timeout,
         "max_connections": whole("max_connections", connections, least=2),
         "prefix": prefix or "ferrogate:",
         "tls": None,
     }
+    if sentinel is not None:
+        for name in ("sentinel_username", "sentinel_password"):
+            given[name] = text_or_none(name, options.pop(name, None)) or None
     if base == "rediss":
         given["tls"] = tuple(
             _pem(name, options.pop(name, None))

@@ -75,10 +75,12 @@ class CacheService(_core.CacheService):
         options: what a kind of store has beside. A file has ``max_bytes`` (1 GiB) and
             ``max_entries`` (1,000,000), both kept by eviction; ``readers`` (2, up to 64),
             the threads that read it; ``busy_seconds`` (0.25), how long a request waits for other
-            processes' commits. Redis has ``timeout_seconds`` (0.25: a request gives up),
+            processes' commits. Redis has ``timeout_seconds`` (0.25: a request gives up; at
+            most 3600),
             ``max_connections`` (``REDIS_MAX_CONNECTIONS`` in the environment, else 10),
             ``prefix`` of all keys, ``sentinel`` (the master's name) or ``cluster=True`` instead
-            of the longer schemes, and over TLS ``ssl_ca_certs``, ``ssl_certfile``,
+            of the longer schemes, ``sentinel_username`` and ``sentinel_password`` (the URL has
+            those of the servers), and over TLS ``ssl_ca_certs``, ``ssl_certfile``,
             ``ssl_keyfile`` (paths).
 
     Raises:

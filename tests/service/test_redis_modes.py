@@ -200,7 +200,8 @@ def test_an_ear_at_a_node_that_has_left_the_cluster(nodes: list[Server], tmp_pat
                 await until(lambda: a.get_sync(ns, key) == "old")
                 own = left.command("CLUSTER", "MYID")
                 for one in stay:
-                    assert left.command("CLUSTER", "FORGET", one.command("CLUSTER", "MYID")) == b"+OK"
+                    id_of_one = one.command("CLUSTER", "MYID")
+                    assert left.command("CLUSTER", "FORGET", id_of_one) == b"+OK"
                     assert one.command("CLUSTER", "FORGET", own) == b"+OK"
                 await until(lambda: b.set(ns, key, "new"))
                 # It may be old for some seconds, but not for ever.
@@ -216,14 +217,14 @@ def test_an_ear_at_a_node_that_has_left_the_cluster(nodes: list[Server], tmp_pat
 
 
 @contextlib.contextmanager
-def sentinel(folder: Path, master: Server) -> Iterator[int]:
-    """A Sentinel that promotes by itself; its port."""
+def sentinel(folder: Path, master: Server, *lines: str) -> Iterator[int]:
+    """A Sentinel that promotes by itself, and has some more lines to read; its port."""
     port, configuration = free_port(), folder / "sentinel.conf"
     configuration.write_text(
         f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
         f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
         "sentinel down-after-milliseconds mymaster 500\n"
-        "sentinel failover-timeout mymaster 3000\n"
+        "sentinel failover-timeout mymaster 3000\n" + "".join(f"{line}\n" for line in lines)
     )
     binary = shutil.which("redis-server")
     assert binary
@@ -285,6 +286,34 @@ def test_a_failover(tmp_path: Path) -> None:
             await until(changed)
 
     with closing(master, replica), sentinel(tmp_path, master) as port:
+        asyncio.run(main(port))
+
+
+def test_sentinels_with_a_password(tmp_path: Path) -> None:
+    master = Server(tmp_path / "master", "--requirepass", "the server's")
+
+    async def main(port: int) -> None:
+        url = f"redis+sentinel://:the%20server's@127.0.0.1:{port}/mymaster"
+        own = {"timeout_seconds": 5.0, "sentinel_username": "agent", "sentinel_password": "pa ss"}
+        async with (
+            CacheService(url, **own) as a,
+            CacheService(url, **own) as b,
+        ):
+            await connected(a, b)
+            assert await a.set("ns", "k", 1)
+            assert await b.get("ns", "k") == 1
+            assert await a.set("ns", "k", 2)
+            await until(lambda: b.get_sync("ns", "k") == 2)
+        for wrong in ({}, {"sentinel_username": "agent", "sentinel_password": "the server's"}):
+            async with CacheService(url, timeout_seconds=5, **wrong) as stranger:
+                assert not await stranger.health_check()
+
+    lines = (
+        'sentinel auth-pass mymaster "the server\'s"',
+        "user default off",
+        'user agent on ">pa ss" allchannels +@all',
+    )
+    with closing(master), sentinel(tmp_path, master, *lines) as port:
         asyncio.run(main(port))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from redis_servers import Server, needs_redis
@@ -42,6 +43,25 @@ def test_what_the_environment_says_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"^prefix: "):
         CacheService("redis://prod", prefix="")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"timeout_seconds": 3601}, ValueError, "timeout_seconds: expected at most 3600 seconds"),
+        ({"timeout_seconds": 1e9}, ValueError, "timeout_seconds: expected at most 3600 seconds"),
+        ({"sentinel_password": SECRET}, TypeError, "sentinel_password: a redis:// service has no"),
+        (
+            {"sentinel": "m", "sentinel_password": 1},
+            TypeError,
+            "sentinel_password: expected a str or None, got int",
+        ),
+    ],
+)
+def test_options_that_are_wrong(options: dict[str, Any], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=f"^{says}") as refused:
+        CacheService("redis://prod", **options)
+    assert SECRET not in str(refused.value)
 
 
 @needs_redis

@@ -164,6 +164,8 @@ fn redis_config(options: &Bound<'_, PyDict>) -> PyResult<redis::Config> {
             db: option(options, "db")?,
             username: option(options, "username")?,
             password: option(options, "password")?,
+            sentinel_username: option(options, "sentinel_username")?,
+            sentinel_password: option(options, "sentinel_password")?,
             timeout: seconds(options, "timeout_seconds")?,
         },
         prefix: option(options, "prefix")?,

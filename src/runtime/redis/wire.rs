@@ -42,6 +42,10 @@ pub struct Servers {
     pub username: Option<String>,
     /// The password.
     pub password: Option<String>,
+    /// The ACL user of the Sentinels.
+    pub sentinel_username: Option<String>,
+    /// Their password, which is not that of the servers.
+    pub sentinel_password: Option<String>,
     /// Whom to trust, if the way is encrypted.
     pub tls: Option<Tls>,
     /// How long connecting may take.
@@ -144,6 +148,12 @@ impl Servers {
                 }
                 if let Some(password) = &self.password {
                     builder = builder.set_client_to_redis_password(password);
+                }
+                if let Some(username) = &self.sentinel_username {
+                    builder = builder.set_client_to_sentinel_username(username);
+                }
+                if let Some(password) = &self.sentinel_password {
+                    builder = builder.set_client_to_sentinel_password(password);
                 }
                 if let Some(tls) = &self.tls {
                     builder = builder
