@@ -38,6 +38,8 @@ struct Outage {
     failures: u32,
     pause: Nanos,
     until: Nanos,
+    /// When a request last was not answered in time, if none has been answered since.
+    late: Option<Nanos>,
 }
 
 /// The outages of one store.
@@ -65,6 +67,13 @@ impl Outages {
         Ok(())
     }
 
+    /// Whether somebody has just waited for an answer in vain: whoever did has had their time.
+    #[must_use]
+    pub fn was_late(&self, kind: Kind, now: Nanos) -> bool {
+        let late = self.kinds[kind as usize].lock().late;
+        late.is_some_and(|late| now.saturating_sub(late) < FIRST_PAUSE)
+    }
+
     /// A request has failed; what is to be logged of that.
     #[must_use]
     pub fn failed(&self, kind: Kind, error: &TierError, now: Nanos) -> Option<String> {
@@ -73,6 +82,7 @@ impl Outages {
             return None;
         }
         let mut outage = self.kinds[kind as usize].lock();
+        outage.late = matches!(error, TierError::Late).then_some(now);
         outage.failures = outage.failures.saturating_add(1);
         if outage.failures < FAILURES {
             return None;
@@ -97,6 +107,7 @@ impl Outages {
         let mut outage = self.kinds[kind as usize].lock();
         let was_away = outage.failures >= FAILURES;
         outage.failures = 0;
+        outage.late = None;
         drop(outage);
         was_away.then(|| match kind {
             Kind::Read => "the store can be read again".into(),
@@ -162,6 +173,20 @@ mod tests {
         assert_eq!(outages.recovered(Kind::Write), None);
         assert!(outages.is_away() && outages.may_ask(Kind::Write, SECOND).is_ok());
         assert!(outages.stored().is_some() && !outages.is_away());
+    }
+
+    #[test]
+    fn one_that_was_late_is_remembered_for_a_moment_or_until_it_answers() {
+        let outages = Outages::default();
+        assert!(!outages.was_late(Kind::Read, 0));
+        let _ = outages.failed(Kind::Read, &TierError::Late, SECOND);
+        assert!(outages.was_late(Kind::Read, SECOND + FIRST_PAUSE - 1));
+        assert!(!outages.was_late(Kind::Read, SECOND + FIRST_PAUSE));
+        assert!(!outages.was_late(Kind::Write, SECOND));
+        let _ = outages.recovered(Kind::Read);
+        assert!(!outages.was_late(Kind::Read, SECOND));
+        let _ = outages.failed(Kind::Read, &TierError::Away("busy".into()), SECOND);
+        assert!(!outages.was_late(Kind::Read, SECOND));
     }
 
     #[test]

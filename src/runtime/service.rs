@@ -179,6 +179,10 @@ impl Service {
         let way = match (&request, &self.tier) {
             // Its tier is to stop renewing it in any case.
             (Request::Release(..), Some(tier)) => Ok(tier),
+            // A load begins with a get, whose wait was enough.
+            (Request::Lease { .. }, _) if self.outages.was_late(Kind::Read, self.clock.now()) => {
+                Err(TierError::Late)
+            }
             _ => self.way(kind),
         };
         match way {

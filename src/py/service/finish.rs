@@ -81,6 +81,10 @@ fn lease(py: Python<'_>, service: &CacheService, id: &Id, answer: Answer) -> PyR
         Answer::Unreadable => unreadable()?,
         Answer::Leased(granted) => ("lease", Lease::of(granted)).into_pyobject(py)?.into_any(),
         Answer::Busy(remaining) => ("busy", remaining.as_secs_f64()).into_pyobject(py)?.into_any(),
+        // It has had its time.
+        Answer::Failed(TierError::Late | TierError::Part(_)) => {
+            ("alone", false).into_pyobject(py)?.into_any()
+        }
         // A store that is not given up may only have been busy for longer than a request waits.
         Answer::Failed(_) => ("alone", !service.core.is_away()).into_pyobject(py)?.into_any(),
         _ => ("alone", false).into_pyobject(py)?.into_any(),
