@@ -3,6 +3,7 @@
 //! While a connection has [`DEPTH`] batches under way, requests gather; so the
 //! batches grow with the load, and a lone request goes out at once.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -79,6 +80,10 @@ pub(super) async fn drive(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>
             Some(()) = batches.next(), if !batches.is_empty() => {}
             Some(opened) = connecting.next(), if !connecting.is_empty() => match opened {
                 Ok(wire) => pool.push(new(wire)),
+                // It takes its time: those who came later may have more.
+                Err(TierError::Late) if pool.is_empty() => {
+                    shared.expire(shared.now(), &TierError::Late);
+                }
                 Err(error) if pool.is_empty() => shared.expire(u64::MAX, &error),
                 Err(_) => {}
             },
@@ -175,24 +180,21 @@ async fn batch(
     shared.figures.batches.fetch_add(1, Ordering::Relaxed);
     let mut live: Vec<(Job, Plan)> = jobs.into_iter().map(|job| begin(shared, job)).collect();
     while !live.is_empty() {
-        let deadline = live.iter().map(|(job, _)| job.deadline).min().unwrap_or(0);
-        let left = deadline.saturating_sub(shared.now()).min(timeout_nanos(shared));
         let mut commands = Vec::with_capacity(live.len() * 2);
         let mut pending = Vec::with_capacity(live.len());
         for (job, Plan { commands: mine, then, lease }) in live.drain(..) {
-            pending.push(Pending { job, count: mine.len(), then, lease });
+            pending.push(Pending { job: Some(job), count: mine.len(), then, lease });
             commands.extend(mine);
         }
-        let sent = timeout(Duration::from_nanos(left), wire.send(commands)).await;
-        let values = match sent {
-            Ok(Ok(values)) => values,
-            Ok(Err(error)) => return give_up(shared, pending, &broken, &error),
-            Err(_) => return give_up(shared, pending, &broken, &TierError::Late),
+        let values = match replies(shared, wire.send(commands), &mut pending).await {
+            Ok(values) => values,
+            Err(error) => return give_up(shared, pending, &broken, &error),
         };
         answered(shared);
         let mut values = values.into_iter();
         for Pending { job, count, then, .. } in pending {
             let mine: Vec<Value> = values.by_ref().take(count).collect();
+            let Some(job) = job else { continue };
             match refused(&mine) {
                 None => match then(shared, tame(mine)) {
                     Next::Done(outcome) => job.done.end(outcome),
@@ -220,6 +222,41 @@ async fn batch(
                 }
                 Some(Refusal::Part(why)) => shared.fail(job, &TierError::Part(why)),
                 Some(Refusal::Other(why)) => shared.fail(job, &TierError::Away(why)),
+            }
+        }
+    }
+}
+
+/// Waits for the replies to a batch; whose time is up meanwhile fails by itself.
+async fn replies(
+    shared: &Shared,
+    sent: impl Future<Output = Result<Vec<Value>, TierError>>,
+    pending: &mut [Pending],
+) -> Result<Vec<Value>, TierError> {
+    let mut sent = pin!(sent);
+    loop {
+        // Before it is looked at: what is cut from then on is heard of.
+        let cut = shared.cut.notified();
+        if shared.cutting.load(Ordering::Acquire) {
+            return Err(TierError::Lost);
+        }
+        let first = pending.iter().filter_map(|one| Some(one.job.as_ref()?.deadline)).min();
+        let Some(first) = first else { return Err(TierError::Late) };
+        let left = first.saturating_sub(shared.now()).min(timeout_nanos(shared));
+        tokio::select! {
+            biased;
+            replies = &mut sent => return replies,
+            () = cut => {}
+            () = tokio::time::sleep(Duration::from_nanos(left)) => {
+                let (now, late) = (shared.now(), shared.partly(&TierError::Late));
+                for one in &mut *pending {
+                    if let Some(job) = one.job.take_if(|job| job.deadline <= now) {
+                        if let Some((token, name)) = one.lease.take() {
+                            shared.disown(token, name);
+                        }
+                        shared.fail(job, &late);
+                    }
+                }
             }
         }
     }
@@ -253,7 +290,8 @@ fn begin(shared: &Shared, job: Job) -> (Job, Plan) {
 
 /// A job whose commands are on their way.
 struct Pending {
-    job: Job,
+    /// Until its time is up.
+    job: Option<Job>,
     count: usize,
     then: Then,
     lease: Option<(u64, String)>,
@@ -267,13 +305,15 @@ fn give_up(shared: &Shared, pending: Vec<Pending>, broken: &AtomicBool, error: &
         if let Some((token, name)) = lease {
             shared.disown(token, name);
         }
-        // A server that was restarted has closed a connection without a word. What was done may be
-        // done once more, but for a lease: that would wait for the first one.
+        let Some(job) = job else { continue };
         let lease = matches!(job.ask, Ask::Request(Request::Lease { .. }));
-        if matches!(error, TierError::Away(_)) && !job.again && !lease {
-            again.push(Job { again: true, ..job });
-        } else {
-            shared.fail(job, &shared.partly(error));
+        // A server that was restarted has closed a connection without a word; or it hangs, and a
+        // fork does not wait. What was done may be done once more, but for a lease: that would
+        // wait for the first one.
+        match error {
+            TierError::Away(_) if !job.again && !lease => again.push(Job { again: true, ..job }),
+            TierError::Lost if !lease => again.push(job),
+            error => shared.fail(job, &shared.partly(error)),
         }
     }
     shared.put_back(again);
@@ -337,7 +377,48 @@ pub(super) fn why(error: &RedisError) -> TierError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
+    use crate::core::clock::Clock;
+    use crate::runtime::near::Near;
+    use crate::runtime::place::Place;
+    use crate::runtime::redis::{Config, Mode, Servers};
+    use crate::runtime::tier::{Done, Outcome};
+
+    fn shared() -> Arc<Shared> {
+        let timeout = Duration::from_mins(1);
+        let servers = Servers {
+            mode: Mode::Single,
+            nodes: vec![("nowhere".into(), 1)],
+            db: 0,
+            username: None,
+            password: None,
+            sentinel_username: None,
+            sentinel_password: None,
+            tls: None,
+            timeout,
+        };
+        let config = Config { servers, prefix: "f:".into(), max_connections: 2, lease: timeout };
+        let near = Arc::new(Near::new(1, Clock::System));
+        Shared::new(config, near, &Clock::System, Arc::default(), Arc::default())
+    }
+
+    fn pending(ask: Request, deadline: Nanos, ended: &Arc<AtomicUsize>) -> Pending {
+        let ended = Arc::clone(ended);
+        let done = Done::new(move |outcome: Outcome| {
+            assert!(matches!(outcome, Err(TierError::Late | TierError::Lost)), "{outcome:?}");
+            ended.fetch_add(1, Ordering::Relaxed);
+        });
+        let lease = matches!(ask, Request::Lease { .. }).then(|| (1, "f:{ns:k}:lease".into()));
+        let job = Job { ask: Ask::Request(ask), done, deadline, again: false };
+        let then: Then = Box::new(|_, _| Next::Done(Err(TierError::Ended)));
+        Pending { job: Some(job), count: 1, then, lease }
+    }
+
+    fn run<T>(task: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(task)
+    }
 
     #[test]
     fn what_a_script_met_is_known_in_redis_6_too() {
@@ -352,5 +433,43 @@ mod tests {
         assert_eq!(of(met), "READONLY");
         assert_eq!(of("ERR Error running script (call to f_ab12): user_script:1: oh"), "ERR");
         assert_eq!(of("NOSCRIPT No matching script. Please use EVAL."), "NOSCRIPT");
+    }
+
+    #[test]
+    fn whose_time_is_up_fails_and_the_others_are_answered() {
+        run(async {
+            let (shared, ended) = (shared(), Arc::new(AtomicUsize::new(0)));
+            let mut both = [0, u64::MAX].map(|until| pending(Request::Ping, until, &ended));
+            let sent = async {
+                while ended.load(Ordering::Relaxed) == 0 {
+                    tokio::task::yield_now().await;
+                }
+                Ok(vec![Value::Nil, Value::Okay])
+            };
+            let values = replies(&shared, sent, &mut both).await.unwrap();
+            assert_eq!(values, [Value::Nil, Value::Okay]);
+            assert!(both[0].job.is_none() && both[1].job.is_some());
+        });
+    }
+
+    #[test]
+    fn before_a_fork_it_is_given_up_and_kept_but_for_leases() {
+        run(async {
+            let (shared, ended) = (shared(), Arc::new(AtomicUsize::new(0)));
+            let (place, tags) = (Place::new("ns".into(), "k"), Arc::from([]));
+            let lease = Request::Lease { place, tags, anew: false };
+            let mut both =
+                vec![pending(Request::Ping, u64::MAX, &ended), pending(lease, u64::MAX, &ended)];
+            let cut = async {
+                shared.cutting.store(true, Ordering::Release);
+                shared.cut.notify_waiters();
+            };
+            let never = std::future::pending();
+            let (values, ()) = tokio::join!(replies(&shared, never, &mut both), cut);
+            assert_eq!(values, Err(TierError::Lost));
+            give_up(&shared, both, &AtomicBool::new(false), &TierError::Lost);
+            assert_eq!((ended.load(Ordering::Relaxed), shared.waiting()), (1, 1));
+            assert_eq!(shared.orphans.living(0).len(), 1);
+        });
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -36,7 +37,10 @@ use crate::runtime::tier::{Done, Lease, Request, TierError};
 /// A paused server may give a lease so much later; more, and it has to run out.
 const ORPHANED: Duration = Duration::from_mins(1);
 
-/// Beyond the patience for requests, tasks get so long to end.
+/// A fork, which holds the GIL, waits so long for requests that are on their way.
+const FORK_PATIENCE: Duration = Duration::from_millis(50);
+
+/// Then tasks get so long to end.
 const STOP_PATIENCE: Duration = Duration::from_millis(250);
 
 /// So long values are served after the last beat: longer than it takes to know that the channel is
@@ -137,6 +141,9 @@ pub(super) struct Shared {
     pub(super) line: Line,
     /// Rings when `listened` becomes true.
     pub(super) gate: Notify,
+    /// Whether what is on its way is to be given up, for a fork; rings when it is.
+    pub(super) cutting: AtomicBool,
+    pub(super) cut: Notify,
     queue: Mutex<Queue>,
     sender: Mutex<Arc<str>>,
     counter: AtomicU64,
@@ -184,6 +191,8 @@ impl Shared {
             idle: AtomicBool::new(false),
             line: Line::default(),
             gate: Notify::new(),
+            cutting: AtomicBool::new(false),
+            cut: Notify::new(),
             queue: Mutex::default(),
             sender: Mutex::new(new_sender()),
             // Never zero, which is no lease of a store's.
@@ -377,7 +386,17 @@ impl Shared {
                 }
             };
             // The timer needs the runtime from within.
-            let ended = run.handle.block_on(async { timeout(patience, all).await });
+            let ended = run.handle.block_on(async {
+                let mut all = pin!(all);
+                let ended = timeout(patience, &mut all).await;
+                if ended.is_ok() || stage != Stage::Pause {
+                    return ended;
+                }
+                self.cutting.store(true, Ordering::Release);
+                self.cut.notify_waiters();
+                timeout(STOP_PATIENCE, all).await
+            });
+            self.cutting.store(false, Ordering::Release);
             if ended.is_err() {
                 *self.run.lock() = Some(run);
                 return false;
@@ -452,7 +471,7 @@ impl Tenant for Shared {
         }
         let ran = self.running.load(Ordering::Acquire);
         self.interrupted.fetch_or(ran, Ordering::AcqRel);
-        if !self.stop(Stage::Pause, self.config.servers.timeout + STOP_PATIENCE) {
+        if !self.stop(Stage::Pause, FORK_PATIENCE) {
             // They end with the runtime, which is stopped next.
             drop(self.run.lock().take());
             if let Some(nodes) = &self.nodes {
