@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,6 +172,14 @@ def test_a_node_of_a_cluster_that_is_away_costs_only_its_values(nodes: list[Serv
             await until(all_there)
 
     asyncio.run(main())
+
+
+@pytest.mark.hostile
+def test_forks_on_a_cluster(nodes: list[Server]) -> None:
+    program = Path(__file__).parent.parent / "support" / "redis_forks.py"
+    forking = [sys.executable, str(program), cluster_url(nodes)]
+    done = subprocess.run(forking, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "survived\n"), done.stderr
 
 
 def test_an_ear_at_a_node_that_has_left_the_cluster(nodes: list[Server], tmp_path: Path) -> None:

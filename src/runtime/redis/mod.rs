@@ -21,6 +21,7 @@ mod scripts;
 mod shared;
 mod slots;
 mod stamp;
+mod tenant;
 mod upkeep;
 mod waits;
 mod wire;

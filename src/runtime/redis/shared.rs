@@ -27,7 +27,7 @@ use super::wire::Mode;
 use super::{Config, channel, driver, upkeep};
 use crate::core::clock::{Clock, Nanos, SECOND, nanos_from_duration, unix_millis};
 use crate::core::sync::Mutex;
-use crate::runtime::lifecycle::{StartError, Tenant, may_run, runtime};
+use crate::runtime::lifecycle::{StartError, may_run, runtime};
 use crate::runtime::near::Near;
 use crate::runtime::notices::Notices;
 use crate::runtime::owed::{Debt, Owed};
@@ -37,10 +37,7 @@ use crate::runtime::tier::{Done, Lease, Request, TierError};
 /// A paused server may give a lease so much later; more, and it has to run out.
 const ORPHANED: Duration = Duration::from_mins(1);
 
-/// A fork, which holds the GIL, waits so long for requests that are on their way.
-const FORK_PATIENCE: Duration = Duration::from_millis(50);
-
-/// Then tasks get so long to end.
+/// Beyond the patience for requests, tasks get so long to end.
 const STOP_PATIENCE: Duration = Duration::from_millis(250);
 
 /// So long values are served after the last beat: longer than it takes to know that the channel is
@@ -82,9 +79,10 @@ pub(super) enum Ask {
     Discard(String, Vec<u8>),
 }
 
-struct Run {
+/// The tasks while they run.
+pub(super) struct Run {
     stage: watch::Sender<Stage>,
-    tasks: Vec<JoinHandle<()>>,
+    pub(super) tasks: Vec<JoinHandle<()>>,
     handle: Handle,
 }
 
@@ -144,13 +142,13 @@ pub(super) struct Shared {
     /// Whether what is on its way is to be given up, for a fork; rings when it is.
     pub(super) cutting: AtomicBool,
     pub(super) cut: Notify,
-    queue: Mutex<Queue>,
-    sender: Mutex<Arc<str>>,
+    pub(super) queue: Mutex<Queue>,
+    pub(super) sender: Mutex<Arc<str>>,
     counter: AtomicU64,
     pub(super) running: AtomicBool,
-    run: Mutex<Option<Run>>,
+    pub(super) run: Mutex<Option<Run>>,
     /// Whether the tasks ran when a fork stopped them.
-    interrupted: AtomicBool,
+    pub(super) interrupted: AtomicBool,
     pub(super) me: Weak<Self>,
 }
 
@@ -374,7 +372,7 @@ impl Shared {
     }
 
     /// Has the tasks end, and waits for it, at most for so long; true once they are gone.
-    fn stop(&self, stage: Stage, patience: Duration) -> bool {
+    pub(super) fn stop(&self, stage: Stage, patience: Duration) -> bool {
         self.waits.ring_all();
         let run = self.run.lock().take();
         if let Some(mut run) = run {
@@ -463,73 +461,8 @@ impl Shared {
     }
 }
 
-impl Tenant for Shared {
-    fn quiesce(&self) {
-        // Who ends the tasks just now does so without the GIL, for some milliseconds.
-        while self.inside.load(Ordering::Acquire) > 0 {
-            std::thread::sleep(Duration::from_micros(50));
-        }
-        let ran = self.running.load(Ordering::Acquire);
-        self.interrupted.fetch_or(ran, Ordering::AcqRel);
-        if !self.stop(Stage::Pause, FORK_PATIENCE) {
-            // They end with the runtime, which is stopped next.
-            drop(self.run.lock().take());
-            if let Some(nodes) = &self.nodes {
-                nodes.clear();
-            }
-            self.running.store(false, Ordering::Release);
-            self.hang_up();
-        }
-        self.suspect.store(true, Ordering::Release);
-    }
-
-    fn resume(&self) {
-        if (self.interrupted.swap(false, Ordering::AcqRel) || self.waiting() > 0)
-            && !self.closed.load(Ordering::Acquire)
-            && let Some(me) = self.me.upgrade()
-        {
-            me.ensure_running();
-        }
-    }
-
-    /// In the child nobody waits, nothing is leased, and nobody has listened.
-    fn forget(&self) {
-        for job in self.queue.lock().late(u64::MAX) {
-            job.done.forget();
-        }
-        // Only there if nobody told us before the fork: its tasks cannot even be dropped.
-        std::mem::forget(self.run.lock().take());
-        if let Some(nodes) = &self.nodes {
-            nodes.forget();
-        }
-        self.running.store(false, Ordering::Release);
-        self.interrupted.store(false, Ordering::Release);
-        self.inside.store(0, Ordering::Release);
-        self.waits.forget();
-        self.forget_line();
-        self.leases.lock().clear();
-        self.orphans.forget();
-        self.listening.store(false, Ordering::Release);
-        self.listened.store(false, Ordering::Release);
-        self.generations.trust(false);
-        self.near.flush();
-        *self.sender.lock() = new_sender();
-    }
-
-    fn close(&self, patience: Duration) {
-        if !self.closing(patience) {
-            // Its requests are answered as lost when the tasks are dropped.
-            if let Some(run) = self.run.lock().take() {
-                run.tasks.iter().for_each(JoinHandle::abort);
-            }
-            self.running.store(false, Ordering::Release);
-        }
-        self.expire(u64::MAX, &TierError::Ended);
-    }
-}
-
 /// 24 characters that no other service uses.
-fn new_sender() -> Arc<str> {
+pub(super) fn new_sender() -> Arc<str> {
     let mut hasher = std::hash::RandomState::new().build_hasher();
     hasher.write_i64(unix_millis(&Clock::System));
     hasher.write_u64(Clock::System.now());
