@@ -1,6 +1,6 @@
 //! One commit: many requests of this process in one transaction.
 
-use rusqlite::{Connection, OptionalExtension, Result, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::log::Change;
 use super::read::{BETWEEN, cut_of_namespace, cut_of_tag, find, is_cut, row_of, tags_of};
@@ -15,6 +15,9 @@ const OVERHEAD: i64 = 96;
 /// How many commits the log of changes keeps; who was away for longer starts with an empty
 /// near cache.
 const LOGGED: i64 = 4096;
+
+/// Changes between two looks for what has expired.
+const LOOKING: i64 = 8;
 
 /// Changes between two looks for logged ones that can go.
 const FORGETTING: i64 = 64;
@@ -44,6 +47,31 @@ pub(super) struct State {
     pub(super) seq: i64,
     pub(super) entries: i64,
     pub(super) bytes: i64,
+    /// Whether somebody may load.
+    leases: bool,
+}
+
+/// A transaction that writes. It is begun and ended in each commit, so that is compiled once.
+struct Turn<'a>(&'a Connection);
+
+impl<'a> Turn<'a> {
+    fn begin(on: &'a Connection) -> Result<Self> {
+        on.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(Self(on))
+    }
+
+    fn commit(self) -> Result<()> {
+        self.0.prepare_cached("COMMIT")?.execute([]).map(drop)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.0.is_autocommit() {
+            // It fails if SQLite has done so by itself.
+            let _ = self.0.execute_batch("ROLLBACK");
+        }
+    }
 }
 
 /// A request as it goes into a commit: its payload was packed before.
@@ -67,13 +95,14 @@ pub(super) struct Done {
 pub(super) fn upkeep<T>(
     connection: &mut Connection,
     terms: impl FnOnce() -> Terms,
-    step: impl FnOnce(&Transaction<'_>, &mut State, Terms) -> Result<T>,
+    step: impl FnOnce(&Connection, &mut State, Terms) -> Result<T>,
 ) -> Result<(T, Done)> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut writer = Writer::begin(&transaction, terms())?;
-    let result = step(&transaction, &mut writer.state, writer.terms)?;
+    let turn = Turn::begin(connection)?;
+    let mut writer = Writer::begin(connection, terms())?;
+    writer.looks = true;
+    let result = step(connection, &mut writer.state, writer.terms)?;
     let done = writer.end()?;
-    transaction.commit()?;
+    turn.commit()?;
     Ok((result, done))
 }
 
@@ -85,20 +114,20 @@ pub(super) fn commit(
     jobs: &[Job<'_>],
     touched: &[i64],
 ) -> Result<(Vec<std::result::Result<Reply, TierError>>, Done)> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let turn = Turn::begin(connection)?;
     let terms = terms();
-    let mut writer = Writer::begin(&transaction, terms)?;
+    let mut writer = Writer::begin(connection, terms)?;
     let mut replies = Vec::with_capacity(jobs.len());
     for job in jobs {
         replies.push(Ok(writer.apply(job)?));
     }
     for row in touched {
-        transaction
+        connection
             .prepare_cached("UPDATE entries SET used = ?2 WHERE id = ?1")?
             .execute((row, terms.now))?;
     }
     let done = writer.end()?;
-    transaction.commit()?;
+    turn.commit()?;
     Ok((replies, done))
 }
 
@@ -109,8 +138,8 @@ pub(super) fn forget(
     terms: impl FnOnce() -> Terms,
     debts: &[Debt],
 ) -> Result<bool> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut writer = Writer::begin(&transaction, terms())?;
+    let turn = Turn::begin(connection)?;
+    let mut writer = Writer::begin(connection, terms())?;
     for Debt { request, noted } in debts {
         let since = noted.map_or(i64::MAX, |noted| noted.since);
         if let Request::Delete(place) = request
@@ -121,7 +150,7 @@ pub(super) fn forget(
         writer.apply(&Job { request, payload: None })?;
     }
     let done = writer.end()?;
-    transaction.commit()?;
+    turn.commit()?;
     Ok(done.cut)
 }
 
@@ -138,13 +167,14 @@ WHERE id = ?1";
 
 /// The last change, and what the file held then.
 pub(super) const LAST_CHANGE: &str =
-    "SELECT seq, entries, bytes FROM changes ORDER BY seq DESC LIMIT 1";
+    "SELECT seq, entries, bytes, leases FROM changes ORDER BY seq DESC LIMIT 1";
 
 struct Writer<'a> {
-    on: &'a Transaction<'a>,
+    on: &'a Connection,
     terms: Terms,
     state: State,
-    leases: bool,
+    /// Whether it looks for what has expired however little is written.
+    looks: bool,
     log: Vec<u8>,
     /// What was so before.
     begin: State,
@@ -152,30 +182,35 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn begin(on: &'a Transaction<'a>, terms: Terms) -> Result<Self> {
+    fn begin(on: &'a Connection, terms: Terms) -> Result<Self> {
         let state = on.prepare_cached(LAST_CHANGE)?.query_row([], |row| {
-            Ok(State { seq: row.get(0)?, entries: row.get(1)?, bytes: row.get(2)? })
+            let (seq, entries, bytes) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok(State { seq, entries, bytes, leases: row.get(3)? })
         })?;
-        let leases = on.prepare_cached("SELECT 1 FROM leases LIMIT 1")?.exists([])?;
-        let (begin, log) = (state, Vec::new());
-        Ok(Self { on, terms, state, leases, log, begin, done: Done::default() })
+        let (begin, mut now, log) = (state, state, Vec::new());
+        if state.leases {
+            now.leases = on.prepare_cached("SELECT 1 FROM leases LIMIT 1")?.exists([])?;
+        }
+        Ok(Self { on, terms, state: now, looks: false, log, begin, done: Done::default() })
     }
 
     fn end(mut self) -> Result<Done> {
-        let (evicted, expired) = upkeep::make_room(self.on, self.terms, &mut self.state)?;
+        let looks = self.looks || self.state.seq / LOOKING != self.begin.seq / LOOKING;
+        let (evicted, expired) = upkeep::make_room(self.on, self.terms, &mut self.state, looks)?;
         self.done.evicted = evicted;
         self.done.expired = expired;
         if self.state != self.begin {
             if self.state.seq == self.begin.seq {
                 self.next();
             }
-            let State { seq, entries, bytes } = self.state;
+            let State { seq, entries, bytes, leases } = self.state;
+            let Terms { owner, now, .. } = self.terms;
             self.on
                 .prepare_cached(
-                    "INSERT INTO changes(seq, owner, at, entries, bytes, what)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                    "INSERT INTO changes(seq, owner, at, entries, bytes, leases, what)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                 )?
-                .execute((seq, self.terms.owner, self.terms.now, entries, bytes, &self.log))?;
+                .execute((seq, owner, now, entries, bytes, leases, &self.log))?;
             if seq / FORGETTING != self.begin.seq / FORGETTING {
                 self.forget_old_changes()?;
             }
@@ -372,13 +407,13 @@ impl<'a> Writer<'a> {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?
             .execute((row, token, seq, now + self.terms.lease, self.terms.lease, joined(tags)))?;
-        self.leases = true;
+        self.state.leases = true;
         Ok(Reply::Leased(Lease { token: token as u64, since: seq as u64 }))
     }
 
     /// Ends the lease on a place, of this holder or of whomever; true if there was one.
     fn end_lease(&mut self, place: &Place, lease: Option<Lease>) -> Result<bool> {
-        if !self.leases {
+        if !self.state.leases {
             return Ok(false);
         }
         let row = row_of(place);

@@ -6,7 +6,8 @@
 //! | `cuts` | by which number of change a namespace (`n…`) or a tag (`t…`) was outdated |
 //! | `leases` | who loads what |
 //! | `changes` | what the last commits changed, for the other processes' near caches; the last one's
-//! | | number is that of the last change, its entries and bytes are those of the file, exact |
+//! | | number is that of the last change, its entries and bytes are those of the file, exact; its |
+//! | | `leases` is 0 if there are none |
 //! | `state` | up to which number of change the log has been dropped |
 //!
 //! A set writes two pages, its value's and the log's: what it takes is mostly pages. So a value that is
@@ -43,9 +44,10 @@ CREATE TABLE cuts(name TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE leases(id INTEGER PRIMARY KEY, token INTEGER NOT NULL, seq INTEGER NOT NULL,
     deadline INTEGER NOT NULL, term INTEGER NOT NULL, tags TEXT);
 CREATE TABLE changes(seq INTEGER PRIMARY KEY, owner INTEGER NOT NULL, at INTEGER NOT NULL,
-    entries INTEGER NOT NULL, bytes INTEGER NOT NULL, what BLOB NOT NULL);
+    entries INTEGER NOT NULL, bytes INTEGER NOT NULL, leases INTEGER NOT NULL,
+    what BLOB NOT NULL);
 CREATE TABLE state(id INTEGER PRIMARY KEY CHECK (id = 1), dropped INTEGER NOT NULL);
-INSERT INTO changes VALUES (0, 0, 0, 0, 0, x'');
+INSERT INTO changes VALUES (0, 0, 0, 0, 0, 0, x'');
 INSERT INTO state VALUES (1, 0);
 ";
 

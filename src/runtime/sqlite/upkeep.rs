@@ -1,13 +1,13 @@
 //! Keeping the file within its bounds: expiry, eviction, sweeping, shrinking. A little at a time.
 
-use rusqlite::{Connection, Result, Transaction};
+use rusqlite::{Connection, Result};
 
 use super::commit::{State, Terms, fresh_token};
 use super::read::{cut_of_namespace, cut_of_tag, is_cut, tags_of};
 
-/// Expired entries removed per commit: more than a commit's share of inserts is never needed
+/// Expired entries removed at a time: more than what is inserted between two looks is never needed
 /// for long, and a thousand would be felt.
-const EXPIRED_PER_COMMIT: i64 = 32;
+const EXPIRED_PER_LOOK: i64 = 32;
 
 /// Entries looked at to find old ones, and how many of them go.
 const SAMPLE: i64 = 32;
@@ -19,17 +19,22 @@ const SWEPT: i64 = 256;
 /// Pages given back to the file system at a time: 1 MB, some 2 ms.
 const PAGES: i64 = 256;
 
-/// Removes expired entries, and evicts until the bounds hold: approximately the least recently
+/// Removes expired entries if it `looks` for them, and evicts until the bounds hold: approximately the least recently
 /// used ones, as Redis does it. Row numbers are hashes, so any stretch of them is a sample.
 pub(super) fn make_room(
-    on: &Transaction<'_>,
+    on: &Connection,
     terms: Terms,
     state: &mut State,
+    looks: bool,
 ) -> Result<(u64, u64)> {
-    let expired = remove_expired(on, terms.now, EXPIRED_PER_COMMIT, state)?;
+    let is_full =
+        |state: &State| state.bytes > terms.max_bytes || state.entries > terms.max_entries;
+    let mut expired = 0;
+    if looks || is_full(state) {
+        expired = remove_expired(on, terms.now, EXPIRED_PER_LOOK, state)?;
+    }
     let mut evicted = 0;
-    while state.entries > 0 && (state.bytes > terms.max_bytes || state.entries > terms.max_entries)
-    {
+    while state.entries > 0 && is_full(state) {
         let gone = evict_some(on, terms, state)?;
         if gone == 0 {
             break;
@@ -39,7 +44,7 @@ pub(super) fn make_room(
     Ok((evicted, expired))
 }
 
-fn remove_expired(on: &Transaction<'_>, now: i64, most: i64, state: &mut State) -> Result<u64> {
+fn remove_expired(on: &Connection, now: i64, most: i64, state: &mut State) -> Result<u64> {
     let mut due: Vec<(i64, i64, Option<i64>)> = Vec::new();
     {
         let mut statement = on.prepare_cached(
@@ -65,7 +70,7 @@ fn remove_expired(on: &Transaction<'_>, now: i64, most: i64, state: &mut State) 
     Ok(removed)
 }
 
-fn evict_some(on: &Transaction<'_>, terms: Terms, state: &mut State) -> Result<u64> {
+fn evict_some(on: &Connection, terms: Terms, state: &mut State) -> Result<u64> {
     let mut sample: Vec<(i64, i64, i64)> = Vec::with_capacity(SAMPLE as usize);
     let mut from = fresh_token();
     for _ in 0..2 {
@@ -124,7 +129,7 @@ impl Sweep {
     }
 
     /// One step; true when it is through.
-    pub(super) fn step(&mut self, on: &Transaction<'_>, state: &mut State) -> Result<bool> {
+    pub(super) fn step(&mut self, on: &Connection, state: &mut State) -> Result<bool> {
         let (mut seen, mut dead) = (0, Vec::new());
         {
             let mut statement = on.prepare_cached(
