@@ -36,6 +36,9 @@ pub(crate) fn duration(argument: &'static str, value: &Bound<'_, PyAny>) -> PyRe
     }
 }
 
+/// So much of a wrong value is shown.
+const LONGEST_SHOWN: usize = 80;
+
 /// Like [`duration`], but zero is allowed.
 pub(crate) fn duration_or_zero(
     argument: &'static str,
@@ -74,7 +77,12 @@ fn seconds_or_delta(
             type_name(value)
         )));
     }
-    let seconds: f64 = value.extract().map_err(|_| wrong())?;
+    let seconds: f64 = match value.extract() {
+        Ok(seconds) => seconds,
+        // An int that no float can hold.
+        Err(_) if value.gt(0)? => f64::INFINITY,
+        Err(_) => return Err(wrong()),
+    };
     if seconds.is_nan() || seconds < 0.0 {
         return Err(wrong());
     }
@@ -84,7 +92,11 @@ fn seconds_or_delta(
 }
 
 fn not_a_duration(argument: &str, value: &Bound<'_, PyAny>, expected: &str) -> PyErr {
-    let shown = value.repr().map_or_else(|_| "?".to_owned(), |repr| repr.to_string());
+    // Python writes thousands of digits of an int, and then refuses.
+    let mut shown = value.repr().map_or_else(|_| "a number without end".into(), |r| r.to_string());
+    if shown.chars().count() > LONGEST_SHOWN {
+        shown = shown.chars().take(LONGEST_SHOWN).chain(['…']).collect();
+    }
     PyValueError::new_err(format!("{argument}: expected a duration {expected}, got {shown}"))
 }
 

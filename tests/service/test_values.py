@@ -351,6 +351,8 @@ def test_plain_json_in_the_store_is_readable_by_others(sqlite: Open) -> None:
         ({"codec": "pickle", "hmac_key": 5}, TypeError, "hmac_key: expected bytes"),
         ({"hmac_key": KEY}, ValueError, "only codec="),
         ({"default_ttl": 0}, ValueError, "default_ttl: expected a duration above 0"),
+        ({"default_ttl": -(10**300)}, ValueError, "default_ttl: expected a duration .*0{60}…$"),
+        ({"default_ttl": -(10**5000)}, ValueError, "default_ttl: .* got a number without end"),
         ({"default_ttl": "1"}, TypeError, "default_ttl: expected seconds"),
         ({"near_bytes": 0}, ValueError, "near_bytes: expected at least 1"),
         ({"max_value_bytes": True}, TypeError, "max_value_bytes: expected an int"),
@@ -376,7 +378,9 @@ def test_wrong_arguments(arguments: Any, error: type[Exception], says: str) -> N
 @pytest.mark.parametrize("ever", [math.inf, 10**400, 10**5000], ids=["inf", "long", "longer"])
 def test_for_ever_as_a_number(tmp_path: Path, ever: float) -> None:
     url = f"sqlite://{tmp_path}/cache.db"
-    with CacheService(url, lease_seconds=ever) as cache:
+    with CacheService(url, lease_seconds=ever, default_ttl=ever) as cache:
+        assert cache.set_sync("ns", "set", 1, ttl=ever)
+        assert cache.get_sync("ns", "set") == 1
         assert cache.get_or_set_sync("ns", "k", lambda: 1, ttl=ever) == 1
         assert cache.namespace("ns", ttl=ever).get_sync("k") == 1
     with pytest.raises(ValueError, match=r"^busy_seconds: expected a finite duration"):
