@@ -114,6 +114,28 @@ def test_what_others_have_written_since_stays(redis: Server) -> None:
     in_time(lambda _: empty(redis, asyncio.run(main())))
 
 
+@pytest.mark.parametrize("what", ["key", "namespace", "tag"])
+def test_a_full_redis_is_told_as_well(redis: Server, what: str) -> None:
+    async def main() -> None:
+        async with opened(redis) as (cut, other, reader):
+            await write(other, "old")
+            await cut.off()
+            service = cut.service
+            match what:
+                case "key":
+                    assert not await service.delete("ns", "k")
+                case "namespace":
+                    assert not await service.invalidate_namespace("gone")
+                case "tag":
+                    assert not await service.invalidate_tag("t")
+            redis.command("CONFIG", "SET", "maxmemory", "1")
+            await cut.back()
+            left = await stored(reader)
+            assert left == [None if what == it else "old" for it in ("key", "namespace", "tag")]
+
+    asyncio.run(main())
+
+
 def empty(redis: Server, _: None) -> None:
     redis.command("FLUSHALL")
 

@@ -189,7 +189,8 @@ if name then
   if theirs - ARGV[5] > limit then limit = theirs end
   if limit > now then limit = now end
   if before ~= '' and tonumber(before) >= limit then return 1 end
-  redis.call('SET', KEYS[1], name .. '<' .. string.format('%.0f', limit), 'KEEPTTL')
+  local done = redis.pcall('SET', KEYS[1], name .. '<' .. string.format('%.0f', limit), 'KEEPTTL')
+  if type(done) == 'table' and done.err then redis.call('DEL', KEYS[1]) end
 else
   redis.call('DEL', KEYS[1])
 end

@@ -353,13 +353,15 @@ impl<'a> Writer<'a> {
         Ok(Reply::Was(alive))
     }
 
-    /// Whether the value at a place was committed after `since`, as far as the log of changes goes.
+    /// Whether the value at a place was committed after `since`; no, if that is from before the log of
+    /// changes.
     fn is_younger(&self, place: &Place, since: i64) -> Result<bool> {
         let committed: Option<i64> = self
             .on
             .prepare_cached(
                 "SELECT changes.at FROM entries JOIN changes ON changes.seq >= entries.seq
                  WHERE entries.id = ?1 AND entries.ns = ?2 AND entries.key = ?3
+                     AND entries.seq > (SELECT dropped FROM state)
                  ORDER BY changes.seq LIMIT 1",
             )?
             .query_row((row_of(place), &*place.ns, &*place.key), |row| row.get(0))

@@ -17,6 +17,7 @@ use crate::runtime::notices::Notices;
 use crate::runtime::place::Place;
 use crate::runtime::tier::{Done, Lease, Outcome, Parcel, Reply, Request, Tier, TierError};
 
+mod debts;
 mod expiry;
 mod files;
 
