@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from typing import Any, cast
 
-from child import promised, run
+import pytest
+from child import promised, run, times
 from redis_servers import Server, connected, needs_redis, server, until
 from waiting import eventually, in_time
 
@@ -277,6 +280,79 @@ def test_a_cancelled_or_abandoned_request_leaves_the_line_usable(redis: Server) 
         assert stats(service)["errors"] == 0
 
 
+class Forward:
+    """One address for one server after the other."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.sockets = [self.listener]
+        self.threads = [threading.Thread(target=self.accept)]
+        self.threads[0].start()
+
+    def accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                one, _ = self.listener.accept()
+                other = socket.create_connection(("127.0.0.1", self.target))
+                self.sockets += [one, other]
+                for ends in ((one, other), (other, one)):
+                    self.threads.append(threading.Thread(target=self.pump, args=ends))
+                    self.threads[-1].start()
+
+    def close(self) -> None:
+        for one in self.sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self.threads:
+            thread.join()
+        for one in self.sockets:
+            one.close()
+
+    @staticmethod
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+def test_nothing_is_read_from_a_server_that_is_no_longer_the_master() -> None:
+    async def main(first: Server, second: Server, forward: Forward) -> None:
+        url = f"redis://127.0.0.1:{forward.port}/0"
+        async with (
+            CacheService(url, near_bytes=1, timeout_seconds=5) as service,
+            CacheService(url, timeout_seconds=5) as near,
+        ):
+            assert await service.set("ns", "k", "old")
+            await ready(service)
+            await connected(near)
+            assert await near.get("ns", "k") == "old"
+            second.command("REPLICAOF", "127.0.0.1", first.port)
+            await until(lambda: b"link_status:up" in second.command("INFO", "replication"), 60)
+            second.command("REPLICAOF", "NO", "ONE")
+            forward.target = second.port
+            # It stays, and its connections with it, but hears nothing of the new master.
+            first.command("REPLICAOF", "127.0.0.1", "1")
+            await until(lambda: service.set("ns", "k", "new"))
+            for _ in range(50):
+                assert await service.get("ns", "k") == "new"
+            # Who only reads is told by nobody; who writes learns of it.
+            await until(lambda: near.set("ns", "other", 1))
+            await until(lambda: near.get_sync("ns", "k") == "new")
+            await connected(near)
+            assert await service.set("ns", "k", "newer")
+            await until(lambda: near.get_sync("ns", "k") == "newer")
+
+    with server() as first, server() as second:
+        forward = Forward(first.port)
+        with contextlib.closing(forward):
+            asyncio.run(main(first, second, forward))
+
+
 def test_a_user_a_database_and_a_bound_of_connections() -> None:
     with server("--requirepass", "secret") as redis:
 
@@ -336,6 +412,54 @@ def test_it_is_not_inherited(redis: Server) -> None:
         """
     )
     assert done.stdout.split() == ["done"], done.stderr
+
+
+@pytest.mark.hostile
+def test_a_close_in_the_middle_leaves_nobody_waiting(redis: Server) -> None:
+    done = run(
+        f"""
+        import asyncio, random, threading, time
+        from ferrogate import CacheService
+
+        CacheService({redis.url!r}).set_sync("ns", "k", "value")
+        wrong = []
+        for number in range({times(100, 5000)}):
+            service = CacheService({redis.url!r}, near_bytes=1, timeout_seconds=5)
+            while not service.get_stats()["direct_requests"]:
+                service.get_sync("ns", "k")
+
+            def blocked():
+                try:
+                    while True:
+                        found = service.get_sync("ns", "k")
+                        if found != "value":
+                            wrong.append(found)
+                except RuntimeError:
+                    pass
+
+            async def awaited():
+                try:
+                    while True:
+                        found = await service.get("ns", "k")
+                        if found != "value":
+                            wrong.append(found)
+                except RuntimeError:
+                    pass
+
+            threads = [threading.Thread(target=blocked) for _ in range(number % 3)]
+            for _ in range(1 + number % 2):
+                threads.append(threading.Thread(target=lambda: asyncio.run(awaited())))
+            for thread in threads:
+                thread.start()
+            time.sleep(random.random() * 0.01)
+            service.close_sync()
+            for thread in threads:
+                thread.join()
+        print("done", wrong)
+        """,
+        timeout=60 + 0.2 * times(100, 5000),
+    )
+    assert done.stdout.split() == ["done", "[]"], str(done)
 
 
 def test_a_signal_gets_through_to_a_blocked_thread(redis: Server) -> None:

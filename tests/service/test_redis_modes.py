@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -170,6 +171,35 @@ def test_a_node_of_a_cluster_that_is_away_costs_only_its_values(nodes: list[Serv
                 return [await a.get(ns, k) for k in gone] == gone
 
             await until(all_there)
+
+    asyncio.run(main())
+
+
+def test_a_node_of_a_cluster_that_refuses_costs_only_its_values(nodes: list[Server]) -> None:
+    def by(node: Server, names: str, count: int) -> list[str]:
+        """Keys whose `names` with them are on a node."""
+        keys = (f"k{n}" for n in range(3000))
+        found = (k for k in keys if not node.command("EXISTS", names % k).startswith(b"-MOVED"))
+        return list(itertools.islice(found, count))
+
+    async def main() -> None:
+        # Its generation is needed for each of its keys.
+        ns = by(nodes[0], "ferrogate:ns:%s", 1)[0]
+        good, bad = (by(node, f"ferrogate:{{{ns}:%s}}", 10) for node in (nodes[1], nodes[2]))
+        async with CacheService(cluster_url(nodes), timeout_seconds=5) as service:
+            await connected(service)
+            assert await service.set(ns, good[0], 0)
+            nodes[2].command("CONFIG", "SET", "min-replicas-to-write", "1")
+            try:
+                for number in range(8):
+                    assert not await service.set(ns, bad[number], number)
+                    assert await service.set(ns, good[number], number)
+                stats = service.get_stats()
+                assert (stats["available"], stats["skipped"], stats["errors"]) == (True, 0, 8)
+            finally:
+                nodes[2].command("CONFIG", "SET", "min-replicas-to-write", "0")
+            await until(lambda: service.set(ns, bad[0], "again"))
+            await until(lambda: service.get_stats()["owed"] == 0)
 
     asyncio.run(main())
 

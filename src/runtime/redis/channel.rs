@@ -67,6 +67,7 @@ pub(super) async fn listen(shared: Arc<Shared>, mut stage: watch::Receiver<Stage
             () = hear(&ear, turn) => {}
             _ = stage.changed() => {}
         }
+        shared.hang_up();
         if shared.listening.swap(false, Ordering::AcqRel) {
             shared.generations.trust(false);
             shared.figures.losses.fetch_add(1, Ordering::Relaxed);
@@ -183,6 +184,7 @@ async fn hear(ear: &Arc<Ear>, turn: usize) {
         let begun = shared.now();
         tokio::select! {
             () = ear.lost.notified() => return,
+            () = shared.unfit.notified() => return,
             () = sleep(BEAT) => {}
         }
         if shared.now().saturating_sub(begun) > TRUST {

@@ -58,6 +58,9 @@ pub(super) async fn drive(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>
     let most = shared.config.max_connections.saturating_sub(others).max(1);
     let depth = if shared.is_cluster() { CLUSTER_DEPTH } else { DEPTH };
     loop {
+        if shared.left.swap(false, Ordering::AcqRel) {
+            pool.clear();
+        }
         pool.retain(|one| !one.broken.load(Ordering::Acquire));
         let connections = shared.nodes.as_ref().map_or(pool.len(), |nodes| nodes.connections());
         shared.figures.connections.store(connections as u64, Ordering::Relaxed);
@@ -218,9 +221,13 @@ async fn batch(
                 Some(Refusal::Full(why)) => shared.fail(job, &TierError::Full(why)),
                 Some(Refusal::Unfit(why)) => {
                     broken.store(true, Ordering::Release);
+                    shared.leave_server();
                     shared.fail(job, &TierError::Away(why));
                 }
                 Some(Refusal::Part(why)) => shared.fail(job, &TierError::Part(why)),
+                Some(Refusal::Node(why)) => {
+                    shared.fail(job, &shared.partly(&TierError::Away(why)));
+                }
                 Some(Refusal::Other(why)) => shared.fail(job, &TierError::Away(why)),
             }
         }
@@ -300,6 +307,8 @@ struct Pending {
 fn give_up(shared: &Shared, pending: Vec<Pending>, broken: &AtomicBool, error: &TierError) {
     // What is on its way on it would be answered to the next one.
     broken.store(true, Ordering::Release);
+    // Another server may have taken over.
+    shared.hang_up();
     let mut again = Vec::new();
     for Pending { job, lease, .. } in pending {
         if let Some((token, name)) = lease {
@@ -328,6 +337,8 @@ pub(super) enum Refusal {
     Unfit(String),
     /// Nobody has this key; others may be there.
     Part(String),
+    /// This server cannot do it just now; of a Cluster, others may.
+    Node(String),
     Other(String),
 }
 
@@ -347,6 +358,7 @@ fn refusal(error: &ServerError) -> Option<Refusal> {
         "OOM" => Some(Refusal::Full(why())),
         "CLUSTERDOWN" if why().contains("not served") => Some(Refusal::Part(why())),
         "READONLY" | "MASTERDOWN" | "NOAUTH" | "UNBLOCKED" => Some(Refusal::Unfit(why())),
+        "TRYAGAIN" | "NOREPLICAS" | "LOADING" | "MISCONF" | "BUSY" => Some(Refusal::Node(why())),
         _ => Some(Refusal::Other(why())),
     }
 }

@@ -147,6 +147,10 @@ impl Shared {
     fn by_the_driver(&self, job: Job) {
         self.put_back(vec![job]);
         self.wake.notify_one();
+        // The service may have been closed in between: nobody else would end it then.
+        if let Some(me) = self.me.upgrade() {
+            me.ensure_running();
+        }
     }
 
     /// Reads what there is, and goes on from there.

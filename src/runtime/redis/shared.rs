@@ -137,6 +137,9 @@ pub(super) struct Shared {
     /// Whether the driver has no request under way.
     pub(super) idle: AtomicBool,
     pub(super) line: Line,
+    /// The server is no longer the one to talk to, as the driver and the channel are told.
+    pub(super) left: AtomicBool,
+    pub(super) unfit: Notify,
     /// Rings when `listened` becomes true.
     pub(super) gate: Notify,
     /// Whether what is on its way is to be given up, for a fork; rings when it is.
@@ -188,6 +191,8 @@ impl Shared {
             wake: Notify::new(),
             idle: AtomicBool::new(false),
             line: Line::default(),
+            left: AtomicBool::new(false),
+            unfit: Notify::new(),
             gate: Notify::new(),
             cutting: AtomicBool::new(false),
             cut: Notify::new(),
@@ -269,6 +274,16 @@ impl Shared {
     pub(super) fn job(&self, ask: Ask, done: Done) -> Job {
         let deadline = self.now().saturating_add(nanos_from_duration(self.config.servers.timeout));
         Job { ask, done, deadline, again: false }
+    }
+
+    /// Talks to whoever is there now: all connections, also those that would not notice, as they only
+    /// read or listen.
+    pub(super) fn leave_server(&self) {
+        if !self.is_cluster() {
+            self.left.store(true, Ordering::Release);
+            self.unfit.notify_one();
+            self.hang_up();
+        }
     }
 
     /// Queues a request.
