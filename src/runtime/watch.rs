@@ -60,9 +60,10 @@ impl Watch {
     }
 
     /// Leaves it to others.
-    pub fn remove(&self, what: impl AsFd) {
+    pub fn remove(&self, what: impl AsFd, source: &Weak<dyn Source>) {
         // It is not there any more if it was closed.
         let _ = epoll::delete(&self.epoll, what);
+        self.sources.lock().retain(|known| !known.ptr_eq(source));
     }
 
     /// Has all sources read. Called attached, by the loop that watches.

@@ -67,7 +67,9 @@ pub(super) async fn listen(shared: Arc<Shared>, mut stage: watch::Receiver<Stage
             () = hear(&ear, turn) => {}
             _ = stage.changed() => {}
         }
-        shared.hang_up();
+        if *stage.borrow() == Stage::Run {
+            shared.hang_up();
+        }
         if shared.listening.swap(false, Ordering::AcqRel) {
             shared.generations.trust(false);
             shared.figures.losses.fetch_add(1, Ordering::Relaxed);

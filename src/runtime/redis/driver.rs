@@ -38,6 +38,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 struct Connection {
     wire: Wire,
+    /// Which server of those one after the other it was opened to.
+    server: u64,
     broken: Arc<AtomicBool>,
     busy: Arc<()>,
 }
@@ -58,9 +60,8 @@ pub(super) async fn drive(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>
     let most = shared.config.max_connections.saturating_sub(others).max(1);
     let depth = if shared.is_cluster() { CLUSTER_DEPTH } else { DEPTH };
     loop {
-        if shared.left.swap(false, Ordering::AcqRel) {
-            pool.clear();
-        }
+        let servers = shared.servers.load(Ordering::Acquire);
+        pool.retain(|one| one.server == servers);
         pool.retain(|one| !one.broken.load(Ordering::Acquire));
         let connections = shared.nodes.as_ref().map_or(pool.len(), |nodes| nodes.connections());
         shared.figures.connections.store(connections as u64, Ordering::Relaxed);
@@ -82,7 +83,7 @@ pub(super) async fn drive(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>
             biased;
             Some(()) = batches.next(), if !batches.is_empty() => {}
             Some(opened) = connecting.next(), if !connecting.is_empty() => match opened {
-                Ok(wire) => pool.push(new(wire)),
+                Ok(one) => pool.push(one),
                 // It takes its time: those who came later may have more.
                 Err(TierError::Late) if pool.is_empty() => {
                     shared.expire(shared.now(), &TierError::Late);
@@ -122,11 +123,8 @@ pub(super) async fn drive(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>
     }
 }
 
-fn new(wire: Wire) -> Connection {
-    Connection { wire, broken: Arc::default(), busy: Arc::default() }
-}
-
-async fn connect(shared: &Shared) -> Result<Wire, TierError> {
+async fn connect(shared: &Shared) -> Result<Connection, TierError> {
+    let server = shared.servers.load(Ordering::Acquire);
     let turn = shared.figures.connects.fetch_add(1, Ordering::Relaxed) as usize;
     let servers = &shared.config.servers;
     let opening = async {
@@ -136,7 +134,9 @@ async fn connect(shared: &Shared) -> Result<Wire, TierError> {
         }
     };
     match timeout(servers.timeout, opening).await {
-        Ok(Ok(wire)) => Ok(wire),
+        Ok(Ok(wire)) => {
+            Ok(Connection { wire, server, broken: Arc::default(), busy: Arc::default() })
+        }
         Ok(Err(error)) => {
             tokio::time::sleep(PAUSE).await;
             Err(error)
@@ -307,8 +307,10 @@ struct Pending {
 fn give_up(shared: &Shared, pending: Vec<Pending>, broken: &AtomicBool, error: &TierError) {
     // What is on its way on it would be answered to the next one.
     broken.store(true, Ordering::Release);
-    // Another server may have taken over.
-    shared.hang_up();
+    if !shared.closed.load(Ordering::Acquire) {
+        // Another server may have taken over.
+        shared.hang_up();
+    }
     let mut again = Vec::new();
     for Pending { job, lease, .. } in pending {
         if let Some((token, name)) = lease {

@@ -9,6 +9,7 @@
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::Duration;
 
 use redis::Value;
@@ -50,16 +51,19 @@ struct State {
     phone: Option<Phone>,
     /// Somebody could have used it.
     wanted: bool,
+    /// How often it was hung up.
+    hung_up: u64,
     /// The task knows that there may be a call.
     guarded: bool,
 }
 
 impl Line {
-    /// Whether a thread that is blocked is to read from it.
+    /// What this thread is to read from, as nobody else does.
     fn unwatched(&self) -> Option<Arc<TcpStream>> {
         let state = self.state.lock();
-        let phone = state.phone.as_ref().filter(|phone| phone.call.is_some())?;
-        (phone.watch.strong_count() == 0).then(|| Arc::clone(&phone.socket))
+        let phone = state.phone.as_ref()?;
+        let ours = phone.call.as_ref()?.by == thread::current().id();
+        (ours && phone.watch.strong_count() == 0).then(|| Arc::clone(&phone.socket))
     }
 
     fn wake_guard(&self, guarded: bool) {
@@ -102,43 +106,51 @@ impl Shared {
         }
     }
 
-    /// Reserves the line for a request, if that would be alone.
-    pub(super) fn take_line(&self, request: &Request) -> bool {
-        self.is_alone(request)
-            && match &mut self.line.state.lock().phone {
-                Some(phone) => !std::mem::replace(&mut phone.taken, true),
-                None => false,
-            }
+    /// Reserves the line for a request, if that would be alone; its number.
+    pub(super) fn take_line(&self, request: &Request) -> Option<u64> {
+        if !self.is_alone(request) {
+            return None;
+        }
+        let mut state = self.line.state.lock();
+        let phone = state.phone.as_mut().filter(|phone| !phone.taken)?;
+        phone.taken = true;
+        Some(phone.number)
     }
 
-    /// Asks over the line, which was taken for it. A thread without a `watch` is to
+    /// Asks over the line that was taken for it. A thread without a `watch` is to
     /// [`Shared::help`].
-    pub(super) fn ask_alone(&self, request: Request, done: Done, watch: Option<&Arc<Watch>>) {
+    pub(super) fn ask_alone(
+        &self,
+        number: u64,
+        request: Request,
+        done: Done,
+        watch: Option<&Arc<Watch>>,
+    ) {
         self.figures.direct.fetch_add(1, Ordering::Relaxed);
         let plan = plan(self, &request);
         let job = self.job(Ask::Request(request), done);
-        self.say(job, plan, &watch.map_or(Reader::Thread, Reader::Loop));
+        self.say(number, job, plan, &watch.map_or(Reader::Thread, Reader::Loop));
     }
 
-    /// Writes a plan's commands; the phone is taken.
-    fn say(&self, job: Job, plan: Plan, reader: &Reader<'_>) {
+    /// Writes a plan's commands to the phone that was taken; if that is not there any more, they go
+    /// through the driver.
+    fn say(&self, number: u64, job: Job, plan: Plan, reader: &Reader<'_>) {
         let mut bytes = Vec::with_capacity(256);
         plan.commands.iter().for_each(|command| command.write_packed_command(&mut bytes));
         let source: Weak<dyn Source> = self.me.clone();
         let mut state = self.line.state.lock();
-        let written = state
-            .phone
-            .as_mut()
-            .is_some_and(|phone| phone.watched_by(reader, &source) && phone.write(&bytes));
-        if !written {
+        let Some(phone) = state.phone.as_mut().filter(|phone| phone.number == number) else {
+            drop(state);
+            return self.by_the_driver(job);
+        };
+        if !phone.watched_by(reader, &source) || !phone.write(&bytes) {
             let broken = state.phone.take();
             drop(state);
             drop(broken);
             return self.by_the_driver(job);
         }
-        if let Some(phone) = &mut state.phone {
-            phone.call = Some(Call { job, replies: plan.commands.len(), then: plan.then });
-        }
+        let (replies, by) = (plan.commands.len(), thread::current().id());
+        phone.call = Some(Call { job, replies, by, then: plan.then });
         let guarded = std::mem::replace(&mut state.guarded, true);
         drop(state);
         self.line.wake_guard(guarded);
@@ -160,10 +172,10 @@ impl Shared {
         match phone.listen() {
             Heard::Part => {}
             Heard::All(values) => {
-                let call = phone.call.take();
+                let (call, number) = (phone.call.take(), phone.number);
                 drop(state);
                 if let Some(call) = call {
-                    self.go_on(call, values);
+                    self.go_on(number, call, values);
                 }
             }
             Heard::Over => {
@@ -173,7 +185,7 @@ impl Shared {
         }
     }
 
-    fn go_on(&self, call: Call, values: Vec<Value>) {
+    fn go_on(&self, number: u64, call: Call, values: Vec<Value>) {
         let Call { job, then, .. } = call;
         if refused(&values).is_some() {
             // The driver knows what to do about it.
@@ -183,12 +195,14 @@ impl Shared {
         answered(self);
         match then(self, tame(values)) {
             Next::Done(outcome) => {
-                if let Some(phone) = &mut self.line.state.lock().phone {
+                if let Some(phone) = &mut self.line.state.lock().phone
+                    && phone.number == number
+                {
                     phone.taken = false;
                 }
                 job.done.end(outcome);
             }
-            Next::More(plan) => self.say(job, plan, &Reader::Same),
+            Next::More(plan) => self.say(number, job, plan, &Reader::Same),
             Next::Park(..) => {
                 self.hang_up();
                 self.by_the_driver(job);
@@ -198,7 +212,10 @@ impl Shared {
 
     /// Closes the line; its request goes through the driver.
     pub(super) fn hang_up(&self) {
-        let phone = self.line.state.lock().phone.take();
+        let mut state = self.line.state.lock();
+        state.hung_up += 1;
+        let phone = state.phone.take();
+        drop(state);
         if let Some(job) = phone.and_then(Phone::hang_up) {
             self.by_the_driver(job);
         }
@@ -300,13 +317,17 @@ pub(super) async fn keep(shared: Arc<Shared>, mut stage: watch::Receiver<Stage>)
 
 async fn open(shared: &Shared) {
     let turn = shared.figures.connects.fetch_add(1, Ordering::Relaxed) as usize;
+    let hung_up = shared.line.state.lock().hung_up;
     let opened =
         timeout(shared.config.servers.timeout, connect(&shared.config.servers, turn)).await;
-    let phone = opened.ok().and_then(Result::ok).map(Phone::new);
+    let phone = opened.ok().and_then(Result::ok).map(|socket| Phone::new(socket, shared.count()));
     if phone.is_none() {
         sleep(PAUSE).await;
     }
     let mut state = shared.line.state.lock();
-    state.phone = phone;
+    // What was left in the meantime may be the server that it is connected to.
+    if state.hung_up == hung_up {
+        state.phone = phone;
+    }
     state.wanted = false;
 }

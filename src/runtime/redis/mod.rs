@@ -116,10 +116,9 @@ impl Tier for RedisTier {
     }
 
     fn submit_watched(&self, request: Request, done: Done, watch: &Arc<Watch>) {
-        if self.0.take_line(&request) {
-            self.0.ask_alone(request, done, Some(watch));
-        } else {
-            self.submit(request, done);
+        match self.0.take_line(&request) {
+            Some(number) => self.0.ask_alone(number, request, done, Some(watch)),
+            None => self.submit(request, done),
         }
     }
 
@@ -132,13 +131,12 @@ impl Tier for RedisTier {
     }
 
     fn submit_helped(&self, request: Request, done: Done) -> bool {
-        let alone = self.0.take_line(&request);
-        if alone {
-            self.0.ask_alone(request, done, None);
-        } else {
-            self.submit(request, done);
+        let line = self.0.take_line(&request);
+        match line {
+            Some(number) => self.0.ask_alone(number, request, done, None),
+            None => self.submit(request, done),
         }
-        alone
+        line.is_some()
     }
 
     fn help(&self) {

@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
+use std::thread::ThreadId;
 
 use redis::{ConnectionAddr, Parser, Pipeline, RedisError, RedisResult, Value, cmd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,6 +23,8 @@ const KEPT: usize = 64 << 10;
 /// One connection, with one request under way at most.
 pub(super) struct Phone {
     pub(super) socket: Arc<TcpStream>,
+    /// Tells it from those before and after it.
+    pub(super) number: u64,
     pub(super) taken: bool,
     pub(super) call: Option<Call>,
     heard: Vec<u8>,
@@ -33,6 +36,8 @@ pub(super) struct Phone {
 pub(super) struct Call {
     pub(super) job: Job,
     pub(super) replies: usize,
+    /// Who asked, to read itself if no loop does.
+    pub(super) by: ThreadId,
     pub(super) then: Then,
 }
 
@@ -51,9 +56,9 @@ pub(super) enum Heard {
 }
 
 impl Phone {
-    pub(super) fn new(socket: TcpStream) -> Self {
+    pub(super) fn new(socket: TcpStream, number: u64) -> Self {
         let socket = Arc::new(socket);
-        Self { socket, taken: false, call: None, heard: Vec::new(), watch: Weak::new() }
+        Self { socket, number, taken: false, call: None, heard: Vec::new(), watch: Weak::new() }
     }
 
     /// Hands the reading over; false if that fails.
@@ -67,7 +72,7 @@ impl Phone {
             return true;
         }
         if let Some(before) = self.watch.upgrade() {
-            before.remove(self.socket.as_fd());
+            before.remove(self.socket.as_fd(), source);
         }
         self.watch = watch;
         match reader {
@@ -107,6 +112,9 @@ impl Phone {
             // Nobody has asked for it.
             return if self.heard.is_empty() { Heard::Part } else { Heard::Over };
         };
+        if self.heard.len() < least(&self.heard) {
+            return Heard::Part;
+        }
         match parse(&self.heard, call.replies) {
             Ok(Some(values)) => {
                 self.heard.clear();
@@ -117,6 +125,23 @@ impl Phone {
             Err(_) => Heard::Over,
         }
     }
+}
+
+/// How many bytes there have to be at least, as far as the first ones tell: a large value is not
+/// to be parsed again with each part of it that comes.
+fn least(bytes: &[u8]) -> usize {
+    let line = |from: usize| {
+        let rest = bytes.get(from..)?;
+        let length = rest.windows(2).take(24).position(|end| end == b"\r\n")?;
+        Some((&rest[..length], from + length + 2))
+    };
+    // `*2`, and the length of the value.
+    let value = line(0).filter(|(array, _)| array.starts_with(b"*")).and_then(|(_, at)| line(at));
+    let length = value.and_then(|(header, at)| {
+        let digits = std::str::from_utf8(header.strip_prefix(b"$")?).ok()?;
+        Some(at.saturating_add(digits.parse::<usize>().ok()?))
+    });
+    length.unwrap_or(0)
 }
 
 /// So many replies; `None` if they are not all there.
@@ -165,5 +190,27 @@ pub(super) async fn connect(servers: &Servers, turn: usize) -> RedisResult<TcpSt
             }
             return Ok(socket.into_std()?);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_reply_is_parsed_once_it_is_there() {
+        let whole = [b"*2\r\n$300000\r\n".to_vec(), vec![b'x'; 300_000], b"\r\n".to_vec()].concat();
+        for length in [0, 1, 3, 4, 5, 8] {
+            assert_eq!(least(&whole[..length]), 0);
+        }
+        assert_eq!(least(&whole[..20]), 13 + 300_000);
+        for other in
+            [&b"$-1\r\n"[..], b"*2\r\n$-1\r\n$-1\r\n", b":1\r\n", b"-ERR no\r\n", b"*2\r\n$"]
+        {
+            assert_eq!(least(other), 0);
+        }
+        assert!(matches!(parse(&whole, 1), Ok(None)));
+        let all = [&whole[..], b"$1\r\ng\r\n:-1\r\n"].concat();
+        assert_eq!(parse(&all, 2).unwrap().unwrap().len(), 2);
     }
 }

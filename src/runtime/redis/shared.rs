@@ -137,8 +137,8 @@ pub(super) struct Shared {
     /// Whether the driver has no request under way.
     pub(super) idle: AtomicBool,
     pub(super) line: Line,
-    /// The server is no longer the one to talk to, as the driver and the channel are told.
-    pub(super) left: AtomicBool,
+    /// How often the server was no longer the one to talk to, and what the channel is told of it by.
+    pub(super) servers: AtomicU64,
     pub(super) unfit: Notify,
     /// Rings when `listened` becomes true.
     pub(super) gate: Notify,
@@ -191,7 +191,7 @@ impl Shared {
             wake: Notify::new(),
             idle: AtomicBool::new(false),
             line: Line::default(),
-            left: AtomicBool::new(false),
+            servers: AtomicU64::new(0),
             unfit: Notify::new(),
             gate: Notify::new(),
             cutting: AtomicBool::new(false),
@@ -280,7 +280,7 @@ impl Shared {
     /// read or listen.
     pub(super) fn leave_server(&self) {
         if !self.is_cluster() {
-            self.left.store(true, Ordering::Release);
+            self.servers.fetch_add(1, Ordering::AcqRel);
             self.unfit.notify_one();
             self.hang_up();
         }
