@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::debts;
-use super::plan::{Next, Plan, Then, discard, disown, plan, renew};
+use super::plan::{Next, Plan, Then, discard, disown, plan, renew, touch};
 use super::shared::{Ask, Job, Shared, Stage};
 use super::wire::Wire;
 use crate::core::clock::Nanos;
@@ -290,6 +290,7 @@ fn begin(shared: &Shared, job: Job) -> (Job, Plan) {
         Ask::Disown(token, name) => disown(shared, *token, name),
         Ask::Debt(debt) => debts::settle(shared, debt),
         Ask::Discard(name, stamp) => discard(shared, name, stamp),
+        Ask::Touch(name) => touch(name),
         Ask::Time => debts::look_at_the_clock(shared),
     };
     (job, plan)

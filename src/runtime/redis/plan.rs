@@ -104,8 +104,11 @@ fn get(shared: &Shared, place: &Place) -> Plan {
     if let Knowledge::Ask(_) = known {
         commands.push(ask(&space));
     }
-    // Else nobody but a set would read them, and they would be evicted first.
-    commands.extend(shared.generations.idle().iter().map(|name| touch(name)));
+    // Else nobody but a set would read them, and they would be evicted first. Apart from the value,
+    // which may be on another node, and may be read where this is not allowed.
+    for name in shared.generations.idle() {
+        shared.enqueue(Ask::Touch(name), Done::new(drop));
+    }
     Plan::new(commands, move |shared, values| {
         let mut values = values.into_iter();
         let (held, life) = (values.next(), values.next());
@@ -126,10 +129,11 @@ fn get(shared: &Shared, place: &Place) -> Plan {
     })
 }
 
-fn touch(name: &str) -> Cmd {
+/// Has a generation count as used.
+pub(super) fn touch(name: &str) -> Plan {
     let mut command = cmd("TOUCH");
     command.arg(name);
-    command
+    Plan::new(vec![command], |_, _| done(Reply::Done))
 }
 
 /// Removes a value that was found outdated, unless there is another one by now.

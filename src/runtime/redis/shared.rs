@@ -77,6 +77,8 @@ pub(super) enum Ask {
     Time,
     /// Removes a value that is outdated: its key, its generations.
     Discard(String, Vec<u8>),
+    /// Has a generation count as used.
+    Touch(String),
 }
 
 /// The tasks while they run.
