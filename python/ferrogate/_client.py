@@ -177,7 +177,8 @@ class CacheClient(CacheView):
         if ttl is None and os.environ.get(variable):
             ttl = seconds_or_never(variable, _number(variable))
         if url is None:
-            url = (_says("ENABLE_REDIS_CACHE") and os.environ.get("REDIS_URL")) or "memory://"
+            variable = "REDIS_URL"
+            url = (_says("ENABLE_REDIS_CACHE") and os.environ.get(variable)) or "memory://"
         url = url_of(url)
         if not _says("ENABLE_CACHING"):
             arguments.setdefault("enabled", False)
@@ -187,7 +188,13 @@ class CacheClient(CacheView):
             else:
                 # Too little for any value.
                 arguments.setdefault("near_bytes", 1)
-        super().__init__(cast(Any, _Tolerant(url, arguments)), namespace, ttl=ttl)
+        try:
+            store = _Tolerant(url, arguments)
+        except ValueError as error:
+            if variable == "REDIS_URL":
+                raise ValueError(str(error).replace("url:", "REDIS_URL:", 1)) from None
+            raise
+        super().__init__(cast(Any, store), namespace, ttl=ttl)
 
     @property
     def service(self) -> CacheService:

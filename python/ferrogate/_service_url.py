@@ -199,6 +199,8 @@ def _refuse_options(kind: str, options: dict[str, Any]) -> None:
 
 def shown(url: str) -> str:
     """Without the password that it may carry."""
+    if "@" in url and "://" not in url.partition("@")[0]:
+        return f"***@{url.rpartition('@')[2]}"
     parts = urlsplit(url)
     if parts.password is None:
         return url

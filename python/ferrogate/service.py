@@ -70,7 +70,8 @@ class CacheService(_core.CacheService):
         lease_seconds: so long a process that died keeps the others from loading instead; at
             least 0.1, for it has to be renewed while they load.
         name: shown in statistics, the log and ``repr``.
-        clock: a :class:`ferrogate.testing.ManualClock` in tests.
+        clock: a :class:`ferrogate.testing.ManualClock` in tests. What is in Redis expires by
+            Redis's own clock all the same.
         enabled: ``False`` makes it store nothing and still count.
         options: what a kind of store has beside. A file has ``max_bytes`` (1 GiB) and
             ``max_entries`` (1,000,000), both kept by eviction; ``readers`` (2, up to 64),

@@ -48,6 +48,15 @@ pub struct Outages {
     kinds: [Mutex<Outage>; 2],
     /// It has no room for values; it still answers, and can forget some.
     full: AtomicBool,
+    /// Why the last request failed.
+    reason: Mutex<Option<String>>,
+}
+
+fn why_of(error: &TierError) -> &str {
+    match error {
+        TierError::Away(why) => why,
+        _ => "no answer in time",
+    }
 }
 
 impl Outages {
@@ -84,6 +93,7 @@ impl Outages {
         let mut outage = self.kinds[kind as usize].lock();
         outage.late = matches!(error, TierError::Late).then_some(now);
         outage.failures = outage.failures.saturating_add(1);
+        *self.reason.lock() = Some(why_of(error).to_owned());
         if outage.failures < FAILURES {
             return None;
         }
@@ -91,14 +101,25 @@ impl Outages {
         outage.pause = if first { FIRST_PAUSE } else { (outage.pause * 2).min(LONGEST_PAUSE) };
         outage.until = now.saturating_add(outage.pause);
         drop(outage);
-        let why = match error {
-            TierError::Away(why) => why.as_str(),
-            _ => "no answer in time",
-        };
+        let why = why_of(error);
         first.then(|| match kind {
             Kind::Read => format!("the store cannot be read, near cache only: {why}"),
             Kind::Write => format!("the store cannot be written to: {why}"),
         })
+    }
+
+    /// Why the last request failed that did.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        self.reason.lock().clone()
+    }
+
+    /// The store was heard of by another way: it can be read again, and whether it can be written to
+    /// may be tried at once; what is to be logged of that.
+    #[must_use]
+    pub fn heard(&self) -> Option<String> {
+        self.kinds[Kind::Write as usize].lock().until = 0;
+        self.recovered(Kind::Read)
     }
 
     /// A request was answered; what is to be logged of that.

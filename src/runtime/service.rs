@@ -55,7 +55,7 @@ pub struct Service {
     tier: Option<Arc<dyn Tier>>,
     clock: Clock,
     counts: Counts,
-    outages: Outages,
+    outages: Arc<Outages>,
     owed: Arc<Owed>,
     notices: Arc<Notices>,
 }
@@ -77,8 +77,9 @@ impl Service {
         clock: Clock,
         notices: Arc<Notices>,
         owed: Arc<Owed>,
+        outages: Arc<Outages>,
     ) -> Arc<Self> {
-        let (counts, outages) = (Counts::default(), Outages::default());
+        let counts = Counts::default();
         Arc::new(Self { settings, near, tier, clock, counts, outages, owed, notices })
     }
 

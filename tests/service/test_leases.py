@@ -254,3 +254,43 @@ assert stored == [True] * 4, cache.get_stats()
         unlock()
         child.result()
     assert [sqlite().get_sync("ns", str(n)) for n in range(4)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("store", ["sqlite", pytest.param("redis", marks=needs_redis)])
+def test_a_loop_that_is_closed_over_a_load_gives_its_lease_back(
+    store: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if store == "redis":
+        url = request.getfixturevalue("redis").url
+    else:
+        url = f"sqlite://{tmp_path}/cache.db"
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        with CacheService(url, lease_seconds=LEASE) as service, CacheService(url) as other:
+            assert service.set_sync("ns", "ready", 1)
+            for asks_first in (other, service):
+                tasks = []
+
+                async def begin() -> None:
+                    loading = asyncio.Event()
+
+                    async def load() -> int:
+                        loading.set()
+                        return await never()
+
+                    tasks.append(asyncio.ensure_future(service.get_or_set("ns", "k", load)))  # noqa: B023
+                    await loading.wait()
+
+                loop = asyncio.new_event_loop()
+                loop.run_until_complete(begin())
+                assert not is_free(other, "k")
+                loop.close()
+                # The collector has not found the task, and does not have to.
+                assert asks_first.get_or_set_sync("ns", "k", lambda: "loaded") == "loaded"
+                assert service.delete_sync("ns", "k")
+                for task in tasks:
+                    task._log_destroy_pending = False
+    finally:
+        if collects:
+            gc.enable()

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 from child import promised
 from redis_servers import Server, connected, heard, needs_redis, server, until
+from waiting import in_time
 
 from ferrogate import CacheClient, CacheService, CacheUnavailable
 
@@ -405,3 +406,28 @@ def test_a_password_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
 
     with server("--requirepass", "sécret") as one:
         asyncio.run(main(one.port))
+
+
+def test_what_was_near_is_read_at_once_when_redis_is_back(redis: Server) -> None:
+    async def main() -> None:
+        async with CacheService(redis.url, timeout_seconds=0.25) as service:
+            await connected(service)
+            for number in range(20):
+                await until(lambda n=number: service.set("ns", n, n))
+            redis.stop()
+            try:
+                # Until reading is given up for a while, and the channel, too.
+                await until(lambda: not service.get_stats()["listening"])
+                for _ in range(6):
+                    assert await service.get("ns", "other") is None
+                assert not service.get_stats()["available"]
+                flushes = service.get_stats()["near_flushes"]
+            finally:
+                redis.go_on()
+            while service.get_stats()["near_flushes"] == flushes:
+                assert await service.get("ns", 7) == 7
+                await asyncio.sleep(0)
+            # Forgotten here, as others may have changed it, and read again.
+            assert await service.get("ns", 7) == 7
+
+    in_time(lambda _: asyncio.run(main()))

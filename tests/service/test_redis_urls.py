@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from redis_servers import Server, needs_redis
 
-from ferrogate import CacheService
+from ferrogate import CacheClient, CacheService
 
 SECRET = "se3ret"
 
@@ -36,10 +36,21 @@ def test_refused_without_telling_the_password(url: str, says: str) -> None:
     assert SECRET not in str(refused.value)
 
 
+@pytest.mark.parametrize("url", ["user:%s@h:1", ":%s@h:1", "redis//:%s@h:1", "redis:%s@h", "%s@h"])
+def test_a_forgotten_scheme_tells_no_password_either(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^url: .*\*\*\*@h") as refused:
+        CacheService(url % SECRET)
+    assert SECRET not in str(refused.value)
+
+
 def test_what_the_environment_says_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_MAX_CONNECTIONS", "1")
     with pytest.raises(ValueError, match=r"^REDIS_MAX_CONNECTIONS: .* from 2 on"):
         CacheService("redis://prod")
+    monkeypatch.undo()
+    monkeypatch.setenv("REDIS_URL", "localhost:6379")
+    with pytest.raises(ValueError, match=r"^REDIS_URL: expected "):
+        CacheClient()
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"^prefix: "):
         CacheService("redis://prod", prefix="")

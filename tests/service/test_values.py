@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from child import SEED, times
+from child import SEED, patience, times
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from services import Open
@@ -298,6 +298,8 @@ def strict(text: bytes) -> Any:
     return value
 
 
+# The full count takes minutes.
+@pytest.mark.timeout(patience(900))
 def test_json_is_what_the_standard_library_says_or_a_miss(sqlite: Open) -> None:
     random = Random(SEED)
     bodies = [
@@ -316,6 +318,8 @@ def test_json_is_what_the_standard_library_says_or_a_miss(sqlite: Open) -> None:
     assert len(bodies) // 10 < readable < len(bodies)
 
 
+# The full count takes minutes.
+@pytest.mark.timeout(patience(900))
 def test_damaged_msgpack_is_a_value_or_a_miss(sqlite: Open) -> None:
     """There is no reference here: what is read has to be what writes the same bytes again."""
     random = Random(SEED)

@@ -5,7 +5,7 @@
 //! loop is closed, the bridge goes with everything that waited.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -14,6 +14,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
 
 use super::finish::Finish;
+use super::lease::{Hold, Lease};
 use crate::core::sync::Mutex;
 use crate::py::edge::edge;
 use crate::runtime::generation;
@@ -77,7 +78,69 @@ struct Pending {
 pub(crate) struct Bridge {
     mailbox: Arc<Mailbox<Answer>>,
     pending: Mutex<Pending>,
+    /// Leases in the hands of this loop's tasks: it may be closed over a load, whose task is then
+    /// only found by the collector, and nobody else would load in the meantime.
+    leases: Mutex<Vec<Weak<Hold>>>,
     generation: u64,
+}
+
+impl Bridge {
+    /// Ends one wait; the error is a signal that came in between.
+    fn settle(&self, py: Python<'_>, one: Waiting, answer: Answer) -> PyResult<()> {
+        let asyncio = Asyncio::get(py)?;
+        let future = one.future.bind(py);
+        let is_done =
+            || future.call_method0(asyncio.done.bind(py)).and_then(|done| done.is_truthy());
+        let mut signal = Ok(());
+        // A loop's own futures may be written in Python, where a signal comes in between.
+        for _ in 0..TRIES {
+            match is_done() {
+                Ok(true) => return signal,
+                Ok(false) => break,
+                Err(error) => signal = Err(error),
+            }
+        }
+        let leased = matches!(answer, Answer::Leased(_));
+        let (how, what) = match one.finish.finish(py, answer) {
+            Ok(value) => {
+                if leased && let Ok(lease) = value.bind(py).get_item(1) {
+                    lease.cast::<Lease>().map(|lease| self.watch_over(lease.get().hold())).ok();
+                }
+                (&asyncio.set_result, value)
+            }
+            Err(error) => (&asyncio.set_exception, error.into_value(py).into_any()),
+        };
+        for _ in 0..TRIES {
+            match future.call_method1(how.bind(py), (&what,)) {
+                Err(error) if !error.is_instance_of::<PyException>(py) => {
+                    signal = Err(error);
+                    if matches!(is_done(), Ok(true)) {
+                        break;
+                    }
+                }
+                _ => break,
+            }
+        }
+        signal
+    }
+
+    fn watch_over(&self, lease: Weak<Hold>) {
+        let mut leases = self.leases.lock();
+        if leases.len().is_power_of_two() {
+            leases.retain(|hold| hold.strong_count() > 0);
+        }
+        leases.push(lease);
+    }
+}
+
+impl Drop for Bridge {
+    /// With its loop.
+    fn drop(&mut self) {
+        for hold in std::mem::take(self.leases.get_mut()).iter().filter_map(Weak::upgrade) {
+            let granted = hold.lock().take();
+            drop(granted);
+        }
+    }
 }
 
 /// The bridges by the addresses of their loops. A bridge that lives has its loop alive.
@@ -101,7 +164,9 @@ fn bridge_of<'py>(event_loop: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Bridge>
     let mailbox = Mailbox::new()
         .map_err(|error| PyRuntimeError::new_err(format!("cannot wake the event loop: {error}")))?;
     let descriptor = mailbox.watch().descriptor();
-    let bridge = Bridge { mailbox: Arc::new(mailbox), pending: Mutex::default(), generation: now };
+    let mailbox = Arc::new(mailbox);
+    let (pending, leases) = (Mutex::default(), Mutex::default());
+    let bridge = Bridge { mailbox, pending, leases, generation: now };
     let bridge = Bound::new(py, bridge)?;
     let weak = PyWeakrefReference::new(&bridge)?.unbind();
     let add_reader = Asyncio::get(py)?.add_reader.bind(py);
@@ -174,7 +239,7 @@ impl Bridge {
             }
             let mut signal = Ok(());
             for (one, answer) in settled {
-                signal = signal.and(settle(py, one, answer));
+                signal = signal.and(self.settle(py, one, answer));
             }
             signal
         })
@@ -193,36 +258,4 @@ impl Bridge {
         let pending = std::mem::take(&mut self.pending.lock().waiting);
         drop(pending);
     }
-}
-
-/// Ends one wait; the error is a signal that came in between.
-fn settle(py: Python<'_>, one: Waiting, answer: Answer) -> PyResult<()> {
-    let asyncio = Asyncio::get(py)?;
-    let future = one.future.bind(py);
-    let is_done = || future.call_method0(asyncio.done.bind(py)).and_then(|done| done.is_truthy());
-    let mut signal = Ok(());
-    // A loop's own futures may be written in Python, where a signal comes in between.
-    for _ in 0..TRIES {
-        match is_done() {
-            Ok(true) => return signal,
-            Ok(false) => break,
-            Err(error) => signal = Err(error),
-        }
-    }
-    let (how, what) = match one.finish.finish(py, answer) {
-        Ok(value) => (&asyncio.set_result, value),
-        Err(error) => (&asyncio.set_exception, error.into_value(py).into_any()),
-    };
-    for _ in 0..TRIES {
-        match future.call_method1(how.bind(py), (&what,)) {
-            Err(error) if !error.is_instance_of::<PyException>(py) => {
-                signal = Err(error);
-                if matches!(is_done(), Ok(true)) {
-                    break;
-                }
-            }
-            _ => break,
-        }
-    }
-    signal
 }

@@ -20,6 +20,7 @@ use crate::py::edge::edge;
 use crate::runtime::frame::Codec;
 use crate::runtime::near::{Cut, Near};
 use crate::runtime::notices::Notices;
+use crate::runtime::outage::Outages;
 use crate::runtime::owed::Owed;
 use crate::runtime::service::{Service, Settings};
 use crate::runtime::tier::Request;
@@ -67,18 +68,19 @@ impl CacheService {
             };
             let clock = self::clock(clock)?;
             let (notices, owed) = (Arc::<Notices>::default(), Arc::<Owed>::default());
+            let outages = Arc::<Outages>::default();
             let near = Arc::new(Near::new(near_bytes, clock.clone()));
             let enabled = enabled && !globally_disabled();
             let tier = match tier {
                 Some(options) if enabled => {
-                    Some(open_tier(options, &near, &clock, &notices, &owed)?)
+                    Some(open_tier(options, &near, &clock, &notices, &owed, &outages)?)
                 }
                 _ => None,
             };
             let settings = Settings { codec, max_value_bytes, threshold: compress_over, enabled };
             let default_ttl = optional_duration("default_ttl", default_ttl)?;
             Ok(Self {
-                core: Service::new(settings, near, tier, clock, notices, owed),
+                core: Service::new(settings, near, tier, clock, notices, owed, outages),
                 coder: Coder { codec, pickle },
                 strict,
                 name,

@@ -1,5 +1,7 @@
 //! The lease of a load, in the hands of whoever loads.
 
+use std::sync::{Arc, Weak};
+
 use pyo3::prelude::*;
 
 use crate::core::sync::Mutex;
@@ -10,11 +12,19 @@ use crate::runtime::tier;
 /// This process's permission to load. It goes back to the store by itself when nobody has it
 /// any more: also if the task that asked for it is cancelled in the very tick of the answer.
 #[pyclass(frozen, module = "ferrogate._core", name = "_Lease")]
-pub(crate) struct Lease(Mutex<Option<Granted>>);
+pub(crate) struct Lease(Arc<Hold>);
+
+/// A permission, until it is given back.
+pub(super) type Hold = Mutex<Option<Granted>>;
 
 impl Lease {
     pub(super) fn of(granted: Granted) -> Self {
-        Self(Mutex::new(Some(granted)))
+        Self(Arc::new(Mutex::new(Some(granted))))
+    }
+
+    /// For who may have to give it back in the loader's place.
+    pub(super) fn hold(&self) -> Weak<Hold> {
+        Arc::downgrade(&self.0)
     }
 
     /// The lease, if it is still held.

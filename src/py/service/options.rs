@@ -17,6 +17,7 @@ use crate::py::key::{Opaque, Walker, with_encoder};
 use crate::runtime::lifecycle::may_run;
 use crate::runtime::near::Near;
 use crate::runtime::notices::Notices;
+use crate::runtime::outage::Outages;
 use crate::runtime::owed::Owed;
 use crate::runtime::redis;
 use crate::runtime::sqlite::{self, OpenError};
@@ -114,6 +115,7 @@ pub(super) fn open_tier(
     clock: &Clock,
     notices: &Arc<Notices>,
     owed: &Arc<Owed>,
+    outages: &Arc<Outages>,
 ) -> PyResult<Arc<dyn Tier>> {
     let kind: String = option(options, "kind")?;
     match kind.as_str() {
@@ -127,17 +129,22 @@ pub(super) fn open_tier(
                 readers: option(options, "readers")?,
             };
             after_forks(options.py())?;
+            let path = config.path.display().to_string();
             let (near, notices, owed) = (Arc::clone(near), Arc::clone(notices), Arc::clone(owed));
             let tier = sqlite::SqliteTier::new(config, near, clock.clone(), notices, owed)
                 .map_err(|_| ended())?;
             options.py().detach(|| tier.open()).map_err(|error| match error {
                 OpenError::Unfit(why) => PyValueError::new_err(format!("url: {why}")),
-                other => PyOSError::new_err(format!("url: {}", other.text())),
+                other if other.text().contains(&path) => {
+                    PyOSError::new_err(format!("url: {}", other.text()))
+                }
+                other => PyOSError::new_err(format!("url: {path}: {}", other.text())),
             })?;
             Ok(Arc::new(tier))
         }
         "redis" => {
-            let tier = redis::RedisTier::new(redis_config(options)?, near, clock, notices, owed);
+            let config = redis_config(options)?;
+            let tier = redis::RedisTier::new(config, near, clock, notices, owed, outages);
             Ok(Arc::new(tier.map_err(|_| ended())?))
         }
         _ => Err(PyValueError::new_err(format!("url: no store of the kind {kind:?}"))),

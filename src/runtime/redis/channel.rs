@@ -164,6 +164,10 @@ async fn hear(ear: &Arc<Ear>, turn: usize) {
             return;
         }
     }
+    // It answers: what the near cache is about to lose can be read again.
+    if let Some(said) = shared.outages.heard() {
+        shared.notices.add(said);
+    }
     if shared.suspect.swap(false, Ordering::AcqRel) {
         shared.flush();
     }

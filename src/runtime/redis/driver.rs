@@ -416,7 +416,7 @@ mod tests {
         };
         let config = Config { servers, prefix: "f:".into(), max_connections: 2, lease: timeout };
         let near = Arc::new(Near::new(1, Clock::System));
-        Shared::new(config, near, &Clock::System, Arc::default(), Arc::default())
+        Shared::new(config, near, &Clock::System, Arc::default(), Arc::default(), Arc::default())
     }
 
     fn pending(ask: Request, deadline: Nanos, ended: &Arc<AtomicUsize>) -> Pending {

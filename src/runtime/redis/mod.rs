@@ -36,6 +36,7 @@ pub use wire::{Mode, Servers, Tls};
 use super::lifecycle::{Ended, Tenant, admit};
 use super::near::Near;
 use super::notices::Notices;
+use super::outage::Outages;
 use super::owed::{Debt, Moment, Owed};
 use super::tier::{Done, Part, Request, Tier, TierError};
 use super::watch::Watch;
@@ -68,9 +69,10 @@ impl RedisTier {
         clock: &Clock,
         notices: &Arc<Notices>,
         owed: &Arc<Owed>,
+        outages: &Arc<Outages>,
     ) -> Result<Self, Ended> {
         let (near, notices, owed) = (Arc::clone(near), Arc::clone(notices), Arc::clone(owed));
-        let shared = Shared::new(config, near, clock, notices, owed);
+        let shared = Shared::new(config, near, clock, notices, owed, Arc::clone(outages));
         let tenant: Arc<dyn Tenant> = shared.clone();
         admit(Arc::downgrade(&tenant))?;
         Ok(Self(shared))

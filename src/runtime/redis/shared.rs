@@ -30,6 +30,7 @@ use crate::core::sync::Mutex;
 use crate::runtime::lifecycle::{StartError, may_run, runtime};
 use crate::runtime::near::Near;
 use crate::runtime::notices::Notices;
+use crate::runtime::outage::Outages;
 use crate::runtime::owed::{Debt, Owed};
 use crate::runtime::queue::Bounds;
 use crate::runtime::tier::{Done, Lease, Request, TierError};
@@ -112,6 +113,8 @@ pub(super) struct Shared {
     pub(super) notices: Arc<Notices>,
     /// What Redis was to forget while it was away.
     pub(super) owed: Arc<Owed>,
+    /// When it is left alone.
+    pub(super) outages: Arc<Outages>,
     /// Of a Cluster.
     pub(super) nodes: Option<Arc<Nodes>>,
     pub(super) generations: Generations,
@@ -164,6 +167,7 @@ impl Shared {
         clock: &Clock,
         notices: Arc<Notices>,
         owed: Arc<Owed>,
+        outages: Arc<Outages>,
     ) -> Arc<Self> {
         let timeless = clock.is_manual();
         let nodes = (config.servers.mode == Mode::Cluster)
@@ -177,6 +181,7 @@ impl Shared {
             timeless,
             notices,
             owed,
+            outages,
             generations: Generations::default(),
             waits: Waits::default(),
             leases: Mutex::default(),
@@ -447,7 +452,8 @@ impl Shared {
         }
         let ended = self.stop(Stage::Drain, patience);
         if ended && let Some(said) = self.owed.give_up() {
-            self.notices.add(said);
+            let why = self.outages.reason().map(|why| format!(" ({why})")).unwrap_or_default();
+            self.notices.add(said + &why);
         }
         ended
     }
