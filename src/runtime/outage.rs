@@ -68,7 +68,8 @@ impl Outages {
         let mut outage = self.kinds[kind as usize].lock();
         if outage.failures >= FAILURES {
             if now < outage.until {
-                return Err(TierError::Away("left alone after repeated failures".into()));
+                let why = self.reason().unwrap_or_default();
+                return Err(TierError::Away(format!("left alone after repeated failures: {why}")));
             }
             // This one is the probe; the others wait for what becomes of it.
             outage.until = now.saturating_add(outage.pause);
