@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+from lone_requests import far
 from redis_servers import Server, connected, needs_redis, until
 
 from ferrogate import CacheService
 
 pytestmark = needs_redis
+
+
+@asynccontextmanager
+async def two(redis: Server) -> AsyncIterator[tuple[CacheService, CacheService]]:
+    """Two that have to ask Redis for each value."""
+    async with far(redis) as service, far(redis) as other:
+        await connected(service, other)
+        yield service, other
 
 
 def figure(redis: Server, name: str) -> int:
@@ -18,11 +29,7 @@ def figure(redis: Server, name: str) -> int:
 
 def test_the_generations_of_what_is_read_most_are_not_evicted_first(redis: Server) -> None:
     async def main() -> None:
-        async with (
-            CacheService(redis.url, timeout_seconds=5, near_bytes=1) as service,
-            CacheService(redis.url, timeout_seconds=5, near_bytes=1) as other,
-        ):
-            await connected(service, other)
+        async with two(redis) as (service, other):
             for number in range(20):
                 assert await service.set("hot", str(number), "x" * 200, tags=["t"])
 
@@ -60,11 +67,7 @@ def test_the_generations_of_what_is_read_most_are_not_evicted_first(redis: Serve
 
 def test_what_is_found_outdated_takes_no_more_room(redis: Server) -> None:
     async def main() -> None:
-        async with (
-            CacheService(redis.url, timeout_seconds=5, near_bytes=1) as service,
-            CacheService(redis.url, timeout_seconds=5, near_bytes=1) as other,
-        ):
-            await connected(service, other)
+        async with two(redis) as (service, other):
             for number in range(20):
                 assert await service.set("ns", str(number), number)
                 assert await service.set("other", str(number), number, tags=["t", f"u{number % 2}"])
@@ -89,11 +92,7 @@ def test_what_is_found_outdated_takes_no_more_room(redis: Server) -> None:
 
 def test_a_value_that_replaces_an_outdated_one_stays(redis: Server) -> None:
     async def main() -> None:
-        async with (
-            CacheService(redis.url, timeout_seconds=5, near_bytes=1) as service,
-            CacheService(redis.url, timeout_seconds=5, near_bytes=1) as other,
-        ):
-            await connected(service, other)
+        async with two(redis) as (service, other):
             for number in range(200):
                 assert await service.set("ns", "k", number)
                 assert await service.invalidate_namespace("ns")
