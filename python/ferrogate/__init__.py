@@ -28,6 +28,7 @@ from ferrogate.health import AlertThreshold, HealthMonitor
 from ferrogate.limiter import Decision, Limit, RateLimitConfig, RateLimiter, rate_limited
 from ferrogate.metrics import PerformanceMetrics
 from ferrogate.optimizer import ProductionOptimizer
+from ferrogate.outcome import Outcome
 from ferrogate.service import CacheService, CacheUnavailable
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "InternalError",
     "LRUCache",
     "Limit",
+    "Outcome",
     "PerformanceMetrics",
     "ProductionOptimizer",
     "RateLimitConfig",

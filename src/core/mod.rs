@@ -1,6 +1,6 @@
 //! The pure core: algorithms and state, without Python, I/O or a clock of its own.
 //!
-//! A component may use [`clock`], [`sync`], [`error`] and [`key`], never
+//! A component may use [`clock`], [`sync`], [`error`], [`key`], [`outcome`] and [`random`], never
 //! another component; composition happens above.
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ pub mod health;
 pub mod key;
 pub mod limiter;
 pub mod metrics;
+pub mod outcome;
 pub mod random;
 pub mod sync;
 
