@@ -20,10 +20,12 @@ from ferrogate.cache import (
 )
 from ferrogate.exceptions import (
     FerrogateError,
+    GuardTimeout,
     InternalError,
     RateLimitExceeded,
     StreamLagError,
 )
+from ferrogate.guard import Guard
 from ferrogate.health import AlertThreshold, HealthMonitor
 from ferrogate.limiter import Decision, Limit, RateLimitConfig, RateLimiter, rate_limited
 from ferrogate.metrics import PerformanceMetrics
@@ -43,6 +45,8 @@ __all__ = [
     "CacheView",
     "Decision",
     "FerrogateError",
+    "Guard",
+    "GuardTimeout",
     "HealthMonitor",
     "InternalError",
     "LRUCache",

@@ -2,7 +2,29 @@
 
 from ferrogate._core import FerrogateError, InternalError
 
-__all__ = ["FerrogateError", "InternalError", "RateLimitExceeded", "StreamLagError"]
+__all__ = [
+    "FerrogateError",
+    "GuardTimeout",
+    "InternalError",
+    "RateLimitExceeded",
+    "StreamLagError",
+]
+
+
+class GuardTimeout(FerrogateError, TimeoutError):
+    """A guarded call took longer than it may.
+
+    Attributes:
+        name: the guard's name.
+        timed_out: ``"attempt"`` (``attempt_timeout=``) or ``"total"`` (``timeout=``).
+        limit: the limit that was passed, in seconds.
+    """
+
+    def __init__(self, message: str, *, name: str, timed_out: str, limit: float) -> None:
+        super().__init__(message)
+        self.name = name
+        self.timed_out = timed_out
+        self.limit = limit
 
 
 class RateLimitExceeded(FerrogateError, TimeoutError):

@@ -10,12 +10,15 @@ mod edge;
 mod forced_unwind;
 #[cfg(fuzzing)]
 pub mod fuzzed;
+mod guard;
 mod health;
 mod intern;
 mod key;
 mod limiter;
+mod lookalike;
 mod metrics;
 mod names;
+mod outcome;
 mod service;
 mod stack;
 
@@ -51,7 +54,9 @@ fn core_module(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(shutdown, m)?)?;
     m.add_function(wrap_pyfunction!(cache::check_tags, m)?)?;
     m.add_function(wrap_pyfunction!(cache::seed, m)?)?;
+    m.add_function(wrap_pyfunction!(outcome::outcome_of, m)?)?;
     awaitable::register(m)?;
+    guard::register(m)?;
     health::register(m)?;
     limiter::register(m)?;
     metrics::register(m)?;
@@ -72,6 +77,7 @@ fn before_fork(py: Python<'_>) -> PyResult<()> {
         names::prepare(py);
         pyo3_own(py)?;
         cache::prepare(py)?;
+        guard::prepare(py)?;
         health::prepare(py)?;
         key::prepare(py)?;
         limiter::prepare(py)?;

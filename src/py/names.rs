@@ -25,10 +25,23 @@ macro_rules! names {
 
 names! {
     cache_key: "__cache_key__",
+    call_later: "call_later",
+    cancel: "cancel",
+    cancelling: "cancelling",
+    close: "close",
+    code: "code",
+    dunder_await: "__await__",
     index: "__index__",
+    response: "response",
     seconds: "seconds",
+    status: "status",
+    status_code: "status_code",
+    throw: "throw",
+    timed_out: "timed_out",
     tokens: "tokens",
     total_seconds: "total_seconds",
+    uncancel: "uncancel",
     usd: "usd",
+    value: "value",
     wake: "wake",
 }

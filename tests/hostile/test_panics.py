@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import guarded_calls
 import pytest
 from child import run
 
@@ -401,6 +402,7 @@ RECIPES: dict[str, Recipe] = {
     "_before_fork": new(fork),
     "_check_tags": new(lambda: _core._check_tags(["t"])),
     "cache_key": new(lambda: ferrogate.cache_key(1, x=[2])),
+    **guarded_calls.RECIPES,
 }
 
 #: Exported under one name, goes through the edge of another.
@@ -408,6 +410,7 @@ THROUGH = {
     "Cache.__contains__": "Cache.exists",
     "CachedFunction._doc": "CachedFunction.__doc__",
     "CachedMethod._doc": "CachedMethod.__doc__",
+    **guarded_calls.THROUGH,
 }
 
 READS = "reads a field"
@@ -416,6 +419,7 @@ C_API = "talks to CPython's C API only; there is nothing of Rust's in it that co
 
 #: Not through the edge, and why.
 EXCUSED = {
+    **guarded_calls.EXCUSED,
     "Cache.enabled": READS,
     "Cache.max_bytes": READS,
     "Cache.max_size": READS,

@@ -13,6 +13,7 @@
 //! It has `send`, `throw` and `close`, so `collections.abc.Coroutine` and with
 //! it `asyncio.create_task`, `gather`, `wait_for` and `TaskGroup` accept it.
 
+mod driven;
 mod pool;
 #[cfg(all(Py_3_12, not(Py_GIL_DISABLED)))]
 mod stop;
@@ -25,6 +26,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
+
+pub(crate) use self::driven::{Body, Sent, Step, Visit, driven};
 
 use crate::core::clock::Nanos;
 use crate::core::key::Key;
@@ -426,5 +429,5 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     }
     m.add("Ready", &class)?;
     TYPE.store(class.into_ptr().cast(), Ordering::Relaxed);
-    Ok(())
+    driven::register(m)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use pyo3::exceptions::{PyAttributeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -14,6 +14,7 @@ use super::method::CachedMethod;
 use super::params::{Arguments, Params};
 use crate::py::cache::{Cache, Freshness};
 use crate::py::edge::edge;
+use crate::py::lookalike;
 
 /// A function whose results are cached; made by ``ferrogate.cached``.
 ///
@@ -78,30 +79,6 @@ impl CachedFunction {
     pub(crate) fn function_tag(&self) -> Option<String> {
         self.options.shared_as.as_ref().map(|name| format!("\0function:{name}"))
     }
-
-    fn attribute<'py>(&self, name: &Bound<'py, PyString>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.attributes.bind(name.py()).get_item(name)
-    }
-}
-
-/// Tells the interpreter where instances keep their vectorcall function. `PyO3`
-/// has no way to ask for it, so it is set on the finished type, before the
-/// first instance is handed out.
-fn install_vectorcall(function: &Bound<'_, CachedFunction>) {
-    static DONE: AtomicBool = AtomicBool::new(false);
-    if DONE.swap(true, Ordering::Relaxed) {
-        return;
-    }
-    let object = function.as_ptr() as usize;
-    let offset = (&raw const function.get().vectorcall) as usize - object;
-    // SAFETY: attached; the type is ours, alive for ever, and no instance of it has been called yet.
-    // All instances have one layout, so the offset holds for each.
-    unsafe {
-        let class = ffi::Py_TYPE(function.as_ptr());
-        (*class).tp_vectorcall_offset = offset as ffi::Py_ssize_t;
-        (*class).tp_flags |= ffi::Py_TPFLAGS_HAVE_VECTORCALL;
-        ffi::PyType_Modified(class);
-    }
 }
 
 /// Whether a function stands in the body of a class.
@@ -111,6 +88,9 @@ fn is_written_in_a_class(function: &Bound<'_, PyAny>) -> bool {
         name.rsplit_once('.').is_some_and(|(parent, _)| !parent.ends_with("<locals>"))
     })
 }
+
+/// Whether the type knows its vectorcall offset.
+static INSTALLED: AtomicBool = AtomicBool::new(false);
 
 #[pymethods]
 impl CachedFunction {
@@ -196,7 +176,7 @@ impl CachedFunction {
                     attributes: PyDict::new(py).unbind(),
                 },
             )?;
-            install_vectorcall(&this);
+            lookalike::install_vectorcall(&this, &raw const this.get().vectorcall, &INSTALLED);
             Ok(this)
         })
     }
@@ -349,11 +329,8 @@ impl CachedFunction {
     #[getter]
     fn _doc<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         edge("CachedFunction.__doc__", || {
-            let name = PyString::intern(slf.py(), "__doc__");
-            match slf.get().attribute(&name)? {
-                Some(doc) => Ok(doc),
-                None => slf.get().function.bind(slf.py()).getattr(name),
-            }
+            let this = slf.get();
+            lookalike::doc(this.attributes.bind(slf.py()), this.function.bind(slf.py()))
         })
     }
 
@@ -362,30 +339,14 @@ impl CachedFunction {
         self.attributes.clone_ref(py)
     }
 
-    /// Instance attributes first (as for `functools.lru_cache`: `__doc__` and
-    /// `__module__` exist on the type too), then the type's, then the function's.
     fn __getattribute__<'py>(
         slf: &Bound<'py, Self>,
         name: &Bound<'py, PyString>,
     ) -> PyResult<Bound<'py, PyAny>> {
         edge("CachedFunction.__getattribute__", || {
-            let py = slf.py();
-            if let Some(value) = slf.get().attribute(name)? {
-                return Ok(value);
-            }
-            // SAFETY: attached; both are live objects.
-            let own = unsafe {
-                Bound::from_owned_ptr_or_err(
-                    py,
-                    ffi::PyObject_GenericGetAttr(slf.as_ptr(), name.as_ptr()),
-                )
-            };
-            own.or_else(|error| {
-                if !error.is_instance_of::<PyAttributeError>(py) {
-                    return Err(error);
-                }
-                slf.get().function.bind(py).getattr(name).map_err(|_| error)
-            })
+            let (this, py) = (slf.get(), slf.py());
+            let (attributes, function) = (this.attributes.bind(py), this.function.bind(py));
+            lookalike::getattribute(slf.as_any(), attributes, function, name)
         })
     }
 
@@ -395,10 +356,7 @@ impl CachedFunction {
 
     fn __delattr__(&self, name: &Bound<'_, PyString>) -> PyResult<()> {
         edge("CachedFunction.__delattr__", || {
-            self.attributes
-                .bind(name.py())
-                .del_item(name)
-                .map_err(|_| PyAttributeError::new_err(name.clone().unbind()))
+            lookalike::delattr(self.attributes.bind(name.py()), name)
         })
     }
 

@@ -1,6 +1,5 @@
 //! A cached function bound to an instance.
 
-use pyo3::exceptions::PyAttributeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
@@ -8,6 +7,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 use super::CachedFunction;
 use super::call;
 use crate::py::edge::edge;
+use crate::py::lookalike;
 
 /// What ``instance.method`` gives for a cached method.
 #[pyclass(frozen, weakref, module = "ferrogate._core")]
@@ -155,20 +155,7 @@ impl CachedMethod {
             if matches!(name.to_str(), Ok("__doc__" | "__module__")) {
                 return function.getattr(name);
             }
-            // SAFETY: attached; both are live objects.
-            let own = unsafe {
-                Bound::from_owned_ptr_or_err(
-                    py,
-                    pyo3::ffi::PyObject_GenericGetAttr(slf.as_ptr(), name.as_ptr()),
-                )
-            };
-            // Any other error is an attribute's own, and not for the function to hide.
-            own.or_else(|error| {
-                if !error.is_instance_of::<PyAttributeError>(py) {
-                    return Err(error);
-                }
-                function.getattr(name).map_err(|_| error)
-            })
+            lookalike::own_or(slf.as_any(), function.as_any(), name)
         })
     }
 

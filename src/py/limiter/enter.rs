@@ -36,7 +36,51 @@ fn give_back(limiter: &Bound<'_, PyAny>, spent: &Unclaimed) {
     });
 }
 
+/// What asking for a permit and a slot came to.
+pub(crate) enum Entry<'py> {
+    /// They are the caller's, to be given back by [`RateLimiter::release`].
+    Granted,
+    /// They are once this has been awaited.
+    Wait(Bound<'py, PyAny>),
+}
+
 impl RateLimiter {
+    /// A permit and, if slots are bounded, a slot, within so many nanoseconds.
+    #[inline]
+    pub(crate) fn enter_in_place<'py>(
+        slf: &Bound<'py, Self>,
+        within: Option<Nanos>,
+    ) -> PyResult<Entry<'py>> {
+        let (py, this) = (slf.py(), slf.get());
+        let request = Request::ENTER;
+        let decision = this.try_enter(py, &request);
+        if decision.granted {
+            this.forked.enters();
+            return Ok(Entry::Granted);
+        }
+        if decision.is_never() {
+            this.core.count_rejection();
+            return Err(this.refusal(py, &request, decision));
+        }
+        let ticket = Self::join(slf, request, this.until(within))?;
+        let nothing = py.None();
+        Ok(Entry::Wait(PLACE.import(py, MODULE, "Place")?.call1((ticket, nothing))?))
+    }
+
+    /// [`RateLimiter::enter_in_place`], waiting in this thread.
+    pub(crate) fn enter_blocking(&self, py: Python<'_>, within: Option<Nanos>) -> PyResult<()> {
+        let request = Request::ENTER;
+        if !self.try_enter(py, &request).granted {
+            self.wait_sync(py, &request, self.until(within))?;
+        }
+        self.forked.enters();
+        Ok(())
+    }
+
+    fn until(&self, within: Option<Nanos>) -> Nanos {
+        within.map_or(NEVER, |within| self.core.clock().now().saturating_add(within))
+    }
+
     /// Calls the core, then wakes whom it says, with no lock held.
     #[inline]
     pub(super) fn calling<T>(&self, py: Python<'_>, body: impl FnOnce(&Core, &mut Out) -> T) -> T {
@@ -109,7 +153,9 @@ impl RateLimiter {
         Ok(())
     }
 
-    pub(super) fn release(&self, py: Python<'_>) {
+    /// Gives the slot back.
+    #[inline]
+    pub(crate) fn release(&self, py: Python<'_>) {
         if self.forked.leaves() {
             self.calling(py, Core::release_slot);
         }

@@ -12,6 +12,7 @@ mod wait;
 
 use pyo3::prelude::*;
 
+pub(crate) use self::enter::Entry;
 use self::forked::Forked;
 use self::hold::PyHold;
 use self::request::{Request, count, seconds};

@@ -1,0 +1,167 @@
+"""The guard: limiter, bulkhead, time limits and fallback around a call, in one native await."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, cast, overload
+
+from ferrogate import _core
+from ferrogate._arguments import flag
+from ferrogate.limiter import RateLimiter
+
+if TYPE_CHECKING:
+    from ferrogate.outcome import Outcome
+
+__all__ = ["Guard", "GuardStats"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class GuardStats(TypedDict):
+    """What :meth:`Guard.get_stats` returns."""
+
+    name: str
+    calls: int
+    """Calls begun."""
+    successes: int
+    """Attempts that succeeded."""
+    failures: int
+    throttled: int
+    """Attempts that met HTTP 429."""
+    neutral: int
+    """Attempts that say nothing about the other side, as those that were cancelled."""
+    retries: int
+    """Attempts after the first of a call."""
+    timeouts: int
+    """Attempts and calls that took too long."""
+    rejected: int
+    """Calls that a part of the guard did not let through."""
+    fallbacks: int
+    """Calls that the fallback answered."""
+    classify_errors: int
+    """Times that ``classify=`` raised."""
+
+
+class Guard(_core.Guard):
+    """Everything that a call to the outside should go through, in its one right order.
+
+    ::
+
+        guard = Guard(
+            "openai",
+            limiter=RateLimiter("60/minute"),
+            timeout=60,
+            attempt_timeout=20,
+            fallback=lambda error: "try again later",
+        )
+
+
+        @guard
+        async def ask(prompt: str) -> str: ...
+
+
+        await guard.call(ask_another, "hello")
+
+    The call runs in the caller's own task and context, at once where nothing has to be waited
+    for. Whatever ends it, a cancellation too, what it held goes back.
+
+    Args:
+        name: for messages and statistics.
+        limiter: a :class:`RateLimiter`; each attempt takes a permit, and a slot if it has those.
+        bulkhead: how many attempts may run at a time; or a :class:`RateLimiter` of slots only.
+        timeout: seconds (or a timedelta) that all attempts, waits and pauses may take together.
+        attempt_timeout: seconds that each attempt may take, not counting its wait for a permit.
+            A plain function cannot be interrupted; for those both are looked at in between.
+        fallback: called with the last error; what it returns (or what comes of awaiting that)
+            is the answer. Not for cancellations.
+        classify: called as ``classify(result, error)`` at each attempt's end, one of the two
+            being ``None``; returns an :class:`Outcome`, or ``None`` for the usual one.
+        clock: a ``ferrogate.testing.ManualClock`` for tests.
+        enabled: ``False`` (or ``FERROGATE_DISABLED=1``) only counts.
+
+    Raises:
+        ValueError, TypeError: a wrong argument; the message names it.
+    """
+
+    def __new__(
+        cls,
+        name: str,
+        *,
+        limiter: RateLimiter | None = None,
+        bulkhead: int | RateLimiter | None = None,
+        timeout: float | timedelta | None = None,
+        attempt_timeout: float | timedelta | None = None,
+        fallback: Callable[[Exception], Any] | None = None,
+        classify: Callable[[Any, Exception | None], Outcome | str | None] | None = None,
+        clock: _core.ManualClock | None = None,
+        enabled: bool = True,
+    ) -> Guard:
+        if not isinstance(name, str):
+            raise TypeError(f"name: expected a str, got {type(name).__name__}")
+        if limiter is not None and not isinstance(limiter, RateLimiter):
+            got = type(limiter).__name__
+            raise TypeError(f"limiter: expected a ferrogate.RateLimiter, got {got}")
+        for argument, function in (("fallback", fallback), ("classify", classify)):
+            if function is not None and not callable(function):
+                got = type(function).__name__
+                raise TypeError(f"{argument}: expected a callable or None, got {got}")
+        if isinstance(bulkhead, int) and not isinstance(bulkhead, bool):
+            if bulkhead < 1:
+                raise ValueError(f"bulkhead: expected at least 1, got {bulkhead}")
+            bulkhead = RateLimiter(burst=bulkhead, name=f"{name} bulkhead", clock=clock)
+        elif bulkhead is not None and not isinstance(bulkhead, RateLimiter):
+            got = type(bulkhead).__name__
+            raise TypeError(f"bulkhead: expected an int or a RateLimiter, got {got}")
+        return super().__new__(
+            cls,
+            name,
+            limiter=limiter,
+            bulkhead=bulkhead,
+            timeout=timeout,
+            attempt_timeout=attempt_timeout,
+            fallback=fallback,
+            classify=classify,
+            clock=clock,
+            enabled=flag("enabled", enabled),
+        )
+
+    @overload
+    def __call__(
+        self, function: Callable[_P, Coroutine[Any, Any, _R]]
+    ) -> Callable[_P, Coroutine[Any, Any, _R]]: ...
+    @overload
+    def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]: ...
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorates ``def`` and ``async def``: every call goes through the guard."""
+        return guarded(function, self, "guard")
+
+    def get_stats(self) -> GuardStats:
+        """Counts since construction."""
+        return cast(GuardStats, {"name": self.name, **dict(self._counts())})
+
+    def __repr__(self) -> str:
+        stats = self.get_stats()
+        told = [f"{stats['calls']} calls"]
+        told += [
+            f"{count} {what}"
+            for what, count in stats.items()
+            if what in ("failures", "throttled", "timeouts", "rejected", "fallbacks") and count
+        ]
+        return f"<Guard {self.name!r}: {', '.join(told)}>"
+
+
+def guarded(function: Callable[..., Any], owner: Any, what: str) -> Callable[..., Any]:
+    """``function`` behind ``owner``, a guard or one of its parts; ``what`` is for messages."""
+    if isinstance(function, classmethod | staticmethod):
+        raise TypeError(f"put @{type(function).__name__} above @{what}, not below it")
+    if not callable(function):
+        raise TypeError(f"{what}: expected a function to decorate, got {function!r}")
+    # A callable object is what its class's `__call__` is.
+    call = inspect.getattr_static(type(function), "__call__", None)
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+    wrapper: Callable[..., Any] = _core.GuardedFunction(function, owner, is_async)
+    return functools.update_wrapper(wrapper, function)

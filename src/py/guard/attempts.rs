@@ -1,0 +1,171 @@
+//! What an attempt must pass and holds, and what is made of its end: the same for coroutines,
+//! plain functions and streams.
+
+use std::sync::atomic::Ordering;
+
+use pyo3::exceptions::PyException;
+use pyo3::prelude::*;
+
+use super::plan::{Parts, Plan};
+use super::timing;
+use crate::core::clock::{NEVER, Nanos};
+use crate::core::outcome::Outcome;
+use crate::py::awaitable::Visit;
+use crate::py::edge::unraisable;
+use crate::py::outcome;
+
+/// All attempts of one call.
+pub(super) struct Attempts {
+    plan: Plan,
+    /// When all must be over.
+    deadline: Nanos,
+    limiter: bool,
+    bulkhead: bool,
+}
+
+impl Attempts {
+    pub(super) fn new(plan: Plan) -> Self {
+        Self { plan, deadline: NEVER, limiter: false, bulkhead: false }
+    }
+
+    #[inline]
+    pub(super) fn parts(&self) -> Parts<'_> {
+        self.plan.parts()
+    }
+
+    /// The call begins now.
+    #[inline]
+    pub(super) fn begin(&mut self) {
+        let parts = self.plan.parts();
+        parts.count(|counts| &counts.calls);
+        self.deadline = parts.deadline();
+    }
+
+    /// What is left until the deadline; `None`: no end.
+    #[inline]
+    pub(super) fn left(&self) -> Option<Nanos> {
+        if self.deadline == NEVER {
+            return None;
+        }
+        Some(self.deadline.saturating_sub(self.parts().clock().now()))
+    }
+
+    /// How long an attempt that begins now may take; `None`: without end.
+    pub(super) fn limit(&self) -> Option<Nanos> {
+        match (self.parts().attempt_timeout, self.left()) {
+            (Some(limit), Some(left)) => Some(limit.min(left)),
+            (limit, left) => limit.or(left),
+        }
+    }
+
+    pub(super) fn has_limiter(&mut self) {
+        self.limiter = true;
+    }
+
+    pub(super) fn has_bulkhead(&mut self) {
+        self.bulkhead = true;
+    }
+
+    /// The error of an attempt that was ended because its time was up.
+    #[cold]
+    pub(super) fn timed_out(&self, py: Python<'_>) -> PyErr {
+        let parts = self.parts();
+        parts.count(|counts| &counts.timeouts);
+        let name = parts.guard.map_or("", |guard| &guard.name);
+        let (kind, limit) = match (parts.timeout, parts.attempt_timeout) {
+            (Some(limit), _) if self.left() == Some(0) => ("total", limit),
+            (_, Some(limit)) => ("attempt", limit),
+            (limit, None) => ("total", limit.unwrap_or(0)),
+        };
+        timing::timed_out(py, name, kind, limit)
+    }
+
+    /// An attempt has ended: everything it held goes back. `Some`: once more, after so long.
+    #[inline]
+    pub(super) fn ended(&mut self, py: Python<'_>, result: &PyResult<Py<PyAny>>) -> Option<Nanos> {
+        let outcome = self.classify(py, result);
+        self.parts().count_outcome(outcome);
+        self.release(py, outcome);
+        None
+    }
+
+    #[inline]
+    fn classify(&self, py: Python<'_>, result: &PyResult<Py<PyAny>>) -> Outcome {
+        let parts = self.parts();
+        if let Some(classify) = parts.classify
+            && let Some(outcome) = self.asked(py, classify.bind(py), result)
+        {
+            return outcome;
+        }
+        match result {
+            Ok(_) => Outcome::Success,
+            Err(error) => outcome::of_error(py, error),
+        }
+    }
+
+    /// What the user's classifier says; one that raises is told of once and counted, and the call
+    /// ends as if there were none.
+    #[cold]
+    fn asked(
+        &self,
+        py: Python<'_>,
+        classify: &Bound<'_, PyAny>,
+        result: &PyResult<Py<PyAny>>,
+    ) -> Option<Outcome> {
+        let answer = match result {
+            Ok(value) => classify.call1((value, py.None())),
+            // Nothing that is no `Exception` is anybody's to judge.
+            Err(error) if !error.is_instance_of::<PyException>(py) => return None,
+            Err(error) => classify.call1((py.None(), error.value(py))),
+        };
+        answer.and_then(|answer| outcome::named(&answer)).unwrap_or_else(|error| {
+            let told = self.parts().guard.is_some_and(|guard| {
+                guard.counts.classify_errors.fetch_add(1, Ordering::Relaxed) > 0
+            });
+            if !told || !error.is_instance_of::<PyException>(py) {
+                unraisable(error, classify);
+            }
+            None
+        })
+    }
+
+    /// Gives back what an attempt holds that ended with `outcome`.
+    #[inline]
+    pub(super) fn release(&mut self, py: Python<'_>, _outcome: Outcome) {
+        let parts = self.plan.parts();
+        if std::mem::take(&mut self.bulkhead)
+            && let Some(bulkhead) = parts.bulkhead
+        {
+            bulkhead.get().release(py);
+        }
+        if std::mem::take(&mut self.limiter)
+            && let Some(limiter) = parts.limiter
+        {
+            limiter.get().release(py);
+        }
+    }
+
+    /// Nothing more will be tried: the fallback's answer to the error, if it has one.
+    #[cold]
+    pub(super) fn fall_back<'py>(
+        &mut self,
+        py: Python<'py>,
+        error: PyErr,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.release(py, Outcome::Neutral);
+        let parts = self.plan.parts();
+        let Some(fallback) = parts.fallback else { return Err(error) };
+        if !error.is_instance_of::<PyException>(py) {
+            return Err(error);
+        }
+        parts.count(|counts| &counts.fallbacks);
+        fallback.bind(py).call1((error.value(py),)).inspect_err(|later| {
+            // As in an `except` block: an error of the fallback shows what it stood in for.
+            later.value(py).setattr("__context__", error.value(py)).ok();
+        })
+    }
+
+    pub(super) fn traverse(&self, visit: Visit<'_>) -> std::ffi::c_int {
+        self.plan.traverse(visit)
+    }
+}

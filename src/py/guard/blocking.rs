@@ -1,0 +1,78 @@
+//! A guarded call of a plain function, in the calling thread.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+
+use super::attempts::Attempts;
+use super::plan::Plan;
+use super::target::Target;
+use super::timing;
+use crate::py::names;
+
+/// Gives back what an attempt holds, whatever ends it.
+struct Running<'py> {
+    py: Python<'py>,
+    attempts: Attempts,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.attempts.release(self.py, crate::core::outcome::Outcome::Neutral);
+    }
+}
+
+/// Calls it until it succeeds or nothing more is to be tried.
+pub(super) fn call(py: Python<'_>, plan: Plan, target: &Target) -> PyResult<Py<PyAny>> {
+    let mut running = Running { py, attempts: Attempts::new(plan) };
+    let attempts = &mut running.attempts;
+    attempts.begin();
+    loop {
+        let result = match admit(py, attempts) {
+            Ok(()) => target.call(py).and_then(|value| plain(target, value)),
+            Err(error) => return fall_back(py, attempts, error, target),
+        };
+        match (attempts.ended(py, &result), result) {
+            (None, Ok(value)) => return Ok(value),
+            (None, Err(error)) => return fall_back(py, attempts, error, target),
+            (Some(0), _) => {}
+            (Some(pause), _) => timing::pause_sync(py, attempts.parts().clock_object(), pause)?,
+        }
+    }
+}
+
+fn fall_back(
+    py: Python<'_>,
+    attempts: &mut Attempts,
+    error: PyErr,
+    target: &Target,
+) -> PyResult<Py<PyAny>> {
+    attempts.fall_back(py, error).and_then(|value| plain(target, value))
+}
+
+fn admit(py: Python<'_>, attempts: &mut Attempts) -> PyResult<()> {
+    if let Some(limiter) = attempts.parts().limiter {
+        limiter.get().enter_blocking(py, attempts.left())?;
+        attempts.has_limiter();
+    }
+    if let Some(bulkhead) = attempts.parts().bulkhead {
+        bulkhead.get().enter_blocking(py, attempts.left())?;
+        attempts.has_bulkhead();
+    }
+    Ok(())
+}
+
+/// Refuses what is to be awaited: its work has not begun, so the call says nothing yet.
+fn plain(target: &Target, value: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    let py = value.py();
+    if !value.get_type().hasattr(names::dunder_await(py))? {
+        return Ok(value.unbind());
+    }
+    if let Some(close) = value.getattr_opt(names::close(py))? {
+        close.call0()?;
+    }
+    Err(PyTypeError::new_err(format!(
+        "expected a plain function, and {} returned something to be awaited; guard an `async def`, \
+         or await `call(...)` instead of `call_sync(...)`",
+        target.function().bind(py).repr()?
+    )))
+}

@@ -1,0 +1,155 @@
+//! The native half of ``ferrogate.Guard``.
+
+use std::sync::atomic::Ordering;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::blocking;
+use super::call::Call;
+use super::plan::{Counts, Parts, Plan};
+use super::target::Target;
+use crate::core::clock::{Clock, Nanos};
+use crate::py::awaitable::driven;
+use crate::py::convert::{clock, globally_disabled, optional_duration};
+use crate::py::edge::edge;
+use crate::py::limiter::RateLimiter;
+
+/// The parts that calls go through, and what became of them.
+#[pyclass(frozen, subclass, module = "ferrogate._core")]
+pub(crate) struct Guard {
+    pub(super) name: String,
+    pub(super) clock: Clock,
+    /// As it was given; ``None`` is the machine's.
+    pub(super) clock_object: Option<Py<PyAny>>,
+    limiter: Option<Py<RateLimiter>>,
+    bulkhead: Option<Py<RateLimiter>>,
+    fallback: Option<Py<PyAny>>,
+    classify: Option<Py<PyAny>>,
+    timeout: Option<Nanos>,
+    attempt_timeout: Option<Nanos>,
+    enabled: bool,
+    pub(super) counts: Counts,
+}
+
+impl Guard {
+    #[inline]
+    pub(super) fn parts(&self) -> Parts<'_> {
+        if !self.enabled {
+            return Parts {
+                guard: Some(self),
+                classify: self.classify.as_ref(),
+                ..Parts::default()
+            };
+        }
+        Parts {
+            guard: Some(self),
+            limiter: self.limiter.as_ref(),
+            bulkhead: self.bulkhead.as_ref(),
+            fallback: self.fallback.as_ref(),
+            classify: self.classify.as_ref(),
+            timeout: self.timeout,
+            attempt_timeout: self.attempt_timeout,
+        }
+    }
+}
+
+#[pymethods]
+impl Guard {
+    #[new]
+    #[pyo3(signature = (name, *, limiter, bulkhead, timeout, attempt_timeout, fallback, classify, clock, enabled))]
+    #[allow(clippy::too_many_arguments, reason = "called by ferrogate.Guard alone, by keyword")]
+    fn new(
+        name: String,
+        limiter: Option<Py<RateLimiter>>,
+        bulkhead: Option<Py<RateLimiter>>,
+        timeout: Option<&Bound<'_, PyAny>>,
+        attempt_timeout: Option<&Bound<'_, PyAny>>,
+        fallback: Option<Py<PyAny>>,
+        classify: Option<Py<PyAny>>,
+        clock: Option<Bound<'_, PyAny>>,
+        enabled: bool,
+    ) -> PyResult<Self> {
+        edge("Guard", || {
+            Ok(Self {
+                name,
+                limiter,
+                bulkhead,
+                fallback,
+                classify,
+                timeout: optional_duration("timeout", timeout)?,
+                attempt_timeout: optional_duration("attempt_timeout", attempt_timeout)?,
+                clock: self::clock(clock.as_ref())?,
+                clock_object: clock.map(Bound::unbind),
+                enabled: enabled && !globally_disabled(),
+                counts: Counts::default(),
+            })
+        })
+    }
+
+    #[pyo3(signature = (function, /, *args, **kwargs))]
+    fn call<'py>(
+        slf: &Bound<'py, Self>,
+        function: Py<PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("Guard.call", || {
+            let target = Target::new(function, args, kwargs)?;
+            let plan = Plan::Guard(slf.clone().unbind());
+            driven(slf.py(), Box::new(Call::new(plan, target)))
+        })
+    }
+
+    #[pyo3(signature = (function, /, *args, **kwargs))]
+    fn call_sync<'py>(
+        slf: &Bound<'py, Self>,
+        function: Py<PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Py<PyAny>> {
+        edge("Guard.call_sync", || {
+            let target = Target::new(function, args, kwargs)?;
+            blocking::call(slf.py(), Plan::Guard(slf.clone().unbind()), &target)
+        })
+    }
+
+    #[getter]
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[getter]
+    fn enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// What it has counted, by name.
+    fn _counts(&self) -> PyResult<Vec<(&'static str, u64)>> {
+        edge("Guard._counts", || {
+            let counts = &self.counts;
+            let all = [
+                ("calls", &counts.calls),
+                ("successes", &counts.successes),
+                ("failures", &counts.failures),
+                ("throttled", &counts.throttled),
+                ("neutral", &counts.neutral),
+                ("retries", &counts.retries),
+                ("timeouts", &counts.timeouts),
+                ("rejected", &counts.rejected),
+                ("fallbacks", &counts.fallbacks),
+                ("classify_errors", &counts.classify_errors),
+            ];
+            Ok(all.map(|(name, count)| (name, count.load(Ordering::Relaxed))).to_vec())
+        })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.clock_object)?;
+        visit.call(&self.limiter)?;
+        visit.call(&self.bulkhead)?;
+        visit.call(&self.fallback)?;
+        visit.call(&self.classify)
+    }
+}

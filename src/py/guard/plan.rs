@@ -1,0 +1,113 @@
+//! The parts that a call goes through.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pyo3::prelude::*;
+
+use super::class::Guard;
+use crate::core::clock::{Clock, NEVER, Nanos};
+use crate::core::outcome::Outcome;
+use crate::py::awaitable::Visit;
+use crate::py::limiter::RateLimiter;
+
+/// Whose parts they are: a component that stands alone is a guard of one part.
+pub(crate) enum Plan {
+    /// All of a guard's.
+    Guard(Py<Guard>),
+}
+
+/// The parts of a plan; what is not there is not asked.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Parts<'a> {
+    pub(super) guard: Option<&'a Guard>,
+    pub(super) limiter: Option<&'a Py<RateLimiter>>,
+    pub(super) bulkhead: Option<&'a Py<RateLimiter>>,
+    pub(super) fallback: Option<&'a Py<PyAny>>,
+    pub(super) classify: Option<&'a Py<PyAny>>,
+    /// Bound on all attempts and pauses together.
+    pub(super) timeout: Option<Nanos>,
+    /// Bound on each attempt.
+    pub(super) attempt_timeout: Option<Nanos>,
+}
+
+impl Plan {
+    pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Guard(guard) => Self::Guard(guard.clone_ref(py)),
+        }
+    }
+
+    #[inline]
+    pub(super) fn parts(&self) -> Parts<'_> {
+        match self {
+            Self::Guard(guard) => guard.get().parts(),
+        }
+    }
+
+    /// The object itself.
+    pub(super) fn owner(&self) -> &Py<PyAny> {
+        match self {
+            Self::Guard(guard) => guard.as_any(),
+        }
+    }
+
+    pub(super) fn traverse(&self, visit: Visit<'_>) -> std::ffi::c_int {
+        visit(self.owner())
+    }
+}
+
+impl<'a> Parts<'a> {
+    /// When the calls that begin now must have ended.
+    #[inline]
+    pub(super) fn deadline(&self) -> Nanos {
+        match (self.timeout, self.guard) {
+            (Some(timeout), Some(guard)) => guard.clock.now().saturating_add(timeout),
+            _ => NEVER,
+        }
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        self.guard.map_or(&Clock::System, |guard| &guard.clock)
+    }
+
+    pub(super) fn clock_object(&self) -> Option<&'a Py<PyAny>> {
+        self.guard.and_then(|guard| guard.clock_object.as_ref())
+    }
+
+    pub(super) fn count(&self, what: impl FnOnce(&Counts) -> &AtomicU64) {
+        if let Some(guard) = self.guard {
+            what(&guard.counts).fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn count_outcome(&self, outcome: Outcome) {
+        self.count(|counts| match outcome {
+            Outcome::Success => &counts.successes,
+            Outcome::Failure => &counts.failures,
+            Outcome::Throttled => &counts.throttled,
+            Outcome::Neutral => &counts.neutral,
+        });
+    }
+}
+
+/// What a guard has seen.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// Calls begun.
+    pub(super) calls: AtomicU64,
+    /// Attempts that ended, by how.
+    pub(super) successes: AtomicU64,
+    pub(super) failures: AtomicU64,
+    pub(super) throttled: AtomicU64,
+    pub(super) neutral: AtomicU64,
+    /// Attempts after the first.
+    pub(super) retries: AtomicU64,
+    /// Attempts and calls that took too long.
+    pub(super) timeouts: AtomicU64,
+    /// Calls that were not let through by a part of ours.
+    pub(super) rejected: AtomicU64,
+    /// Calls that the fallback answered.
+    pub(super) fallbacks: AtomicU64,
+    /// Classifiers that raised.
+    pub(super) classify_errors: AtomicU64,
+}

@@ -1,0 +1,91 @@
+//! What is called, and may be called again.
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::py::awaitable::Visit;
+
+/// A function with its arguments.
+pub(crate) struct Target {
+    function: Py<PyAny>,
+    /// Positional arguments, then one value for each keyword.
+    args: Vec<Py<PyAny>>,
+    /// Names of the keywords, a tuple of str.
+    names: Option<Py<PyTuple>>,
+}
+
+impl Target {
+    /// From what a vectorcall function is called with.
+    ///
+    /// # Safety
+    /// Attached; `args` holds `positional` objects and one for each name.
+    pub(super) unsafe fn from_raw(
+        py: Python<'_>,
+        function: Py<PyAny>,
+        args: *const *mut ffi::PyObject,
+        positional: usize,
+        names: *mut ffi::PyObject,
+    ) -> Self {
+        // SAFETY: as above; the tuple's type is the interpreter's promise.
+        unsafe {
+            let names = Bound::from_borrowed_ptr_or_opt(py, names)
+                .map(|names| names.cast_into_unchecked::<PyTuple>());
+            let total = positional + names.as_ref().map_or(0, PyTupleMethods::len);
+            let args =
+                (0..total).map(|index| Bound::from_borrowed_ptr(py, *args.add(index)).unbind());
+            Self { function, args: args.collect(), names: names.map(Bound::unbind) }
+        }
+    }
+
+    /// From a tuple and a dict.
+    pub(crate) fn new(
+        function: Py<PyAny>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        let mut all: Vec<Py<PyAny>> = args.iter().map(Bound::unbind).collect();
+        let Some(kwargs) = kwargs.filter(|kwargs| !kwargs.is_empty()) else {
+            return Ok(Self { function, args: all, names: None });
+        };
+        let (names, values): (Vec<_>, Vec<_>) = kwargs.iter().unzip();
+        all.extend(values.into_iter().map(Bound::unbind));
+        Ok(Self { function, args: all, names: Some(PyTuple::new(args.py(), names)?.unbind()) })
+    }
+
+    /// The function.
+    pub(crate) fn function(&self) -> &Py<PyAny> {
+        &self.function
+    }
+
+    /// Calls it; any number of times.
+    #[inline]
+    pub(super) fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let names = self.names.as_ref();
+        let positional = self.args.len() - names.map_or(0, |names| names.bind(py).len());
+        // SAFETY: attached; `Py` is a pointer to a live object, so the vector is an array of them.
+        unsafe {
+            let result = ffi::PyObject_Vectorcall(
+                self.function.as_ptr(),
+                self.args.as_ptr().cast(),
+                positional,
+                names.map_or(std::ptr::null_mut(), Py::as_ptr),
+            );
+            Bound::from_owned_ptr_or_err(py, result)
+        }
+    }
+
+    pub(super) fn traverse(&self, visit: Visit<'_>) -> std::ffi::c_int {
+        let answer = visit(&self.function);
+        if answer != 0 {
+            return answer;
+        }
+        for held in &self.args {
+            let answer = visit(held);
+            if answer != 0 {
+                return answer;
+            }
+        }
+        self.names.as_ref().map_or(0, |names| visit(names.as_any()))
+    }
+}

@@ -1,0 +1,125 @@
+"""How to call what `ferrogate.Guard` exports: the recipes of the panic tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from ferrogate import Guard, _core
+
+Recipe = Callable[[], Callable[[], object]]
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+async def double_later(x: int) -> int:
+    await asyncio.sleep(0)
+    return 2 * x
+
+
+def of_guard(call: Callable[[Guard], object]) -> Recipe:
+    def recipe() -> Callable[[], object]:
+        guard = Guard("panics")
+        return lambda: call(guard)
+
+    return recipe
+
+
+def of_function(call: Callable[[Any], object]) -> Recipe:
+    def recipe() -> Callable[[], object]:
+        function = Guard("panics")(double)
+        return lambda: call(function)
+
+    return recipe
+
+
+def finished(coroutine: Any) -> object:
+    async def main() -> object:
+        return await coroutine
+
+    return asyncio.run(main())
+
+
+def thrown(guard: Guard) -> None:
+    call = guard.call(double_later, 1)
+    try:
+        call.throw(KeyError("k"))
+    except KeyError:
+        return
+    raise AssertionError("nothing was raised")
+
+
+class Task:
+    def cancel(self) -> bool:
+        return True
+
+
+def rung() -> None:
+    """An alarm of a task that takes too long."""
+
+    async def main() -> None:
+        guard = Guard("panics", attempt_timeout=0.001)
+        try:
+            await guard.call(asyncio.sleep, 60)
+        except TimeoutError:
+            return
+        raise AssertionError("it was not late")
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def attribute(function: Any) -> None:
+    function.note = 1
+    del function.note
+
+
+class Owner:
+    method = Guard("panics")(lambda self, x: x)
+
+
+RECIPES: dict[str, Recipe] = {
+    "Guard": lambda: lambda: Guard("panics"),
+    "Guard._counts": of_guard(lambda g: g.get_stats()),
+    "Guard.call": of_guard(lambda g: finished(g.call(double_later, 1))),
+    "Guard.call_sync": of_guard(lambda g: g.call_sync(double, 1)),
+    "Driven.send": of_guard(lambda g: finished(g.call(double_later, 1))),
+    "Driven.throw": of_guard(thrown),
+    "Driven.end": of_guard(thrown),
+    "GuardedFunction": of_guard(lambda g: g(double)),
+    "GuardedFunction.__call__": of_function(lambda f: f(1)),
+    "GuardedFunction.__class_getitem__": lambda: lambda: _core.GuardedFunction[[int], int],
+    "GuardedFunction.__delattr__": of_function(attribute),
+    "GuardedFunction.__doc__": of_function(lambda f: f._doc),
+    "GuardedFunction.__get__": lambda: lambda: Owner().method,
+    "GuardedFunction.__getattribute__": of_function(lambda f: f.__name__),
+    "GuardedFunction.__reduce__": of_function(lambda f: f.__reduce__()),
+    "GuardedFunction.__repr__": of_function(repr),
+    "GuardedFunction.__setattr__": of_function(attribute),
+    "_Alarm.__call__": lambda: rung,
+    "_outcome_of": lambda: lambda: _core._outcome_of(ValueError()),
+}
+
+C_API = "talks to CPython's C API only; there is nothing of Rust's in it that could panic"
+READS = "reads a field"
+
+EXCUSED = {
+    "Driven.__await__": C_API,
+    "Driven.__iter__": C_API,
+    "Driven.__name__": "reads an attribute of the function",
+    "Driven.__next__": "as Driven.send",
+    "Driven.__qualname__": "reads an attribute of the function",
+    "Driven.close": "ends by Driven.send or Driven.end, which go through the edge",
+    "Driven.cr_await": READS,
+    "Driven.cr_frame": C_API,
+    "Driven.cr_running": READS,
+    "Driven.cr_suspended": READS,
+    "Guard.enabled": READS,
+    "Guard.name": READS,
+    "GuardedFunction.__dict__": READS,
+    "GuardedFunction.guard": READS,
+}
+
+THROUGH = {"GuardedFunction._doc": "GuardedFunction.__doc__"}
