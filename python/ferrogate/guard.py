@@ -136,7 +136,11 @@ class Guard(_core.Guard):
     @overload
     def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]: ...
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Decorates ``def`` and ``async def``: every call goes through the guard."""
+        """Decorates ``def``, ``async def`` and async generators: every call goes through it.
+
+        A stream is one call from its first item to its end, and is tried again only until its
+        first item. ``attempt_timeout`` bounds the time to that, ``timeout`` the whole.
+        """
         return guarded(function, self, "guard")
 
     def get_stats(self) -> GuardStats:
@@ -162,6 +166,15 @@ def guarded(function: Callable[..., Any], owner: Any, what: str) -> Callable[...
         raise TypeError(f"{what}: expected a function to decorate, got {function!r}")
     # A callable object is what its class's `__call__` is.
     call = inspect.getattr_static(type(function), "__call__", None)
-    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
-    wrapper: Callable[..., Any] = _core.GuardedFunction(function, owner, is_async)
+    kind = "plain"
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
+        kind = "coroutine"
+    elif inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(call):
+        kind = "stream"
+    elif inspect.isgeneratorfunction(function) or inspect.isgeneratorfunction(call):
+        raise TypeError(
+            f"{what}: {function!r} is a generator function, whose call only makes its generator; "
+            "make it an async generator, or guard what it calls"
+        )
+    wrapper: Callable[..., Any] = _core.GuardedFunction(function, owner, kind)
     return functools.update_wrapper(wrapper, function)

@@ -24,12 +24,17 @@ macro_rules! names {
 }
 
 names! {
+    aclose: "aclose",
+    asend: "asend",
+    athrow: "athrow",
     cache_key: "__cache_key__",
     call_later: "call_later",
     cancel: "cancel",
     cancelling: "cancelling",
     close: "close",
     code: "code",
+    dunder_aiter: "__aiter__",
+    dunder_anext: "__anext__",
     dunder_await: "__await__",
     index: "__index__",
     response: "response",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from ferrogate import Guard, _core
@@ -80,6 +81,26 @@ class Owner:
     method = Guard("panics")(lambda self, x: x)
 
 
+async def items() -> AsyncIterator[int]:
+    yield 1
+    yield 2
+
+
+def of_stream(call: Callable[[Any], object]) -> Recipe:
+    """A stream runs once, so every call has one of its own."""
+
+    def recipe() -> Callable[[], object]:
+        function = Guard("panics")(items)
+        return lambda: finished(call(function()))
+
+    return recipe
+
+
+async def closed_by(stream: Any) -> None:
+    with contextlib.suppress(KeyError):
+        await stream.athrow(KeyError("k"))
+
+
 RECIPES: dict[str, Recipe] = {
     "Guard": lambda: lambda: Guard("panics"),
     "Guard._counts": of_guard(lambda g: g.get_stats()),
@@ -98,6 +119,10 @@ RECIPES: dict[str, Recipe] = {
     "GuardedFunction.__reduce__": of_function(lambda f: f.__reduce__()),
     "GuardedFunction.__repr__": of_function(repr),
     "GuardedFunction.__setattr__": of_function(attribute),
+    "GuardedStream.__anext__": of_stream(lambda s: s.__anext__()),
+    "GuardedStream.aclose": of_stream(lambda s: s.aclose()),
+    "GuardedStream.asend": of_stream(lambda s: s.asend(None)),
+    "GuardedStream.athrow": of_stream(closed_by),
     "_Alarm.__call__": lambda: rung,
     "_outcome_of": lambda: lambda: _core._outcome_of(ValueError()),
 }
@@ -120,6 +145,7 @@ EXCUSED = {
     "Guard.name": READS,
     "GuardedFunction.__dict__": READS,
     "GuardedFunction.guard": READS,
+    "GuardedStream.__aiter__": "returns itself",
 }
 
 THROUGH = {"GuardedFunction._doc": "GuardedFunction.__doc__"}

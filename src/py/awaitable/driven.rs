@@ -33,8 +33,14 @@ pub(crate) enum Sent<'py> {
     Error(PyErr),
 }
 
-/// Visits one reference for the collector; anything but 0 ends the visit.
-pub(crate) type Visit<'a> = &'a dyn Fn(&Py<PyAny>) -> c_int;
+/// Visits one reference for the collector.
+pub(crate) type Visiting<'a, E> = dyn Fn(&Py<PyAny>) -> Result<(), E> + 'a;
+/// [`Visiting`] as the slots of [`Driven`] do it.
+pub(crate) type Visit<'a> = &'a Visiting<'a, Stop>;
+
+/// What ends a visit: the collector's answer, not 0.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stop(c_int);
 
 /// What runs in a [`Driven`].
 pub(crate) trait Body: Send + Sync {
@@ -47,7 +53,7 @@ pub(crate) trait Body: Send + Sync {
     /// What it waits for now.
     fn awaits(&self) -> Option<&Py<PyAny>>;
     /// Visits every reference it holds.
-    fn traverse(&self, visit: Visit<'_>) -> c_int;
+    fn traverse(&self, visit: Visit<'_>) -> Result<(), Stop>;
 }
 
 /// Where it stands.
@@ -319,8 +325,12 @@ unsafe extern "C" fn traverse(
         if answer != 0 {
             return answer;
         }
+        let visit = |held: &Py<PyAny>| match visit(held.as_ptr(), arg) {
+            0 => Ok(()),
+            answer => Err(Stop(answer)),
+        };
         match &(*object.cast::<Driven>()).body {
-            Some(body) => body.traverse(&|held| visit(held.as_ptr(), arg)),
+            Some(body) => body.traverse(&visit).map_or_else(|Stop(answer)| answer, |()| 0),
             None => 0,
         }
     }

@@ -27,7 +27,7 @@ use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-pub(crate) use self::driven::{Body, Sent, Step, Visit, driven};
+pub(crate) use self::driven::{Body, Sent, Step, Stop, Visit, Visiting, driven};
 
 use crate::core::clock::Nanos;
 use crate::core::key::Key;

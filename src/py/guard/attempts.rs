@@ -10,8 +10,9 @@ use super::plan::{Parts, Plan};
 use super::timing;
 use crate::core::clock::{NEVER, Nanos};
 use crate::core::outcome::Outcome;
-use crate::py::awaitable::Visit;
+use crate::py::awaitable::Visiting;
 use crate::py::edge::unraisable;
+use crate::py::limiter::{Entry, RateLimiter};
 use crate::py::outcome;
 
 /// All attempts of one call.
@@ -19,13 +20,32 @@ pub(super) struct Attempts {
     plan: Plan,
     /// When all must be over.
     deadline: Nanos,
+    /// In which line the attempt stands.
+    line: Line,
+    /// The attempt has been let through and has not ended.
+    running: bool,
     limiter: bool,
     bulkhead: bool,
 }
 
+/// A line that an attempt waits in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Line {
+    None,
+    Limiter,
+    Bulkhead,
+}
+
 impl Attempts {
     pub(super) fn new(plan: Plan) -> Self {
-        Self { plan, deadline: NEVER, limiter: false, bulkhead: false }
+        Self {
+            plan,
+            deadline: NEVER,
+            line: Line::None,
+            running: false,
+            limiter: false,
+            bulkhead: false,
+        }
     }
 
     #[inline]
@@ -58,12 +78,55 @@ impl Attempts {
         }
     }
 
-    pub(super) fn has_limiter(&mut self) {
-        self.limiter = true;
+    /// Passes what may refuse an attempt or make it wait. `Some`: to be awaited, and then asked
+    /// again.
+    #[inline]
+    pub(super) fn admit<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match std::mem::replace(&mut self.line, Line::None) {
+            Line::None => {}
+            Line::Limiter => self.limiter = true,
+            Line::Bulkhead => self.bulkhead = true,
+        }
+        let parts = self.plan.parts();
+        if let Some(limiter) = parts.limiter
+            && !self.limiter
+        {
+            match RateLimiter::enter_in_place(limiter.bind(py), self.left())? {
+                Entry::Granted => self.limiter = true,
+                Entry::Wait(place) => {
+                    self.line = Line::Limiter;
+                    return Ok(Some(place));
+                }
+            }
+        }
+        if let Some(bulkhead) = parts.bulkhead
+            && !self.bulkhead
+        {
+            match RateLimiter::enter_in_place(bulkhead.bind(py), self.left())? {
+                Entry::Granted => self.bulkhead = true,
+                Entry::Wait(place) => {
+                    self.line = Line::Bulkhead;
+                    return Ok(Some(place));
+                }
+            }
+        }
+        self.running = true;
+        Ok(None)
     }
 
-    pub(super) fn has_bulkhead(&mut self) {
-        self.bulkhead = true;
+    /// [`Attempts::admit`], waiting in this thread.
+    pub(super) fn admit_blocking(&mut self, py: Python<'_>) -> PyResult<()> {
+        let parts = self.plan.parts();
+        if let Some(limiter) = parts.limiter {
+            limiter.get().enter_blocking(py, self.left())?;
+            self.limiter = true;
+        }
+        if let Some(bulkhead) = parts.bulkhead {
+            bulkhead.get().enter_blocking(py, self.left())?;
+            self.bulkhead = true;
+        }
+        self.running = true;
+        Ok(())
     }
 
     /// The error of an attempt that was ended because its time was up.
@@ -80,12 +143,18 @@ impl Attempts {
         timing::timed_out(py, name, kind, limit)
     }
 
-    /// An attempt has ended: everything it held goes back. `Some`: once more, after so long.
+    /// An attempt has ended: everything it held goes back. `Some`: once more, after so long,
+    /// if it `may` be tried again.
     #[inline]
-    pub(super) fn ended(&mut self, py: Python<'_>, result: &PyResult<Py<PyAny>>) -> Option<Nanos> {
+    pub(super) fn ended(
+        &mut self,
+        py: Python<'_>,
+        result: &PyResult<Py<PyAny>>,
+        may: bool,
+    ) -> Option<Nanos> {
         let outcome = self.classify(py, result);
-        self.parts().count_outcome(outcome);
         self.release(py, outcome);
+        let _ = may;
         None
     }
 
@@ -131,8 +200,12 @@ impl Attempts {
 
     /// Gives back what an attempt holds that ended with `outcome`.
     #[inline]
-    pub(super) fn release(&mut self, py: Python<'_>, _outcome: Outcome) {
+    pub(super) fn release(&mut self, py: Python<'_>, outcome: Outcome) {
         let parts = self.plan.parts();
+        if std::mem::take(&mut self.running) {
+            parts.count_outcome(outcome);
+        }
+        self.line = Line::None;
         if std::mem::take(&mut self.bulkhead)
             && let Some(bulkhead) = parts.bulkhead
         {
@@ -165,7 +238,7 @@ impl Attempts {
         })
     }
 
-    pub(super) fn traverse(&self, visit: Visit<'_>) -> std::ffi::c_int {
-        self.plan.traverse(visit)
+    pub(super) fn traverse<E>(&self, visit: &Visiting<'_, E>) -> Result<(), E> {
+        visit(self.plan.owner())
     }
 }

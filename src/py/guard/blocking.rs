@@ -27,11 +27,11 @@ pub(super) fn call(py: Python<'_>, plan: Plan, target: &Target) -> PyResult<Py<P
     let attempts = &mut running.attempts;
     attempts.begin();
     loop {
-        let result = match admit(py, attempts) {
+        let result = match attempts.admit_blocking(py) {
             Ok(()) => target.call(py).and_then(|value| plain(target, value)),
             Err(error) => return fall_back(py, attempts, error, target),
         };
-        match (attempts.ended(py, &result), result) {
+        match (attempts.ended(py, &result, true), result) {
             (None, Ok(value)) => return Ok(value),
             (None, Err(error)) => return fall_back(py, attempts, error, target),
             (Some(0), _) => {}
@@ -47,18 +47,6 @@ fn fall_back(
     target: &Target,
 ) -> PyResult<Py<PyAny>> {
     attempts.fall_back(py, error).and_then(|value| plain(target, value))
-}
-
-fn admit(py: Python<'_>, attempts: &mut Attempts) -> PyResult<()> {
-    if let Some(limiter) = attempts.parts().limiter {
-        limiter.get().enter_blocking(py, attempts.left())?;
-        attempts.has_limiter();
-    }
-    if let Some(bulkhead) = attempts.parts().bulkhead {
-        bulkhead.get().enter_blocking(py, attempts.left())?;
-        attempts.has_bulkhead();
-    }
-    Ok(())
 }
 
 /// Refuses what is to be awaited: its work has not begun, so the call says nothing yet.

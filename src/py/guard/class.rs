@@ -7,11 +7,10 @@ use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::blocking;
-use super::call::Call;
+use super::call::call;
 use super::plan::{Counts, Parts, Plan};
 use super::target::Target;
 use crate::core::clock::{Clock, Nanos};
-use crate::py::awaitable::driven;
 use crate::py::convert::{clock, globally_disabled, optional_duration};
 use crate::py::edge::edge;
 use crate::py::limiter::RateLimiter;
@@ -98,7 +97,7 @@ impl Guard {
         edge("Guard.call", || {
             let target = Target::new(function, args, kwargs)?;
             let plan = Plan::Guard(slf.clone().unbind());
-            driven(slf.py(), Box::new(Call::new(plan, target)))
+            call(slf.py(), plan, target)
         })
     }
 

@@ -2,17 +2,18 @@
 
 use std::sync::atomic::AtomicBool;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::blocking;
-use super::call::Call;
+use super::call::call;
 use super::class::Guard;
 use super::plan::Plan;
+use super::stream::GuardedStream;
 use super::target::Target;
-use crate::py::awaitable::driven;
 use crate::py::edge::edge;
 use crate::py::lookalike;
 
@@ -32,10 +33,32 @@ unsafe extern "C" {
 pub(crate) struct GuardedFunction {
     /// Read by the interpreter through the type's vectorcall offset.
     vectorcall: ffi::vectorcallfunc,
-    is_async: bool,
+    kind: Kind,
     plan: Plan,
     function: Py<PyAny>,
     attributes: Py<PyDict>,
+}
+
+/// How a function is called.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// `async def`.
+    Coroutine,
+    /// `async def` with `yield`.
+    Stream,
+    /// `def`.
+    Plain,
+}
+
+impl Kind {
+    fn named(name: &str) -> PyResult<Self> {
+        match name {
+            "coroutine" => Ok(Self::Coroutine),
+            "stream" => Ok(Self::Stream),
+            "plain" => Ok(Self::Plain),
+            _ => Err(PyValueError::new_err(format!("kind: unknown {name:?}"))),
+        }
+    }
 }
 
 /// The interpreter calls this for `f(...)`.
@@ -73,10 +96,11 @@ impl GuardedFunction {
     #[inline]
     fn begin(&self, py: Python<'_>, target: Target) -> PyResult<Py<PyAny>> {
         let plan = self.plan.clone_ref(py);
-        if self.is_async {
-            return driven(py, Box::new(Call::new(plan, target))).map(Bound::unbind);
+        match self.kind {
+            Kind::Coroutine => call(py, plan, target).map(Bound::unbind),
+            Kind::Stream => Ok(Py::new(py, GuardedStream::new(plan, target))?.into_any()),
+            Kind::Plain => blocking::call(py, plan, &target),
         }
-        blocking::call(py, plan, &target)
     }
 }
 
@@ -90,12 +114,12 @@ impl GuardedFunction {
         py: Python<'py>,
         function: Py<PyAny>,
         guard: &Bound<'py, PyAny>,
-        is_async: bool,
+        kind: &str,
     ) -> PyResult<Bound<'py, Self>> {
         edge("GuardedFunction", || {
             let plan = Plan::Guard(guard.cast::<Guard>()?.clone().unbind());
             let attributes = PyDict::new(py).unbind();
-            let this = Self { vectorcall, is_async, plan, function, attributes };
+            let this = Self { vectorcall, kind: Kind::named(kind)?, plan, function, attributes };
             let this = Bound::new(py, this)?;
             lookalike::install_vectorcall(&this, &raw const this.get().vectorcall, &INSTALLED);
             Ok(this)
@@ -191,7 +215,11 @@ impl GuardedFunction {
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         edge("GuardedFunction.__repr__", || {
-            let kind = if slf.get().is_async { "async " } else { "" };
+            let kind = match slf.get().kind {
+                Kind::Coroutine => "async ",
+                Kind::Stream => "streaming ",
+                Kind::Plain => "",
+            };
             let name = slf.getattr("__qualname__")?;
             let owner = slf.get().plan.owner().bind(slf.py()).repr()?;
             Ok(format!("<guarded {kind}function {name} behind {owner}>"))

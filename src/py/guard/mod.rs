@@ -1,4 +1,8 @@
 //! The guard: one native state machine around a call, with optional parts.
+//!
+//! The order is fallback[ deadline → retry[ breaker → limiter → bulkhead → time limit → call ] ].
+//! A breaker that is open refuses before anybody waits for a permit; its probe slot is taken when
+//! the permit is there. Whatever ends the call gives back what the attempt holds.
 
 mod attempts;
 mod blocking;
@@ -6,7 +10,9 @@ mod call;
 mod class;
 mod function;
 mod inner;
+mod machine;
 mod plan;
+mod stream;
 mod target;
 mod timing;
 
@@ -15,6 +21,7 @@ use pyo3::prelude::*;
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<class::Guard>()?;
     m.add_class::<function::GuardedFunction>()?;
+    m.add_class::<stream::GuardedStream>()?;
     m.add_class::<timing::Alarm>()
 }
 

@@ -7,7 +7,6 @@ use pyo3::prelude::*;
 use super::class::Guard;
 use crate::core::clock::{Clock, NEVER, Nanos};
 use crate::core::outcome::Outcome;
-use crate::py::awaitable::Visit;
 use crate::py::limiter::RateLimiter;
 
 /// Whose parts they are: a component that stands alone is a guard of one part.
@@ -49,10 +48,6 @@ impl Plan {
         match self {
             Self::Guard(guard) => guard.as_any(),
         }
-    }
-
-    pub(super) fn traverse(&self, visit: Visit<'_>) -> std::ffi::c_int {
-        visit(self.owner())
     }
 }
 

@@ -4,7 +4,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::py::awaitable::Visit;
+use crate::py::awaitable::Visiting;
 
 /// A function with its arguments.
 pub(crate) struct Target {
@@ -75,17 +75,9 @@ impl Target {
         }
     }
 
-    pub(super) fn traverse(&self, visit: Visit<'_>) -> std::ffi::c_int {
-        let answer = visit(&self.function);
-        if answer != 0 {
-            return answer;
-        }
-        for held in &self.args {
-            let answer = visit(held);
-            if answer != 0 {
-                return answer;
-            }
-        }
-        self.names.as_ref().map_or(0, |names| visit(names.as_any()))
+    pub(super) fn traverse<E>(&self, visit: &Visiting<'_, E>) -> Result<(), E> {
+        visit(&self.function)?;
+        self.args.iter().try_for_each(visit)?;
+        self.names.as_ref().map_or(Ok(()), |names| visit(names.as_any()))
     }
 }

@@ -8,6 +8,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::core::clock::{Nanos, secs_from_nanos};
+use crate::py::awaitable::{Stop, Visit};
 use crate::py::edge::edge;
 use crate::py::names;
 
@@ -100,9 +101,9 @@ impl Timer {
         Ok(left <= alarm.before)
     }
 
-    pub(super) fn traverse(&self, visit: crate::py::awaitable::Visit<'_>) -> std::ffi::c_int {
-        let answer = visit(self.alarm.as_any());
-        if answer != 0 { answer } else { visit(&self.handle) }
+    pub(super) fn traverse(&self, visit: Visit<'_>) -> Result<(), Stop> {
+        visit(self.alarm.as_any())?;
+        visit(&self.handle)
     }
 }
 
