@@ -4,6 +4,7 @@
 //! another component; composition happens above.
 #![forbid(unsafe_code)]
 
+pub mod breaker;
 pub mod cache;
 pub mod clock;
 pub mod error;
