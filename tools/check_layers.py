@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # What every part of the core may use; the rest are components that do not know each other.
-SHARED = {"cases", "clock", "error", "flight", "key", "metrics", "snapshot", "sync"}
+SHARED = {
+    "cases", "clock", "error", "flight", "key", "metrics", "outcome", "random", "snapshot", "sync",
+}
 # Composition happens here.
 COMPOSERS = {"guard"}
 

@@ -3,11 +3,12 @@
 import atexit as _atexit
 import os as _os
 
-from ferrogate import _core, _janitor, _loads, _streams, limiter
+from ferrogate import _core, _janitor, _loads, _streams, breaker, limiter
 from ferrogate._client import CacheClient
 from ferrogate._core import __version__
 from ferrogate._results import ResultCache
 from ferrogate._view import CacheView
+from ferrogate.breaker import CircuitBreaker, CircuitBreakerConfig
 from ferrogate.cache import (
     Cache,
     CacheConfig,
@@ -19,6 +20,7 @@ from ferrogate.cache import (
     cached,
 )
 from ferrogate.exceptions import (
+    CircuitBreakerOpenError,
     FerrogateError,
     GuardTimeout,
     InternalError,
@@ -43,6 +45,9 @@ __all__ = [
     "CacheStats",
     "CacheUnavailable",
     "CacheView",
+    "CircuitBreaker",
+    "CircuitBreakerConfig",
+    "CircuitBreakerOpenError",
     "Decision",
     "FerrogateError",
     "Guard",
@@ -78,3 +83,4 @@ if hasattr(_os, "register_at_fork"):
     _os.register_at_fork(after_in_child=_streams.after_fork_in_child)
     _os.register_at_fork(after_in_child=_janitor._after_fork_in_child)
     _os.register_at_fork(after_in_child=limiter._after_fork_in_child)
+    _os.register_at_fork(after_in_child=breaker._after_fork_in_child)

@@ -3,12 +3,37 @@
 from ferrogate._core import FerrogateError, InternalError
 
 __all__ = [
+    "CircuitBreakerOpenError",
     "FerrogateError",
     "GuardTimeout",
     "InternalError",
     "RateLimitExceeded",
     "StreamLagError",
 ]
+
+
+class CircuitBreakerOpenError(FerrogateError):
+    """A circuit breaker did not let a call through.
+
+    Attributes:
+        name: the breaker's name.
+        state: the state that refused it: ``"open"``, ``"half_open"`` (its probes are under
+            way), ``"forced_open"``, or ``"closed"`` (it recovers little by little).
+        retry_after: seconds until it is worth asking again; infinite when it was forced open.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        name: str | None = None,
+        state: str = "open",
+        retry_after: float = 0.0,
+    ) -> None:
+        super().__init__(message)
+        self.name = name
+        self.state = state
+        self.retry_after = retry_after
 
 
 class GuardTimeout(FerrogateError, TimeoutError):

@@ -2,6 +2,7 @@
 #![allow(clippy::doc_markdown, reason = "doc comments here are docstrings that Python users read")]
 
 mod awaitable;
+mod breaker;
 mod cache;
 mod cached;
 mod codec;
@@ -56,6 +57,7 @@ fn core_module(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(cache::seed, m)?)?;
     m.add_function(wrap_pyfunction!(outcome::outcome_of, m)?)?;
     awaitable::register(m)?;
+    breaker::register(m)?;
     guard::register(m)?;
     health::register(m)?;
     limiter::register(m)?;
@@ -76,6 +78,7 @@ fn before_fork(py: Python<'_>) -> PyResult<()> {
     let prepared = edge::edge("_before_fork", || {
         names::prepare(py);
         pyo3_own(py)?;
+        breaker::prepare(py)?;
         cache::prepare(py)?;
         guard::prepare(py)?;
         health::prepare(py)?;

@@ -18,7 +18,17 @@ import pytest
 from child import run
 
 import ferrogate
-from ferrogate import Cache, CacheService, Limit, PerformanceMetrics, RateLimiter, _core, cached
+from ferrogate import (
+    Cache,
+    CacheService,
+    CircuitBreaker,
+    CircuitBreakerConfig,
+    Limit,
+    PerformanceMetrics,
+    RateLimiter,
+    _core,
+    cached,
+)
 from ferrogate.health import HealthMonitor
 from ferrogate.testing import ManualClock
 
@@ -162,6 +172,19 @@ def of_method(call: Callable[[Any], object]) -> Recipe:
 def set_and_delete_attribute(function: Any) -> None:
     function.note = 1
     del function.note
+
+
+def of_breaker(call: Callable[[CircuitBreaker], object]) -> Recipe:
+    def recipe() -> Callable[[], object]:
+        breaker = CircuitBreaker("api", clock=ManualClock())
+        return lambda: call(breaker)
+
+    return recipe
+
+
+def no_copy(breaker: CircuitBreaker) -> None:
+    with pytest.raises(TypeError):
+        breaker.__reduce__()
 
 
 def of_limiter(call: Callable[[RateLimiter], object]) -> Recipe:
@@ -328,6 +351,21 @@ RECIPES: dict[str, Recipe] = {
     "CachedMethod.cache_key": of_method(lambda m: m.cache_key(1)),
     "CachedMethod.cache_parameters": of_method(lambda m: m.cache_parameters()),
     "CachedMethod.cache_refresh": of_method(lambda m: m.cache_refresh(1)),
+    "CircuitBreaker": new(lambda: CircuitBreaker("api")),
+    "CircuitBreaker.__aenter__": of_breaker(lambda b: awaited(b.__aenter__())),
+    "CircuitBreaker.__aexit__": of_breaker(lambda b: awaited(b.__aexit__(None, None, None))),
+    "CircuitBreaker.__enter__": of_breaker(lambda b: b.__enter__()),
+    "CircuitBreaker.__exit__": of_breaker(lambda b: b.__exit__(None, None, None)),
+    "CircuitBreaker.__reduce__": of_breaker(no_copy),
+    "CircuitBreaker._after_fork": of_breaker(lambda b: b._after_fork()),
+    "CircuitBreaker._watch": of_breaker(lambda b: b.on_open(id)),
+    "CircuitBreaker.disable": of_breaker(lambda b: b.disable()),
+    "CircuitBreaker.force_open": of_breaker(lambda b: (b.force_open(), b.reset())),
+    "CircuitBreaker.get_stats": of_breaker(lambda b: b.get_stats()),
+    "CircuitBreaker.is_open": of_breaker(lambda b: b.is_open()),
+    "CircuitBreaker.metrics_only": of_breaker(lambda b: b.metrics_only()),
+    "CircuitBreaker.reset": of_breaker(lambda b: b.reset()),
+    "CircuitBreaker.state": of_breaker(lambda b: b.state),
     "Decision.__repr__": of_limiter(lambda r: repr(r.try_acquire())),
     "Flight.abandon": of_flight(lambda f: f.abandon()),
     "Flight.enroll": of_flight(enroll),
@@ -400,6 +438,7 @@ RECIPES: dict[str, Recipe] = {
     "_Ticket.poll": of_ticket(lambda t: (t.poll(Waiter()), t.cancel())),
     "_seed": new(lambda: _core._seed(7)),
     "_before_fork": new(fork),
+    "_check_breaker_config": new(CircuitBreakerConfig),
     "_check_tags": new(lambda: _core._check_tags(["t"])),
     "cache_key": new(lambda: ferrogate.cache_key(1, x=[2])),
     **guarded_calls.RECIPES,
@@ -436,6 +475,8 @@ EXCUSED = {
     "CachedMethod.__func__": READS,
     "CachedMethod.__hash__": COMPARES,
     "CachedMethod.__self__": READS,
+    "CircuitBreaker.enabled": READS,
+    "CircuitBreaker.name": READS,
     "Decision.__bool__": READS,
     "Decision.granted": READS,
     "Decision.limit": READS,

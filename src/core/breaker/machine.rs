@@ -142,12 +142,14 @@ impl Breaker {
             Outcome::Throttled if self.settings.count_throttled => true,
             Outcome::Throttled | Outcome::Neutral => return None,
         };
+        if inner.state != State::Disabled {
+            inner.window.note(now, failed, slow);
+            if failed && let Some(spend) = spend {
+                inner.waste.add(now, spend);
+            }
+        }
         match inner.state {
             State::Closed | State::MetricsOnly => {
-                inner.window.note(now, failed, slow);
-                if failed && let Some(spend) = spend {
-                    inner.waste.add(now, spend);
-                }
                 let opens = inner.state == State::Closed && self.is_too_much(&mut inner, now);
                 opens.then(|| self.open(&mut inner, now))
             }
@@ -294,8 +296,11 @@ impl Inner {
         self.good = 0;
         self.share = None;
         self.probes.clear();
-        self.window.clear();
-        self.waste.clear();
+        // What has opened it can be looked at until it is history.
+        if !to.is_open() {
+            self.window.clear();
+            self.waste.clear();
+        }
         Transition { from, to }
     }
 

@@ -120,9 +120,9 @@ pub struct Stats {
     pub error_rate: f64,
     /// The share of the calls in the window that were slow, 0..1.
     pub slow_rate: f64,
-    /// Calls in the window.
+    /// Calls in the window. It begins anew when it turns half-open and when it closes.
     pub calls: u64,
-    /// Spent within the last minute on calls that failed, since the last transition.
+    /// Spent on calls that failed, within the last minute.
     pub wasted: Spend,
     /// Calls that ended, ever, by how.
     pub successes: u64,

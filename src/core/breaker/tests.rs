@@ -48,6 +48,7 @@ fn a_probe_at_a_time_and_three_in_a_row_close_it() {
     let (one, clock) = breaker(Settings::default());
     repeat(&one, Failure, 5);
     assert_eq!(call(&one, Success).unwrap_err().retry_after, Some(30 * SECOND));
+    assert_eq!((one.stats().calls, one.stats().error_rate), (5, 1.0), "why it is open");
     clock.advance(30 * SECOND);
     assert_eq!(one.state(), HalfOpen);
     let (first, turned) = one.begin();
@@ -240,8 +241,9 @@ fn waste_opens_it_whatever_the_share() {
     assert_eq!(end(Failure, spend(1.0, 0)), None);
     clock.advance(58 * SECOND);
     assert_eq!(end(Failure, spend(1e-9, 0)), step(Closed, Open));
-    assert_eq!(one.stats().wasted, Spend::default());
+    assert!(one.stats().wasted.usd > 1.0, "what has opened it can be seen");
     one.reset();
+    assert_eq!(one.stats().wasted, Spend::default());
     assert_eq!(end(Failure, spend(0.0, u64::MAX)), step(Closed, Open));
     one.metrics_only();
     for _ in 0..3 {

@@ -1,0 +1,318 @@
+//! The class.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use super::blocks::Blocks;
+use super::callbacks::{Callbacks, Event};
+use super::settings::{flag, settings};
+use crate::core::breaker::{Breaker, Permit, Refusal, Spend, Transition};
+use crate::core::clock::secs_from_nanos;
+use crate::core::outcome::Outcome;
+use crate::py::awaitable::{Unclaimed, ready, ready_or_back};
+use crate::py::convert::{clock, globally_disabled, type_name};
+use crate::py::edge::edge;
+
+/// The function that makes a `CircuitBreakerOpenError`.
+static OPEN_ERROR: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
+    open_error(py)?;
+    Stats::default().into_pyobject(py).map(drop)
+}
+
+fn open_error(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    OPEN_ERROR.import(py, "ferrogate._breaking", "open_error")
+}
+
+/// The native half of ``ferrogate.CircuitBreaker``.
+#[pyclass(frozen, subclass, module = "ferrogate._core")]
+pub(crate) struct CircuitBreaker {
+    core: Breaker,
+    pub(super) name: String,
+    pub(super) callbacks: Callbacks,
+    blocks: Blocks,
+}
+
+/// `get_stats()`.
+#[derive(Default, IntoPyObject)]
+struct Stats {
+    name: String,
+    state: &'static str,
+    enabled: bool,
+    error_rate: f64,
+    slow_rate: f64,
+    calls: u64,
+    successes: u64,
+    failures: u64,
+    throttled: u64,
+    neutral: u64,
+    slow: u64,
+    rejected: u64,
+    times_opened: u64,
+    probes: usize,
+    retry_after: f64,
+    wasted_usd: f64,
+    wasted_tokens: u64,
+    callback_errors: u64,
+}
+
+/// What other native parts ask of it.
+impl CircuitBreaker {
+    /// Whether it can refuse anything at all.
+    #[inline]
+    pub(crate) fn enabled(&self) -> bool {
+        self.core.settings().enabled
+    }
+
+    /// Asks for leave to make a call, then runs the callbacks of the step that this brought about.
+    #[inline]
+    pub(crate) fn begin(slf: &Bound<'_, Self>) -> Result<Permit, Refusal> {
+        let (asked, step) = slf.get().core.begin();
+        if let Some(step) = step {
+            Self::announce(slf, step);
+        }
+        asked
+    }
+
+    /// Gives a permit back, then runs the callbacks of the step that this brought about.
+    #[inline]
+    pub(crate) fn end(
+        slf: &Bound<'_, Self>,
+        permit: Permit,
+        outcome: Outcome,
+        spend: Option<Spend>,
+    ) {
+        if let Some(step) = slf.get().core.end(permit, outcome, spend) {
+            Self::announce(slf, step);
+        }
+    }
+
+    /// The exception for a call that was not let through.
+    #[cold]
+    pub(crate) fn open_error(&self, py: Python<'_>, refusal: &Refusal) -> PyErr {
+        let retry_after = refusal.retry_after.map_or(f64::INFINITY, secs_from_nanos);
+        let arguments = (&self.name, refusal.state.name(), retry_after);
+        match open_error(py).and_then(|make| make.call1(arguments)) {
+            Ok(error) => PyErr::from_value(error),
+            Err(error) => error,
+        }
+    }
+
+    fn force(slf: &Bound<'_, Self>, to: fn(&Breaker) -> Option<Transition>) {
+        if let Some(step) = to(&slf.get().core) {
+            Self::announce(slf, step);
+        }
+    }
+
+    /// A block begins; its number.
+    fn enter(slf: &Bound<'_, Self>) -> PyResult<u64> {
+        let this = slf.get();
+        let permit = Self::begin(slf).map_err(|refusal| this.open_error(slf.py(), &refusal))?;
+        let (number, forgotten) = this.blocks.enter(slf.py(), permit);
+        if let Some(permit) = forgotten {
+            Self::end(slf, permit, Outcome::Neutral, None);
+        }
+        Ok(number)
+    }
+
+    /// A block ends, with what it raised.
+    fn leave(slf: &Bound<'_, Self>, raised: &Bound<'_, PyAny>) {
+        let this = slf.get();
+        let Some(permit) = this.blocks.leave(slf.py()) else { return };
+        let outcome = if raised.is_none() { Outcome::Success } else { this.outcome_of(raised) };
+        Self::end(slf, permit, outcome, None);
+    }
+}
+
+/// Gives back the permit of an ``__aenter__`` that was never awaited.
+fn give_back(breaker: &Bound<'_, PyAny>, spent: &Unclaimed) {
+    let Ok(breaker) = breaker.cast::<CircuitBreaker>() else { return };
+    if let Some(permit) = breaker.get().blocks.take(spent.at) {
+        CircuitBreaker::end(breaker, permit, Outcome::Neutral, None);
+    }
+}
+
+#[pymethods]
+impl CircuitBreaker {
+    #[new]
+    #[pyo3(signature = (name, config, *, clock, enabled, classify))]
+    fn new(
+        name: &Bound<'_, PyAny>,
+        config: &Bound<'_, PyAny>,
+        clock: Option<&Bound<'_, PyAny>>,
+        enabled: &Bound<'_, PyAny>,
+        classify: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        edge("CircuitBreaker", || {
+            let name = name.extract().map_err(|_| {
+                PyTypeError::new_err(format!("name: expected a str, got {}", type_name(name)))
+            })?;
+            let enabled = flag("enabled", enabled)? && !globally_disabled();
+            if let Some(classify) = classify.as_ref().filter(|classify| !classify.is_callable()) {
+                let got = type_name(classify);
+                let expected = "classify: expected a function of an exception or None, got";
+                return Err(PyTypeError::new_err(format!("{expected} {got}")));
+            }
+            let clock = self::clock(clock)?;
+            Ok(Self {
+                core: Breaker::new(settings(config, enabled)?, clock)?,
+                name,
+                callbacks: Callbacks::new(classify.map(Bound::unbind)),
+                blocks: Blocks::default(),
+            })
+        })
+    }
+
+    /// Where it is.
+    #[getter]
+    fn state(&self) -> PyResult<&'static str> {
+        edge("CircuitBreaker.state", || Ok(self.core.state().name()))
+    }
+
+    #[getter]
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[getter(enabled)]
+    fn is_enabled(&self) -> bool {
+        self.enabled()
+    }
+
+    fn is_open(&self) -> PyResult<bool> {
+        edge("CircuitBreaker.is_open", || Ok(self.core.state().is_open()))
+    }
+
+    fn force_open(slf: &Bound<'_, Self>) -> PyResult<()> {
+        edge("CircuitBreaker.force_open", || {
+            Self::force(slf, Breaker::force_open);
+            Ok(())
+        })
+    }
+
+    fn disable(slf: &Bound<'_, Self>) -> PyResult<()> {
+        edge("CircuitBreaker.disable", || {
+            Self::force(slf, Breaker::disable);
+            Ok(())
+        })
+    }
+
+    fn metrics_only(slf: &Bound<'_, Self>) -> PyResult<()> {
+        edge("CircuitBreaker.metrics_only", || {
+            Self::force(slf, Breaker::metrics_only);
+            Ok(())
+        })
+    }
+
+    fn reset(slf: &Bound<'_, Self>) -> PyResult<()> {
+        edge("CircuitBreaker.reset", || {
+            Self::force(slf, Breaker::reset);
+            Ok(())
+        })
+    }
+
+    /// Has ``callback`` called when it goes to ``event``.
+    fn _watch(&self, event: &str, callback: Py<PyAny>) -> PyResult<()> {
+        edge("CircuitBreaker._watch", || {
+            self.callbacks.watch(Event::named(event)?, callback);
+            Ok(())
+        })
+    }
+
+    fn get_stats(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        edge("CircuitBreaker.get_stats", || {
+            let seen = self.core.stats();
+            let stats = Stats {
+                name: self.name.clone(),
+                state: seen.state.name(),
+                enabled: self.enabled(),
+                error_rate: seen.error_rate,
+                slow_rate: seen.slow_rate,
+                calls: seen.calls,
+                successes: seen.successes,
+                failures: seen.failures,
+                throttled: seen.throttled,
+                neutral: seen.neutral,
+                slow: seen.slow,
+                rejected: seen.rejected,
+                times_opened: seen.times_opened,
+                probes: seen.probes,
+                retry_after: seen.retry_after.map_or(0.0, secs_from_nanos),
+                wasted_usd: seen.wasted.usd,
+                wasted_tokens: seen.wasted.tokens,
+                callback_errors: self.callbacks.failures(),
+            };
+            Ok(stats.into_pyobject(py)?.into_any().unbind())
+        })
+    }
+
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
+        edge("CircuitBreaker.__enter__", || {
+            Self::enter(slf)?;
+            Ok(slf.clone())
+        })
+    }
+
+    fn __exit__(
+        slf: &Bound<'_, Self>,
+        _type: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        edge("CircuitBreaker.__exit__", || {
+            Self::leave(slf, value);
+            Ok(())
+        })
+    }
+
+    fn __aenter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        edge("CircuitBreaker.__aenter__", || {
+            let number = Self::enter(slf)?;
+            let slf = slf.clone().into_any();
+            let spent = Unclaimed { give_back, at: number, cost: 0, slot: false, key: None };
+            ready_or_back(slf.py(), slf.clone(), slf, spent)
+        })
+    }
+
+    fn __aexit__<'py>(
+        slf: &Bound<'py, Self>,
+        _type: &Bound<'py, PyAny>,
+        value: &Bound<'py, PyAny>,
+        _traceback: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("CircuitBreaker.__aexit__", || {
+            Self::leave(slf, value);
+            ready(slf.py(), slf.py().None().into_bound(slf.py()))
+        })
+    }
+
+    /// In the child of a fork.
+    fn _after_fork(&self) -> PyResult<()> {
+        edge("CircuitBreaker._after_fork", || {
+            self.core.after_fork();
+            self.blocks.after_fork();
+            Ok(())
+        })
+    }
+
+    fn __reduce__(&self) -> PyResult<()> {
+        edge("CircuitBreaker.__reduce__", || {
+            Err(PyTypeError::new_err(format!(
+                "cannot pickle or copy the circuit breaker {:?}: a breaker is one per process; \
+                 make one in each, from the same CircuitBreakerConfig",
+                self.name
+            )))
+        })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.callbacks.traverse(&visit)
+    }
+
+    fn __clear__(&self) {
+        self.callbacks.clear();
+    }
+}
