@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # What every part of the core may use; the rest are components that do not know each other.
-SHARED = {
-    "cases", "clock", "error", "flight", "key", "metrics", "outcome", "random", "snapshot", "sync",
-}
+SHARED = {"cases", "clock", "error", "flight", "key", "metrics", "outcome", "random"}
+SHARED |= {"snapshot", "sync"}
 # Composition happens here.
 COMPOSERS = {"guard"}
 

@@ -15,6 +15,7 @@ pub mod limiter;
 pub mod metrics;
 pub mod outcome;
 pub mod random;
+pub mod retry;
 pub mod sync;
 
 /// `usual` cases of a property, under `FERROGATE_SOAK` that many times more, up to `full`.
