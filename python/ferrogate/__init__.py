@@ -33,6 +33,7 @@ from ferrogate.limiter import Decision, Limit, RateLimitConfig, RateLimiter, rat
 from ferrogate.metrics import PerformanceMetrics
 from ferrogate.optimizer import ProductionOptimizer
 from ferrogate.outcome import Outcome
+from ferrogate.retry import RetryBudget, RetryPolicy
 from ferrogate.service import CacheService, CacheUnavailable
 
 __all__ = [
@@ -63,6 +64,8 @@ __all__ = [
     "RateLimitExceeded",
     "RateLimiter",
     "ResultCache",
+    "RetryBudget",
+    "RetryPolicy",
     "Savings",
     "StreamLagError",
     "__version__",

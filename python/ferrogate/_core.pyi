@@ -546,6 +546,59 @@ class _Ticket:
     def poll(self, waiter: object) -> float | None: ...
     def cancel(self) -> None: ...
 
+@disjoint_base
+class RetryBudget:
+    def __new__(
+        cls,
+        ratio: float,
+        *,
+        min_per_second: float,
+        max_saved: float,
+        window: _Seconds,
+        usd_per_minute: float | None,
+        name: str | None,
+        clock: ManualClock | None,
+        enabled: bool,
+    ) -> Self: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def ratio(self) -> float: ...
+    @property
+    def usd_per_minute(self) -> float | None: ...
+    @property
+    def enabled(self) -> bool: ...
+    def _stats(self) -> tuple[int, int, int, int, float, float, float]: ...
+
+@disjoint_base
+class RetryPolicy:
+    def __new__(
+        cls,
+        attempts: int,
+        *,
+        base: _Seconds,
+        factor: float,
+        max_delay: _Seconds,
+        jitter: str,
+        budget: RetryBudget | None,
+        on: Any,
+        total_timeout: _Seconds | None,
+        max_retry_after: _Seconds,
+        name: str | None,
+        clock: ManualClock | None,
+        enabled: bool,
+    ) -> Self: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def budget(self) -> RetryBudget | None: ...
+    @property
+    def enabled(self) -> bool: ...
+    def attempts_for(self, error: BaseException) -> int: ...
+    def _stats(self) -> tuple[int, int, float, list[tuple[str, int]]]: ...
+
 class CacheUnavailable(FerrogateError): ...
 
 @final

@@ -20,6 +20,8 @@ mod lookalike;
 mod metrics;
 mod names;
 mod outcome;
+#[allow(dead_code, reason = "the guard is to drive it")]
+mod retry;
 mod service;
 mod stack;
 
@@ -62,6 +64,7 @@ fn core_module(m: &Bound<'_, PyModule>) -> PyResult<()> {
     health::register(m)?;
     limiter::register(m)?;
     metrics::register(m)?;
+    retry::register(m)?;
     service::register(m)?;
     Ok(())
 }

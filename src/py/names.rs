@@ -25,6 +25,7 @@ macro_rules! names {
 
 names! {
     aclose: "aclose",
+    add_note: "add_note",
     asend: "asend",
     athrow: "athrow",
     cache_key: "__cache_key__",
@@ -33,10 +34,12 @@ names! {
     cancelling: "cancelling",
     close: "close",
     code: "code",
+    context: "__context__",
     dunder_aiter: "__aiter__",
     dunder_anext: "__anext__",
     dunder_await: "__await__",
     index: "__index__",
+    notes: "__notes__",
     response: "response",
     seconds: "seconds",
     status: "status",
