@@ -33,7 +33,7 @@ from ferrogate.limiter import Decision, Limit, RateLimitConfig, RateLimiter, rat
 from ferrogate.metrics import PerformanceMetrics
 from ferrogate.optimizer import ProductionOptimizer
 from ferrogate.outcome import Outcome
-from ferrogate.retry import RetryBudget, RetryPolicy
+from ferrogate.retry import RetryBudget, RetryPolicy, retry
 from ferrogate.service import CacheService, CacheUnavailable
 
 __all__ = [
@@ -72,6 +72,7 @@ __all__ = [
     "cache_key",
     "cached",
     "rate_limited",
+    "retry",
 ]
 
 # Seconds that the runtime's threads get to finish what was acknowledged.

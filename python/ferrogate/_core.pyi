@@ -393,6 +393,17 @@ class CircuitBreaker:
         enabled: bool,
         classify: Callable[[Exception], str | None] | None,
     ) -> Self: ...
+    @overload
+    def call(
+        self, function: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Driven[_T]: ...
+    @overload
+    def call(
+        self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Driven[_T]: ...
+    def call_sync(
+        self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T: ...
     @property
     def name(self) -> str: ...
     @property
@@ -421,6 +432,8 @@ class Guard:
         cls,
         name: str,
         *,
+        breaker: CircuitBreaker | None,
+        retry: RetryPolicy | None,
         limiter: RateLimiter | None,
         bulkhead: RateLimiter | None,
         timeout: float | timedelta | None,
@@ -588,6 +601,17 @@ class RetryPolicy:
         clock: ManualClock | None,
         enabled: bool,
     ) -> Self: ...
+    @overload
+    def call(
+        self, function: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Driven[_T]: ...
+    @overload
+    def call(
+        self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> Driven[_T]: ...
+    def call_sync(
+        self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T: ...
     @property
     def name(self) -> str | None: ...
     @property

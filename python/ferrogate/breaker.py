@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, overload
 
 from ferrogate import _core
+from ferrogate._guarded import guarded
 from ferrogate.outcome import Outcome
 
 __all__ = ["CircuitBreaker", "CircuitBreakerConfig", "CircuitBreakerStats", "CircuitState"]
@@ -17,6 +18,8 @@ __all__ = ["CircuitBreaker", "CircuitBreakerConfig", "CircuitBreakerStats", "Cir
 CircuitState = Literal["closed", "open", "half_open", "forced_open", "disabled", "metrics_only"]
 """Where a circuit breaker can be."""
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _Callback = TypeVar("_Callback", bound="Callable[[Any], object]")
 
 
@@ -128,8 +131,15 @@ class CircuitBreaker(_core.CircuitBreaker):
 
         breaker = CircuitBreaker("openai", CircuitBreakerConfig(timeout_seconds=30.0))
 
-        async with breaker:  # or `with`; CircuitBreakerOpenError
-            answer = await ask(prompt)
+        answer = await breaker.call(ask, prompt=prompt)  # CircuitBreakerOpenError
+
+
+        @breaker
+        async def ask(prompt: str) -> str: ...
+
+
+        async with breaker:  # or `with`
+            answer = await ask_another(prompt)
 
     Closed it watches the last calls. When too many of them failed it opens and refuses
     everything; after a rest it is half-open and lets a few probes through, whose outcome
@@ -176,6 +186,20 @@ class CircuitBreaker(_core.CircuitBreaker):
         self.config = config
         _living.add(self)
         return self
+
+    @overload
+    def __call__(
+        self, function: Callable[_P, Coroutine[Any, Any, _R]]
+    ) -> Callable[_P, Coroutine[Any, Any, _R]]: ...
+    @overload
+    def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]: ...
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorates ``def``, ``async def`` and async generators: every call goes through it.
+
+        A stream is one call from its first item to its end: one that fails half-way is a
+        failure, one that is left, closed or cancelled is neutral.
+        """
+        return guarded(function, self, "breaker")
 
     def on_open(self, callback: _Callback) -> _Callback:
         """Calls ``callback(breaker)`` whenever it opens, or is forced open.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, cast, overload
 
 from ferrogate import _core
 from ferrogate._arguments import flag
+from ferrogate._guarded import guarded
+from ferrogate.breaker import CircuitBreaker
 from ferrogate.limiter import RateLimiter
+from ferrogate.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from ferrogate.outcome import Outcome
@@ -53,7 +54,11 @@ class Guard(_core.Guard):
 
         guard = Guard(
             "openai",
+            breaker=CircuitBreaker("openai"),
+            retry=RetryPolicy(attempts=3),
             limiter=RateLimiter("60/minute"),
+            breaker=CircuitBreaker("openai"),
+            retry=RetryPolicy(attempts=3),
             timeout=60,
             attempt_timeout=20,
             fallback=lambda error: "try again later",
@@ -71,6 +76,9 @@ class Guard(_core.Guard):
 
     Args:
         name: for messages and statistics.
+        breaker: a :class:`CircuitBreaker`, asked once the permit is there, and before anybody
+            waits for one.
+        retry: a :class:`RetryPolicy`. What a part of the guard refused is not tried again.
         limiter: a :class:`RateLimiter`; each attempt takes a permit, and a slot if it has those.
         bulkhead: how many attempts may run at a time; or a :class:`RateLimiter` of slots only.
         timeout: seconds (or a timedelta) that all attempts, waits and pauses may take together.
@@ -91,6 +99,8 @@ class Guard(_core.Guard):
         cls,
         name: str,
         *,
+        breaker: CircuitBreaker | None = None,
+        retry: RetryPolicy | None = None,
         limiter: RateLimiter | None = None,
         bulkhead: int | RateLimiter | None = None,
         timeout: float | timedelta | None = None,
@@ -102,9 +112,14 @@ class Guard(_core.Guard):
     ) -> Guard:
         if not isinstance(name, str):
             raise TypeError(f"name: expected a str, got {type(name).__name__}")
-        if limiter is not None and not isinstance(limiter, RateLimiter):
-            got = type(limiter).__name__
-            raise TypeError(f"limiter: expected a ferrogate.RateLimiter, got {got}")
+        for argument, part, kind in (
+            ("breaker", breaker, CircuitBreaker),
+            ("retry", retry, RetryPolicy),
+            ("limiter", limiter, RateLimiter),
+        ):
+            if part is not None and not isinstance(part, kind):
+                got = type(part).__name__
+                raise TypeError(f"{argument}: expected a ferrogate.{kind.__name__}, got {got}")
         for argument, function in (("fallback", fallback), ("classify", classify)):
             if function is not None and not callable(function):
                 got = type(function).__name__
@@ -119,6 +134,8 @@ class Guard(_core.Guard):
         return super().__new__(
             cls,
             name,
+            breaker=breaker,
+            retry=retry,
             limiter=limiter,
             bulkhead=bulkhead,
             timeout=timeout,
@@ -156,25 +173,3 @@ class Guard(_core.Guard):
             if what in ("failures", "throttled", "timeouts", "rejected", "fallbacks") and count
         ]
         return f"<Guard {self.name!r}: {', '.join(told)}>"
-
-
-def guarded(function: Callable[..., Any], owner: Any, what: str) -> Callable[..., Any]:
-    """``function`` behind ``owner``, a guard or one of its parts; ``what`` is for messages."""
-    if isinstance(function, classmethod | staticmethod):
-        raise TypeError(f"put @{type(function).__name__} above @{what}, not below it")
-    if not callable(function):
-        raise TypeError(f"{what}: expected a function to decorate, got {function!r}")
-    # A callable object is what its class's `__call__` is.
-    call = inspect.getattr_static(type(function), "__call__", None)
-    kind = "plain"
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
-        kind = "coroutine"
-    elif inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(call):
-        kind = "stream"
-    elif inspect.isgeneratorfunction(function) or inspect.isgeneratorfunction(call):
-        raise TypeError(
-            f"{what}: {function!r} is a generator function, whose call only makes its generator; "
-            "make it an async generator, or guard what it calls"
-        )
-    wrapper: Callable[..., Any] = _core.GuardedFunction(function, owner, kind)
-    return functools.update_wrapper(wrapper, function)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
-from typing import Literal, TypeAlias, TypedDict
+from typing import Any, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, overload
 
 from ferrogate import _core
 from ferrogate._arguments import flag, text_or_none
+from ferrogate._guarded import guarded
 
-__all__ = ["RetryBudget", "RetryBudgetStats", "RetryPolicy", "RetryStats"]
+__all__ = ["RetryBudget", "RetryBudgetStats", "RetryPolicy", "RetryStats", "retry"]
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _Jitter = Literal["full", "equal", "none"]
 _Class: TypeAlias = type[Exception]
 _Rule: TypeAlias = "int | bool | RetryPolicy"
@@ -148,6 +151,11 @@ class RetryPolicy(_core.RetryPolicy):
     ::
 
         policy = RetryPolicy(attempts=5, total_timeout=60, budget=RetryBudget(0.2))
+        answer = await policy.call(ask, "hello")
+
+
+        @policy
+        async def ask(prompt: str) -> str: ...
 
     Waits grow by ``factor`` from ``base`` to ``max_delay``, less what chance takes off (M. Brooker,
     "Exponential backoff and jitter", AWS Architecture Blog, 2015). Where the server says how
@@ -219,6 +227,17 @@ class RetryPolicy(_core.RetryPolicy):
             enabled=flag("enabled", enabled),
         )
 
+    @overload
+    def __call__(
+        self, function: Callable[_P, Coroutine[Any, Any, _R]]
+    ) -> Callable[_P, Coroutine[Any, Any, _R]]: ...
+    @overload
+    def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]: ...
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorates ``def``, ``async def`` and async generators, whose streams are tried again
+        only until their first item."""
+        return guarded(function, self, "retry")
+
     def get_stats(self) -> RetryStats:
         """Counts since construction."""
         calls, retries, delayed, given_up = self._stats()
@@ -240,3 +259,46 @@ class RetryPolicy(_core.RetryPolicy):
             parts.append("disabled")
         plural = "" if self.attempts == 1 else "s"
         return f"<RetryPolicy{name} {self.attempts} attempt{plural}: {', '.join(parts)}>"
+
+
+def retry(
+    attempts: int = 3,
+    *,
+    base: float | timedelta = 0.5,
+    factor: float = 2.0,
+    max_delay: float | timedelta = 30.0,
+    jitter: _Jitter = "full",
+    budget: RetryBudget | None = None,
+    on: _On | None = None,
+    total_timeout: float | timedelta | None = None,
+    max_retry_after: float | timedelta = 60.0,
+    name: str | None = None,
+    clock: _core.ManualClock | None = None,
+    enabled: bool = True,
+) -> RetryPolicy:
+    """Decorates a function with a :class:`RetryPolicy` of its own.
+
+    ::
+
+        @retry(attempts=5, on=(ConnectionError, TimeoutError))
+        async def ask(prompt: str) -> str: ...
+
+    Raises:
+        ValueError, TypeError: a wrong argument; the message names it.
+    """
+    if callable(attempts):
+        raise TypeError("retry: expected options, write @retry() with parentheses")
+    return RetryPolicy(
+        attempts,
+        base=base,
+        factor=factor,
+        max_delay=max_delay,
+        jitter=jitter,
+        budget=budget,
+        on=on,
+        total_timeout=total_timeout,
+        max_retry_after=max_retry_after,
+        name=name,
+        clock=clock,
+        enabled=enabled,
+    )

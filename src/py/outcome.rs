@@ -4,6 +4,7 @@ use pyo3::exceptions::{PyException, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use crate::core::clock::{Nanos, nanos_from_secs};
 use crate::core::outcome::Outcome;
 use crate::py::convert::type_name;
 use crate::py::edge::{FerrogateError, edge};
@@ -19,11 +20,11 @@ const UNWELL: [i64; 2] = [408, 425];
 /// What is no `Exception` (cancelled, abandoned, Ctrl-C) and what ferrogate itself refused says
 /// nothing about the other side. An HTTP status is looked for where the clients of providers put
 /// it; everything else that is raised is a failure.
-pub(crate) fn of_error(py: Python<'_>, error: &PyErr) -> Outcome {
-    if !error.is_instance_of::<PyException>(py) {
+pub(crate) fn of_error(error: &Bound<'_, PyAny>) -> Outcome {
+    let py = error.py();
+    if !error.is_instance_of::<PyException>() {
         return Outcome::Neutral;
     }
-    let error = error.value(py).as_any();
     if error.is_instance_of::<FerrogateError>() {
         let timed_out = error.getattr_opt(names::timed_out(py)).ok().flatten();
         return if timed_out.is_some() { Outcome::Failure } else { Outcome::Neutral };
@@ -80,9 +81,39 @@ pub(crate) fn named(answer: &Bound<'_, PyAny>) -> PyResult<Option<Outcome>> {
     }
 }
 
+/// An attribute, if there is one; one that raises is none.
+fn attribute<'py>(
+    of: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+) -> Option<Bound<'py, PyAny>> {
+    of.getattr_opt(name).ok().flatten()
+}
+
+/// How long the other side asks to be left alone: `retry_after` of an exception, or the headers
+/// of its response (or of a response itself): `retry-after-ms`, `retry-after` in seconds.
+pub(crate) fn retry_after(said: &Bound<'_, PyAny>) -> Option<Nanos> {
+    let py = said.py();
+    let number = |value: &Bound<'_, PyAny>| {
+        let text = value.cast::<PyString>().ok().and_then(|text| text.to_str().ok()?.parse().ok());
+        text.or_else(|| value.extract::<f64>().ok()).filter(|seconds| *seconds >= 0.0)
+    };
+    if let Some(seconds) = attribute(said, names::retry_after(py)).and_then(|value| number(&value))
+    {
+        return Some(nanos_from_secs(seconds));
+    }
+    let response = attribute(said, names::response(py)).unwrap_or_else(|| said.clone());
+    let headers = attribute(&response, names::headers(py))?;
+    let header = |name: &str| {
+        let value = headers.call_method1(names::get(py), (name,)).ok()?;
+        number(&value)
+    };
+    let milliseconds = header("retry-after-ms").map(|value| value / 1e3);
+    milliseconds.or_else(|| header("retry-after")).map(nanos_from_secs)
+}
+
 /// The name of the outcome of an error, as parts of ferrogate see it.
 #[pyfunction]
 #[pyo3(name = "_outcome_of")]
-pub(crate) fn outcome_of(py: Python<'_>, error: &Bound<'_, PyAny>) -> PyResult<&'static str> {
-    edge("_outcome_of", || Ok(of_error(py, &PyErr::from_value(error.clone())).name()))
+pub(crate) fn outcome_of(error: &Bound<'_, PyAny>) -> PyResult<&'static str> {
+    edge("_outcome_of", || Ok(of_error(error).name()))
 }

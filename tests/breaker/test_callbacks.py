@@ -238,7 +238,9 @@ from ferrogate import CircuitBreaker, CircuitBreakerConfig, CircuitBreakerOpenEr
 what, rounds = sys.argv[1], int(sys.argv[2])
 if what == "collect":
     gc.set_threshold(1)
-config = CircuitBreakerConfig(timeout_seconds=1e-6, success_threshold=1, window=4, failure_threshold=0.2)
+config = CircuitBreakerConfig(
+    timeout_seconds=1e-6, success_threshold=1, window=4, failure_threshold=0.2
+)
 failures, told = [], [0, 0, 0]
 
 def classify(error):

@@ -4,6 +4,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyTuple};
 
 use super::blocks::Blocks;
 use super::callbacks::{Callbacks, Event};
@@ -14,6 +15,7 @@ use crate::core::outcome::Outcome;
 use crate::py::awaitable::{Unclaimed, ready, ready_or_back};
 use crate::py::convert::{clock, globally_disabled, type_name};
 use crate::py::edge::edge;
+use crate::py::guard::{self, Plan, Target};
 
 /// The function that makes a `CircuitBreakerOpenError`.
 static OPEN_ERROR: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -101,6 +103,12 @@ impl CircuitBreaker {
         }
     }
 
+    /// Refuses what [`CircuitBreaker::begin`] would refuse now; takes nothing.
+    #[inline]
+    pub(crate) fn check(&self, py: Python<'_>) -> PyResult<()> {
+        self.core.check().map_err(|refusal| self.open_error(py, &refusal))
+    }
+
     fn force(slf: &Bound<'_, Self>, to: fn(&Breaker) -> Option<Transition>) {
         if let Some(step) = to(&slf.get().core) {
             Self::announce(slf, step);
@@ -163,6 +171,32 @@ impl CircuitBreaker {
                 callbacks: Callbacks::new(classify.map(Bound::unbind)),
                 blocks: Blocks::default(),
             })
+        })
+    }
+
+    #[pyo3(signature = (function, /, *args, **kwargs))]
+    fn call<'py>(
+        slf: &Bound<'py, Self>,
+        function: Py<PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("CircuitBreaker.call", || {
+            let target = Target::new(function, args, kwargs)?;
+            guard::call(slf.py(), Plan::Breaker(slf.clone().unbind()), target)
+        })
+    }
+
+    #[pyo3(signature = (function, /, *args, **kwargs))]
+    fn call_sync<'py>(
+        slf: &Bound<'py, Self>,
+        function: Py<PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Py<PyAny>> {
+        edge("CircuitBreaker.call_sync", || {
+            let target = Target::new(function, args, kwargs)?;
+            guard::call_blocking(slf.py(), Plan::Breaker(slf.clone().unbind()), &target)
         })
     }
 

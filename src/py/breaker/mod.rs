@@ -16,8 +16,7 @@ pub(crate) use self::class::CircuitBreaker;
 /// Imports what is imported on first use.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     callbacks::prepare(py)?;
-    class::prepare(py)?;
-    judge::prepare(py)
+    class::prepare(py)
 }
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

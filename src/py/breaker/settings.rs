@@ -109,7 +109,7 @@ fn integer(argument: &'static str, value: &Bound<'_, PyAny>, most: u64) -> PyRes
 
 /// True or False, and nothing that is merely like it.
 pub(super) fn flag(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<bool> {
-    value.cast::<PyBool>().map(|flag| flag.is_true()).map_err(|_| {
+    value.cast::<PyBool>().map(PyBoolMethods::is_true).map_err(|_| {
         let got = type_name(value);
         PyTypeError::new_err(format!("{argument}: expected True or False, got {got}"))
     })

@@ -8,12 +8,16 @@ use pyo3::prelude::*;
 
 use super::plan::{Parts, Plan};
 use super::timing;
+use crate::core::breaker::Permit;
 use crate::core::clock::{NEVER, Nanos};
 use crate::core::outcome::Outcome;
+use crate::core::retry::{Run, Verdict};
 use crate::py::awaitable::Visiting;
+use crate::py::breaker::CircuitBreaker;
 use crate::py::edge::unraisable;
 use crate::py::limiter::{Entry, RateLimiter};
 use crate::py::outcome;
+use crate::py::retry::note;
 
 /// All attempts of one call.
 pub(super) struct Attempts {
@@ -26,6 +30,10 @@ pub(super) struct Attempts {
     running: bool,
     limiter: bool,
     bulkhead: bool,
+    permit: Option<Permit>,
+    run: Option<Run>,
+    /// What the attempt before raised.
+    before: Option<Py<PyAny>>,
 }
 
 /// A line that an attempt waits in.
@@ -45,6 +53,9 @@ impl Attempts {
             running: false,
             limiter: false,
             bulkhead: false,
+            permit: None,
+            run: None,
+            before: None,
         }
     }
 
@@ -59,6 +70,17 @@ impl Attempts {
         let parts = self.plan.parts();
         parts.count(|counts| &counts.calls);
         self.deadline = parts.deadline();
+        if let Some(policy) = parts.retry {
+            let policy = policy.get();
+            let left = self.left();
+            let needs_clock = left.is_some() || policy.policy().needs_clock();
+            let now = if needs_clock { policy.clock().now() } else { 0 };
+            let run = policy.policy().begin(now);
+            self.run = Some(match left {
+                Some(left) => run.until(now.saturating_add(left)),
+                None => run,
+            });
+        }
     }
 
     /// What is left until the deadline; `None`: no end.
@@ -82,12 +104,32 @@ impl Attempts {
     /// again.
     #[inline]
     pub(super) fn admit<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.try_admit(py).inspect_err(|error| self.refused(py, error))
+    }
+
+    /// A part of ours, or a cancellation, has kept an attempt from beginning.
+    #[cold]
+    pub(super) fn refused(&self, py: Python<'_>, error: &PyErr) {
+        if error.is_instance_of::<PyException>(py) {
+            self.parts().count(|counts| &counts.rejected);
+            if let Some(before) = &self.before {
+                // Whoever reads the traceback wants to know why there was another attempt.
+                error.set_cause(py, Some(PyErr::from_value(before.bind(py).clone())));
+            }
+        }
+    }
+
+    #[inline]
+    fn try_admit<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         match std::mem::replace(&mut self.line, Line::None) {
             Line::None => {}
             Line::Limiter => self.limiter = true,
             Line::Bulkhead => self.bulkhead = true,
         }
         let parts = self.plan.parts();
+        if !self.limiter && !self.bulkhead {
+            self.check(py)?;
+        }
         if let Some(limiter) = parts.limiter
             && !self.limiter
         {
@@ -110,12 +152,45 @@ impl Attempts {
                 }
             }
         }
-        self.running = true;
+        self.pass_breaker(py)?;
         Ok(None)
+    }
+
+    /// What would be refused anyway does not wait for a permit first.
+    #[inline]
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        let parts = self.plan.parts();
+        if self.left() == Some(0) {
+            return Err(self.timed_out(py));
+        }
+        match parts.breaker {
+            Some(breaker) if parts.limiter.is_some() || parts.bulkhead.is_some() => {
+                breaker.get().check(py)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The last gate, as a half-open breaker lets few through and none of them may wait.
+    #[inline]
+    fn pass_breaker(&mut self, py: Python<'_>) -> PyResult<()> {
+        if let Some(breaker) = self.plan.parts().breaker {
+            let breaker = breaker.bind(py);
+            let permit = CircuitBreaker::begin(breaker)
+                .map_err(|refusal| breaker.get().open_error(py, &refusal))?;
+            self.permit = Some(permit);
+        }
+        self.running = true;
+        Ok(())
     }
 
     /// [`Attempts::admit`], waiting in this thread.
     pub(super) fn admit_blocking(&mut self, py: Python<'_>) -> PyResult<()> {
+        self.try_admit_blocking(py).inspect_err(|error| self.refused(py, error))
+    }
+
+    fn try_admit_blocking(&mut self, py: Python<'_>) -> PyResult<()> {
+        self.check(py)?;
         let parts = self.plan.parts();
         if let Some(limiter) = parts.limiter {
             limiter.get().enter_blocking(py, self.left())?;
@@ -125,8 +200,7 @@ impl Attempts {
             bulkhead.get().enter_blocking(py, self.left())?;
             self.bulkhead = true;
         }
-        self.running = true;
-        Ok(())
+        self.pass_breaker(py)
     }
 
     /// The error of an attempt that was ended because its time was up.
@@ -145,17 +219,62 @@ impl Attempts {
 
     /// An attempt has ended: everything it held goes back. `Some`: once more, after so long,
     /// if it `may` be tried again.
+    ///
+    /// # Errors
+    /// What a function of the user's raises that is to say what is retried.
     #[inline]
     pub(super) fn ended(
         &mut self,
         py: Python<'_>,
         result: &PyResult<Py<PyAny>>,
         may: bool,
-    ) -> Option<Nanos> {
+    ) -> PyResult<Option<Nanos>> {
         let outcome = self.classify(py, result);
         self.release(py, outcome);
-        let _ = may;
-        None
+        if self.run.is_none() || outcome == Outcome::Success || !may {
+            return Ok(None);
+        }
+        self.again(py, result, outcome)
+    }
+
+    /// Whether and when it is tried again.
+    #[cold]
+    fn again(
+        &mut self,
+        py: Python<'_>,
+        result: &PyResult<Py<PyAny>>,
+        outcome: Outcome,
+    ) -> PyResult<Option<Nanos>> {
+        let parts = self.plan.parts();
+        let (Some(policy), Some(run)) = (parts.retry, &mut self.run) else { return Ok(None) };
+        let policy = policy.get();
+        let now = policy.clock().now();
+        let verdict = match result {
+            Err(error) if !error.is_instance_of::<PyException>(py) => return Ok(None),
+            Err(error) => {
+                let error = error.value(py).as_any();
+                let wait = outcome::retry_after(error);
+                policy.after_error(run, error, outcome, wait, None, now)?
+            }
+            Ok(value) => {
+                let wait = outcome::retry_after(value.bind(py));
+                run.after(policy.policy(), outcome, wait, None, now)
+            }
+        };
+        match verdict {
+            Verdict::Again(pause) => {
+                parts.count(|counts| &counts.retries);
+                self.before =
+                    result.as_ref().err().map(|error| error.value(py).clone().into_any().unbind());
+                Ok(Some(pause))
+            }
+            Verdict::GiveUp(reason) => {
+                if let Err(error) = result {
+                    note(error.value(py).as_any(), run, reason, now);
+                }
+                Ok(None)
+            }
+        }
     }
 
     #[inline]
@@ -166,9 +285,10 @@ impl Attempts {
         {
             return outcome;
         }
-        match result {
-            Ok(_) => Outcome::Success,
-            Err(error) => outcome::of_error(py, error),
+        match (result, parts.breaker) {
+            (Ok(_), _) => Outcome::Success,
+            (Err(error), Some(breaker)) => breaker.get().outcome_of(error.value(py).as_any()),
+            (Err(error), None) => outcome::of_error(error.value(py).as_any()),
         }
     }
 
@@ -205,6 +325,9 @@ impl Attempts {
         if std::mem::take(&mut self.running) {
             parts.count_outcome(outcome);
         }
+        if let (Some(permit), Some(breaker)) = (self.permit.take(), parts.breaker) {
+            CircuitBreaker::end(breaker.bind(py), permit, outcome, None);
+        }
         self.line = Line::None;
         if std::mem::take(&mut self.bulkhead)
             && let Some(bulkhead) = parts.bulkhead
@@ -239,6 +362,7 @@ impl Attempts {
     }
 
     pub(super) fn traverse<E>(&self, visit: &Visiting<'_, E>) -> Result<(), E> {
-        visit(self.plan.owner())
+        visit(self.plan.owner())?;
+        self.before.as_ref().map_or(Ok(()), visit)
     }
 }

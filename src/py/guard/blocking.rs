@@ -22,7 +22,7 @@ impl Drop for Running<'_> {
 }
 
 /// Calls it until it succeeds or nothing more is to be tried.
-pub(super) fn call(py: Python<'_>, plan: Plan, target: &Target) -> PyResult<Py<PyAny>> {
+pub(crate) fn call(py: Python<'_>, plan: Plan, target: &Target) -> PyResult<Py<PyAny>> {
     let mut running = Running { py, attempts: Attempts::new(plan) };
     let attempts = &mut running.attempts;
     attempts.begin();
@@ -31,7 +31,7 @@ pub(super) fn call(py: Python<'_>, plan: Plan, target: &Target) -> PyResult<Py<P
             Ok(()) => target.call(py).and_then(|value| plain(target, value)),
             Err(error) => return fall_back(py, attempts, error, target),
         };
-        match (attempts.ended(py, &result, true), result) {
+        match (attempts.ended(py, &result, true)?, result) {
             (None, Ok(value)) => return Ok(value),
             (None, Err(error)) => return fall_back(py, attempts, error, target),
             (Some(0), _) => {}

@@ -44,7 +44,7 @@ impl Call {
 
     #[inline]
     fn attempted(&mut self, py: Python<'_>, result: PyResult<Py<PyAny>>) -> PyResult<Next> {
-        match self.attempts.ended(py, &result, true) {
+        match self.attempts.ended(py, &result, true)? {
             None => result.map(Next::Done),
             Some(0) => self.admit(py),
             Some(pause) => {
@@ -67,7 +67,11 @@ impl Steps for Call {
         match at {
             At::Attempt | At::Item => self.attempted(py, result),
             At::Fallback => result.map(Next::Done),
-            At::Line | At::Pause => result.and_then(|_| self.admit(py)),
+            At::Line => {
+                result.inspect_err(|error| self.attempts.refused(py, error))?;
+                self.admit(py)
+            }
+            At::Pause => result.and_then(|_| self.admit(py)),
         }
     }
 

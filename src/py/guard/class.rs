@@ -11,9 +11,11 @@ use super::call::call;
 use super::plan::{Counts, Parts, Plan};
 use super::target::Target;
 use crate::core::clock::{Clock, Nanos};
+use crate::py::breaker::CircuitBreaker;
 use crate::py::convert::{clock, globally_disabled, optional_duration};
 use crate::py::edge::edge;
 use crate::py::limiter::RateLimiter;
+use crate::py::retry::PyRetryPolicy;
 
 /// The parts that calls go through, and what became of them.
 #[pyclass(frozen, subclass, module = "ferrogate._core")]
@@ -22,6 +24,8 @@ pub(crate) struct Guard {
     pub(super) clock: Clock,
     /// As it was given; ``None`` is the machine's.
     pub(super) clock_object: Option<Py<PyAny>>,
+    breaker: Option<Py<CircuitBreaker>>,
+    retry: Option<Py<PyRetryPolicy>>,
     limiter: Option<Py<RateLimiter>>,
     bulkhead: Option<Py<RateLimiter>>,
     fallback: Option<Py<PyAny>>,
@@ -44,6 +48,8 @@ impl Guard {
         }
         Parts {
             guard: Some(self),
+            breaker: self.breaker.as_ref(),
+            retry: self.retry.as_ref(),
             limiter: self.limiter.as_ref(),
             bulkhead: self.bulkhead.as_ref(),
             fallback: self.fallback.as_ref(),
@@ -57,10 +63,12 @@ impl Guard {
 #[pymethods]
 impl Guard {
     #[new]
-    #[pyo3(signature = (name, *, limiter, bulkhead, timeout, attempt_timeout, fallback, classify, clock, enabled))]
+    #[pyo3(signature = (name, *, breaker, retry, limiter, bulkhead, timeout, attempt_timeout, fallback, classify, clock, enabled))]
     #[allow(clippy::too_many_arguments, reason = "called by ferrogate.Guard alone, by keyword")]
     fn new(
         name: String,
+        breaker: Option<Py<CircuitBreaker>>,
+        retry: Option<Py<PyRetryPolicy>>,
         limiter: Option<Py<RateLimiter>>,
         bulkhead: Option<Py<RateLimiter>>,
         timeout: Option<&Bound<'_, PyAny>>,
@@ -73,6 +81,8 @@ impl Guard {
         edge("Guard", || {
             Ok(Self {
                 name,
+                breaker,
+                retry,
                 limiter,
                 bulkhead,
                 fallback,
@@ -146,6 +156,8 @@ impl Guard {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.clock_object)?;
+        visit.call(&self.breaker)?;
+        visit.call(&self.retry)?;
         visit.call(&self.limiter)?;
         visit.call(&self.bulkhead)?;
         visit.call(&self.fallback)?;

@@ -10,7 +10,6 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::blocking;
 use super::call::call;
-use super::class::Guard;
 use super::plan::Plan;
 use super::stream::GuardedStream;
 use super::target::Target;
@@ -117,7 +116,7 @@ impl GuardedFunction {
         kind: &str,
     ) -> PyResult<Bound<'py, Self>> {
         edge("GuardedFunction", || {
-            let plan = Plan::Guard(guard.cast::<Guard>()?.clone().unbind());
+            let plan = Plan::of(guard)?;
             let attributes = PyDict::new(py).unbind();
             let this = Self { vectorcall, kind: Kind::named(kind)?, plan, function, attributes };
             let this = Bound::new(py, this)?;

@@ -18,6 +18,11 @@ mod timing;
 
 use pyo3::prelude::*;
 
+pub(crate) use self::blocking::call as call_blocking;
+pub(crate) use self::call::call;
+pub(crate) use self::plan::Plan;
+pub(crate) use self::target::Target;
+
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<class::Guard>()?;
     m.add_class::<function::GuardedFunction>()?;

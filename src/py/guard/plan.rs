@@ -7,18 +7,26 @@ use pyo3::prelude::*;
 use super::class::Guard;
 use crate::core::clock::{Clock, NEVER, Nanos};
 use crate::core::outcome::Outcome;
+use crate::py::breaker::CircuitBreaker;
 use crate::py::limiter::RateLimiter;
+use crate::py::retry::PyRetryPolicy;
 
 /// Whose parts they are: a component that stands alone is a guard of one part.
 pub(crate) enum Plan {
     /// All of a guard's.
     Guard(Py<Guard>),
+    /// A breaker alone.
+    Breaker(Py<CircuitBreaker>),
+    /// A retry policy alone.
+    Retry(Py<PyRetryPolicy>),
 }
 
 /// The parts of a plan; what is not there is not asked.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Parts<'a> {
     pub(super) guard: Option<&'a Guard>,
+    pub(super) breaker: Option<&'a Py<CircuitBreaker>>,
+    pub(super) retry: Option<&'a Py<PyRetryPolicy>>,
     pub(super) limiter: Option<&'a Py<RateLimiter>>,
     pub(super) bulkhead: Option<&'a Py<RateLimiter>>,
     pub(super) fallback: Option<&'a Py<PyAny>>,
@@ -30,9 +38,22 @@ pub(super) struct Parts<'a> {
 }
 
 impl Plan {
+    /// The plan of a guard, a breaker or a retry policy.
+    pub(crate) fn of(owner: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(guard) = owner.cast::<Guard>() {
+            return Ok(Self::Guard(guard.clone().unbind()));
+        }
+        if let Ok(breaker) = owner.cast::<CircuitBreaker>() {
+            return Ok(Self::Breaker(breaker.clone().unbind()));
+        }
+        Ok(Self::Retry(owner.cast::<PyRetryPolicy>()?.clone().unbind()))
+    }
+
     pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
         match self {
             Self::Guard(guard) => Self::Guard(guard.clone_ref(py)),
+            Self::Breaker(breaker) => Self::Breaker(breaker.clone_ref(py)),
+            Self::Retry(policy) => Self::Retry(policy.clone_ref(py)),
         }
     }
 
@@ -40,6 +61,8 @@ impl Plan {
     pub(super) fn parts(&self) -> Parts<'_> {
         match self {
             Self::Guard(guard) => guard.get().parts(),
+            Self::Breaker(breaker) => Parts { breaker: Some(breaker), ..Parts::default() },
+            Self::Retry(policy) => Parts { retry: Some(policy), ..Parts::default() },
         }
     }
 
@@ -47,6 +70,8 @@ impl Plan {
     pub(super) fn owner(&self) -> &Py<PyAny> {
         match self {
             Self::Guard(guard) => guard.as_any(),
+            Self::Breaker(breaker) => breaker.as_any(),
+            Self::Retry(policy) => policy.as_any(),
         }
     }
 }
@@ -65,8 +90,12 @@ impl<'a> Parts<'a> {
         self.guard.map_or(&Clock::System, |guard| &guard.clock)
     }
 
+    /// The clock as it was given; ``None`` is the machine's.
     pub(super) fn clock_object(&self) -> Option<&'a Py<PyAny>> {
-        self.guard.and_then(|guard| guard.clock_object.as_ref())
+        match self.guard {
+            Some(guard) => guard.clock_object.as_ref(),
+            None => self.retry.and_then(|policy| policy.get().clock_object()),
+        }
     }
 
     pub(super) fn count(&self, what: impl FnOnce(&Counts) -> &AtomicU64) {

@@ -239,7 +239,7 @@ impl StreamStep {
             return Err(error);
         }
         if live.source.is_some() && error.is_instance_of::<PyStopAsyncIteration>(py) {
-            live.attempts.ended(py, &Ok(py.None()), false);
+            live.attempts.ended(py, &Ok(py.None()), false)?;
             return Err(error);
         }
         if matches!(self.ask, Ask::Throw(_) | Ask::Close) {
@@ -249,7 +249,7 @@ impl StreamStep {
         let failed = Err(error);
         let live = self.live()?;
         let may = !live.flowing;
-        let Some(pause) = live.attempts.ended(py, &failed, may) else {
+        let Some(pause) = live.attempts.ended(py, &failed, may)? else {
             return failed.map(Next::Done);
         };
         live.source = None;
@@ -289,9 +289,13 @@ impl Steps for StreamStep {
 
     fn ended(&mut self, py: Python<'_>, at: At, result: PyResult<Py<PyAny>>) -> PyResult<Next> {
         match (at, result) {
-            (At::Line | At::Pause, result) => result.and_then(|_| self.admit(py)),
+            (At::Line | At::Pause, Ok(_)) => self.admit(py),
+            (At::Line, Err(error)) => {
+                self.live()?.attempts.refused(py, &error);
+                Err(error)
+            }
             (At::Fallback | At::Attempt, Ok(iterable)) => self.opened(iterable.bind(py)),
-            (At::Fallback, Err(error)) => Err(error),
+            (At::Fallback | At::Pause, Err(error)) => Err(error),
             (At::Item, Ok(_)) if matches!(self.ask, Ask::Close) => Ok(self.closed(py)),
             (At::Item, Ok(item)) => Ok(self.item(item)),
             (At::Item | At::Attempt, Err(error)) => self.broken(py, error),

@@ -9,7 +9,6 @@ mod rules;
 use pyo3::prelude::*;
 
 pub(crate) use self::budget::PyRetryBudget;
-#[allow(unused_imports, reason = "the guard is to drive it")]
 pub(crate) use self::note::note;
 pub(crate) use self::policy::PyRetryPolicy;
 

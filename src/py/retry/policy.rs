@@ -2,6 +2,7 @@
 
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
 
 use super::arguments::{attempts, number};
 use super::budget::PyRetryBudget;
@@ -12,6 +13,7 @@ use crate::core::retry::{Jitter, Policy, Reason, Run, Settings, Verdict};
 use crate::core::sync::Arc;
 use crate::py::convert::{LONGEST, clock, duration_or_zero, globally_disabled, optional_duration};
 use crate::py::edge::edge;
+use crate::py::guard::{self, Plan, Target};
 
 /// The native half of ``ferrogate.RetryPolicy``.
 #[pyclass(frozen, subclass, weakref, name = "RetryPolicy", module = "ferrogate._core")]
@@ -20,6 +22,8 @@ pub(crate) struct PyRetryPolicy {
     on: On,
     budget: Option<Py<PyRetryBudget>>,
     clock: Clock,
+    /// As it was given; `None` is the machine's.
+    clock_object: Option<Py<PyAny>>,
     name: Option<String>,
 }
 
@@ -57,7 +61,34 @@ impl PyRetryPolicy {
             let pays = budget.as_ref().map(|budget| Arc::clone(&budget.get().core));
             let policy = Policy::new(settings, pays)?;
             let on = On::new(on, &policy)?;
-            Ok(Self { policy, on, budget, clock: self::clock(clock)?, name })
+            let clock_object = clock.map(|clock| clock.clone().unbind());
+            Ok(Self { policy, on, budget, clock: self::clock(clock)?, clock_object, name })
+        })
+    }
+
+    #[pyo3(signature = (function, /, *args, **kwargs))]
+    fn call<'py>(
+        slf: &Bound<'py, Self>,
+        function: Py<PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("RetryPolicy.call", || {
+            let target = Target::new(function, args, kwargs)?;
+            guard::call(slf.py(), Plan::Retry(slf.clone().unbind()), target)
+        })
+    }
+
+    #[pyo3(signature = (function, /, *args, **kwargs))]
+    fn call_sync<'py>(
+        slf: &Bound<'py, Self>,
+        function: Py<PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Py<PyAny>> {
+        edge("RetryPolicy.call_sync", || {
+            let target = Target::new(function, args, kwargs)?;
+            guard::call_blocking(slf.py(), Plan::Retry(slf.clone().unbind()), &target)
         })
     }
 
@@ -107,6 +138,7 @@ impl PyRetryPolicy {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.budget)?;
+        visit.call(&self.clock_object)?;
         self.on.traverse(&visit)
     }
 }
@@ -126,6 +158,11 @@ impl PyRetryPolicy {
     /// Its time.
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// Its clock as it was given.
+    pub(crate) fn clock_object(&self) -> Option<&Py<PyAny>> {
+        self.clock_object.as_ref()
     }
 
     /// What it says of one error.
