@@ -138,6 +138,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             runner.run(main(clock))
     """
 
+    #: A timer that is no longer needed would still be jumped to.
+    _jumps_to_timers = True
+
     def __init__(self, clock: ManualClock | None = None) -> None:
         self.clock = clock if clock is not None else ManualClock()
         super().__init__(_JumpingSelector(self.clock))

@@ -15,6 +15,7 @@ mod plan;
 mod stream;
 mod target;
 mod timing;
+mod watch;
 
 use pyo3::prelude::*;
 
@@ -27,7 +28,8 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<class::Guard>()?;
     m.add_class::<function::GuardedFunction>()?;
     m.add_class::<stream::GuardedStream>()?;
-    m.add_class::<timing::Alarm>()
+    m.add_class::<timing::PyAlarm>()?;
+    m.add_class::<watch::Watch>()
 }
 
 /// Imports what is imported on first use.

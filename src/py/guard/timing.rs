@@ -1,19 +1,17 @@
 //! Time limits and pauses in asyncio.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::watch::{self, Alarm, Limit};
 use crate::core::clock::{Nanos, secs_from_nanos};
+use crate::core::sync::Arc;
 use crate::py::awaitable::{Stop, Visit};
 use crate::py::edge::edge;
 use crate::py::names;
 
-static RUNNING_LOOP: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-static CURRENT_TASK: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static CANCELLED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static CALL_LATER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static PAUSE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -24,8 +22,7 @@ const MODULE: &str = "ferrogate._pausing";
 
 /// Imports what is imported on first use.
 pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
-    RUNNING_LOOP.import(py, "asyncio", "get_running_loop")?;
-    CURRENT_TASK.import(py, "asyncio", "current_task")?;
+    watch::prepare(py)?;
     CANCELLED.import(py, "asyncio", "CancelledError")?;
     CALL_LATER.import(py, MODULE, "call_later")?;
     PAUSE.import(py, MODULE, "pause")?;
@@ -34,76 +31,72 @@ pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// Cancels a task when its time is up; what the timer of a loop calls.
+/// What the timer of a clock that tests move calls.
 #[pyclass(frozen, name = "_Alarm", module = "ferrogate._core")]
-pub(crate) struct Alarm {
-    task: Py<PyAny>,
-    rang: AtomicBool,
-    /// Cancellations of the task that were asked for before.
-    before: i64,
-}
+pub(crate) struct PyAlarm(Arc<Alarm>);
 
 #[pymethods]
-impl Alarm {
+impl PyAlarm {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
-        edge("_Alarm.__call__", || {
-            self.rang.store(true, Ordering::Relaxed);
-            self.task.bind(py).call_method0(names::cancel(py))?;
-            Ok(())
-        })
+        edge("_Alarm.__call__", || self.0.ring(py))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.task)
+        visit.call(self.0.task())
     }
 }
 
 /// An alarm that is set.
 pub(super) struct Timer {
-    alarm: Py<Alarm>,
-    handle: Py<PyAny>,
+    alarm: Arc<Alarm>,
+    set: Set,
+}
+
+enum Set {
+    /// By the loop's one timer.
+    Limit(Limit),
+    /// By a timer of its own.
+    Handle(Py<PyAny>),
 }
 
 impl Timer {
-    /// Cancels the running task after so long, if it is not put off before.
+    /// Cancels the running task after so long, if it is not stopped before.
     pub(super) fn set(
         py: Python<'_>,
         clock: Option<&Py<PyAny>>,
         after: Nanos,
     ) -> PyResult<Option<Self>> {
-        let running = RUNNING_LOOP.import(py, "asyncio", "get_running_loop")?.call0()?;
-        let task = CURRENT_TASK.import(py, "asyncio", "current_task")?.call1((&running,))?;
-        if task.is_none() {
-            // Driven by hand: there is nobody to cancel.
-            return Ok(None);
-        }
-        let before = task.call_method0(names::cancelling(py))?.extract()?;
-        let alarm = Alarm { task: task.unbind(), rang: AtomicBool::new(false), before };
-        let alarm = Bound::new(py, alarm)?;
-        let seconds = secs_from_nanos(after);
-        let handle = match clock {
-            None => running.call_method1(names::call_later(py), (seconds, &alarm))?,
-            Some(clock) => {
-                CALL_LATER.import(py, MODULE, "call_later")?.call1((clock, seconds, &alarm))?
-            }
+        let Some((alarm, event_loop)) = Alarm::of_this_task(py)? else { return Ok(None) };
+        let alarm = Arc::new(alarm);
+        let set = if let Some(clock) = clock {
+            let ring = Bound::new(py, PyAlarm(Arc::clone(&alarm)))?;
+            let arguments = (clock, secs_from_nanos(after), ring);
+            Set::Handle(CALL_LATER.import(py, MODULE, "call_later")?.call1(arguments)?.unbind())
+        } else {
+            Set::Limit(Limit::set(&event_loop, &alarm, after)?)
         };
-        Ok(Some(Self { alarm: alarm.unbind(), handle: handle.unbind() }))
+        Ok(Some(Self { alarm, set }))
     }
 
-    /// Puts it off; true if it rang and nobody else asked for the cancellation.
+    /// Stops it; true if it rang and nobody else asked for the cancellation.
     pub(super) fn stop(self, py: Python<'_>) -> PyResult<bool> {
-        let alarm = self.alarm.get();
-        if !alarm.rang.load(Ordering::Relaxed) {
-            self.handle.bind(py).call_method0(names::cancel(py))?;
-            return Ok(false);
+        if self.alarm.has_rung() {
+            return self.alarm.hush(py);
         }
-        let left: i64 = alarm.task.bind(py).call_method0(names::uncancel(py))?.extract()?;
-        Ok(left <= alarm.before)
+        match self.set {
+            Set::Limit(limit) => limit.unset(py)?,
+            Set::Handle(handle) => {
+                handle.bind(py).call_method0(names::cancel(py))?;
+            }
+        }
+        Ok(false)
     }
 
     pub(super) fn traverse(&self, visit: Visit<'_>) -> Result<(), Stop> {
-        visit(self.alarm.as_any())?;
-        visit(&self.handle)
+        match &self.set {
+            Set::Limit(limit) => limit.traverse(visit),
+            Set::Handle(handle) => visit(handle),
+        }
     }
 }
 
