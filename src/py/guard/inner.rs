@@ -63,14 +63,14 @@ impl Inner {
     #[cold]
     fn throw(&self, py: Python<'_>, error: PyErr) -> PyResult<Step> {
         let inner = self.0.bind(py);
-        if error.is_instance_of::<PyGeneratorExit>(py) {
-            // As `yield from` does it: closed, which also ends one that has no `throw`.
-            if let Some(close) = inner.getattr_opt(names::close(py))? {
+        let Some(throw) = inner.getattr_opt(names::throw(py))? else {
+            if error.is_instance_of::<PyGeneratorExit>(py)
+                && let Some(close) = inner.getattr_opt(names::close(py))?
+            {
                 close.call0()?;
             }
             return Err(error);
-        }
-        let Some(throw) = inner.getattr_opt(names::throw(py))? else { return Err(error) };
+        };
         match throw.call1((error,)) {
             Ok(value) => Ok(Step::Yield(value.unbind())),
             Err(error) if error.is_instance_of::<PyStopIteration>(py) => {

@@ -32,6 +32,8 @@ struct Live {
     flowing: bool,
     /// The iterator is the fallback's, which nobody judges.
     fallen: bool,
+    /// The stream has ended; what is asked of it still is the iterator's to answer.
+    over: bool,
 }
 
 impl Live {
@@ -48,7 +50,8 @@ enum State {
     Idle(Box<Live>),
     /// A step has it.
     Running,
-    Ended,
+    /// It goes.
+    Gone,
 }
 
 /// What calling a guarded async generator function gives.
@@ -58,7 +61,8 @@ pub(crate) struct GuardedStream(Mutex<State>);
 impl GuardedStream {
     pub(super) fn new(plan: Plan, target: Target) -> Self {
         let attempts = Attempts::new(plan);
-        let live = Live { attempts, target, source: None, flowing: false, fallen: false };
+        let live =
+            Live { attempts, target, source: None, flowing: false, fallen: false, over: false };
         Self(Mutex::new(State::Idle(Box::new(live))))
     }
 
@@ -67,10 +71,7 @@ impl GuardedStream {
         let mut state = self.0.lock();
         match std::mem::replace(&mut *state, State::Running) {
             State::Idle(live) => Ok(Some(live)),
-            State::Ended => {
-                *state = State::Ended;
-                Ok(None)
-            }
+            State::Gone => Ok(None),
             State::Running => {
                 Err(PyRuntimeError::new_err("anext(): asynchronous generator is already running"))
             }
@@ -89,7 +90,7 @@ impl GuardedStream {
 
 impl Drop for GuardedStream {
     fn drop(&mut self) {
-        let state = std::mem::replace(&mut *self.0.lock(), State::Ended);
+        let state = std::mem::replace(&mut *self.0.lock(), State::Gone);
         let State::Idle(mut live) = state else { return };
         Python::attach(|py| {
             // It may go while an error passes, and that must stay the current one.
@@ -140,7 +141,7 @@ impl GuardedStream {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         match &*self.0.lock() {
             State::Idle(live) => live.traverse(&|held| visit.call(held)),
-            State::Running | State::Ended => Ok(()),
+            State::Running | State::Gone => Ok(()),
         }
     }
 }
@@ -235,7 +236,7 @@ impl StreamStep {
     /// The iterator has raised: its end, or a failure.
     fn broken(&mut self, py: Python<'_>, error: PyErr) -> PyResult<Next> {
         let live = self.live()?;
-        if live.fallen {
+        if live.fallen || live.over {
             return Err(error);
         }
         if live.source.is_some() && error.is_instance_of::<PyStopAsyncIteration>(py) {
@@ -263,7 +264,10 @@ impl StreamStep {
     fn end(&mut self, py: Python<'_>) {
         if let Some(mut live) = self.live.take() {
             live.attempts.release(py, Outcome::Neutral);
-            self.stream.get().put(State::Ended);
+            live.over = true;
+            let arguments = live.target.let_go();
+            self.stream.get().put(State::Idle(live));
+            drop(arguments);
         }
     }
 }
@@ -271,19 +275,21 @@ impl StreamStep {
 impl Steps for StreamStep {
     fn begin(&mut self, py: Python<'_>) -> PyResult<Next> {
         self.live = self.stream.get().take()?;
-        let source = self.live.as_ref().is_some_and(|live| live.source.is_some());
-        if source {
-            return self.pass_on(py);
-        }
-        match (&self.ask, self.live.as_deref_mut()) {
-            // As a generator that has not begun, or has ended, takes it.
-            (Ask::Close, _) => Ok(self.closed(py)),
-            (Ask::Throw(error), _) => Err(PyErr::from_value(error.bind(py).get_item(0)?)),
-            (Ask::Next | Ask::Send(_), None) => Err(PyStopAsyncIteration::new_err(())),
-            (Ask::Next | Ask::Send(_), Some(live)) => {
+        let ask = matches!(self.ask, Ask::Next | Ask::Send(_));
+        match self.live.as_deref_mut() {
+            Some(live) if live.source.is_some() => self.pass_on(py),
+            Some(live) if ask && !live.over => {
                 live.attempts.begin();
                 self.admit(py)
             }
+            // A generator that has not begun takes it, and none of its code runs.
+            Some(live) if !ask && !live.over => {
+                let iterable = live.target.call(py)?;
+                self.opened(&iterable)
+            }
+            // It failed before there was anything to iterate over.
+            _ if matches!(self.ask, Ask::Close) => Ok(self.closed(py)),
+            _ => Err(PyStopAsyncIteration::new_err(())),
         }
     }
 
@@ -305,7 +311,10 @@ impl Steps for StreamStep {
     /// Another stream in place of one that has not begun to flow, or the end.
     fn failed(&mut self, py: Python<'_>, error: PyErr) -> PyResult<Next> {
         let asked = matches!(self.ask, Ask::Next | Ask::Send(_));
-        let may = |live: &Live| !live.flowing && !live.fallen;
+        let may = |live: &Live| {
+            let has_fallback = live.attempts.parts().fallback.is_some();
+            has_fallback && !live.flowing && !live.fallen && !live.over
+        };
         let answer = match self.live.as_deref_mut() {
             Some(live)
                 if asked && may(live) && !error.is_instance_of::<PyStopAsyncIteration>(py) =>

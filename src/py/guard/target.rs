@@ -75,6 +75,12 @@ impl Target {
         }
     }
 
+    /// Forgets the arguments: it is not called any more.
+    pub(super) fn let_go(&mut self) -> Vec<Py<PyAny>> {
+        self.names = None;
+        std::mem::take(&mut self.args)
+    }
+
     pub(super) fn traverse<E>(&self, visit: &Visiting<'_, E>) -> Result<(), E> {
         visit(&self.function)?;
         self.args.iter().try_for_each(visit)?;
