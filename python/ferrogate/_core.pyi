@@ -391,7 +391,7 @@ class CircuitBreaker:
         *,
         clock: ManualClock | None,
         enabled: bool,
-        classify: Callable[[Exception], str | None] | None,
+        classify: Callable[[Any, Exception | None], str | None] | None,
     ) -> Self: ...
     @overload
     def call(

@@ -145,9 +145,10 @@ class CircuitBreaker(_core.CircuitBreaker):
     everything; after a rest it is half-open and lets a few probes through, whose outcome
     closes it or opens it again. One breaker serves all threads and event loops of the process.
 
-    What a call raises is a failure, except: HTTP 429 (``status_code``, ``status`` or
-    ``response.status_code`` of the exception) is throttled; cancellation, Ctrl-C, a closed
-    generator and ferrogate's own refusals are neutral.
+    What a call raises is a failure, except: HTTP 429 (``status_code``, ``status``, ``code`` or
+    ``response.status_code`` of the exception) is throttled; other statuses of the 400s, which
+    blame the request (but 408 and 425), cancellation, Ctrl-C, a closed generator and
+    ferrogate's own refusals are neutral.
 
     Args:
         name: for messages and statistics.
@@ -155,8 +156,10 @@ class CircuitBreaker(_core.CircuitBreaker):
         clock: a ``ferrogate.testing.ManualClock`` for tests.
         enabled: ``False`` (or ``FERROGATE_DISABLED=1``) lets everything through and counts it,
             whatever else is asked of it.
-        classify: called with an exception, says its :class:`Outcome`, or ``None`` for the
-            default. If it raises, that is logged once and counted, and the default holds.
+        classify: called as ``classify(result, error)`` at a call's end, one of the two being
+            ``None`` (a ``with`` block has no result: only for errors); returns an
+            :class:`Outcome`, or ``None`` for the usual one. If it raises, that is logged once
+            and counted, and the usual one holds.
 
     Raises:
         ValueError, TypeError: a wrong argument; the message names it.
@@ -172,7 +175,7 @@ class CircuitBreaker(_core.CircuitBreaker):
         *,
         clock: _core.ManualClock | None = None,
         enabled: bool = True,
-        classify: Callable[[Exception], Outcome | str | None] | None = None,
+        classify: Callable[[Any, Exception | None], Outcome | str | None] | None = None,
     ) -> CircuitBreaker:
         if config is None:
             config = CircuitBreakerConfig()

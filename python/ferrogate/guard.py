@@ -57,8 +57,6 @@ class Guard(_core.Guard):
             breaker=CircuitBreaker("openai"),
             retry=RetryPolicy(attempts=3),
             limiter=RateLimiter("60/minute"),
-            breaker=CircuitBreaker("openai"),
-            retry=RetryPolicy(attempts=3),
             timeout=60,
             attempt_timeout=20,
             fallback=lambda error: "try again later",
@@ -77,7 +75,7 @@ class Guard(_core.Guard):
     Args:
         name: for messages and statistics.
         breaker: a :class:`CircuitBreaker`, asked once the permit is there, and before anybody
-            waits for one.
+            waits for one. Its ``classify`` is asked if the guard has none or that says nothing.
         retry: a :class:`RetryPolicy`. What a part of the guard refused is not tried again.
         limiter: a :class:`RateLimiter`; each attempt takes a permit, and a slot if it has those.
         bulkhead: how many attempts may run at a time; or a :class:`RateLimiter` of slots only.

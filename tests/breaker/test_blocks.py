@@ -72,6 +72,7 @@ SUCCESS, FAILURE, THROTTLED, NEUTRAL = (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0),
         (TimeoutError(), FAILURE),
         (ConnectionError(), FAILURE),
         (Status(status_code=500), FAILURE),
+        (Status(status_code=404), NEUTRAL),
         (Status(status_code=429), THROTTLED),
         (Status(status=429), THROTTLED),
         (Status(response=SimpleNamespace(status_code=429)), THROTTLED),
@@ -126,7 +127,7 @@ def test_ones_own_classifier() -> None:
         TypeError: "success",
         OSError: None,
     }
-    breaker = CircuitBreaker("api", classify=lambda error: said[type(error)])
+    breaker = CircuitBreaker("api", classify=lambda _, error: said[type(error)])
     for kind in said:
         with contextlib.suppress(kind), breaker:
             raise kind
@@ -137,7 +138,7 @@ def test_ones_own_classifier() -> None:
 
 
 def test_a_classifier_that_fails(caplog: pytest.LogCaptureFixture) -> None:
-    breaker = CircuitBreaker("api", classify=lambda error: 1 / 0)  # type: ignore[arg-type, return-value]
+    breaker = CircuitBreaker("api", classify=lambda *_: 1 / 0)  # type: ignore[arg-type, return-value]
     for _ in range(3):
         with contextlib.suppress(Status), breaker:
             raise Status(status_code=429)
@@ -147,7 +148,7 @@ def test_a_classifier_that_fails(caplog: pytest.LogCaptureFixture) -> None:
         ZeroDivisionError
     ]
     answers: list[Any] = ["sucess", 7, Outcome]
-    breaker = CircuitBreaker("api", classify=lambda _: answers.pop())
+    breaker = CircuitBreaker("api", classify=lambda *_: answers.pop())
     for _ in range(3):
         with contextlib.suppress(ValueError), breaker:
             raise ValueError

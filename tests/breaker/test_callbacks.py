@@ -211,7 +211,7 @@ class Thing:
 def test_cycles_are_collected(tie: Callable[[Any, Any], object]) -> None:
     thing = Thing()
     holder: list[Any] = []
-    breaker = CircuitBreaker("api", classify=lambda _: holder and None)
+    breaker = CircuitBreaker("api", classify=lambda *_: holder and None)
     holder.extend([breaker, thing])
     tie(breaker, thing)
     fail(breaker, 5)
@@ -238,12 +238,10 @@ from ferrogate import CircuitBreaker, CircuitBreakerConfig, CircuitBreakerOpenEr
 what, rounds = sys.argv[1], int(sys.argv[2])
 if what == "collect":
     gc.set_threshold(1)
-config = CircuitBreakerConfig(
-    timeout_seconds=1e-6, success_threshold=1, window=4, failure_threshold=0.2
-)
+config = CircuitBreakerConfig(0.2, timeout_seconds=1e-6, success_threshold=1, window=4)
 failures, told = [], [0, 0, 0]
 
-def classify(error):
+def classify(result, error):
     user_code()
 
 breaker = CircuitBreaker("hammered", config, classify=classify)

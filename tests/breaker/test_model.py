@@ -155,7 +155,7 @@ class BreakerModel(RuleBasedStateMachine):
         self.model = Model(config)
         self.seen: list[tuple[str, str]] = []
         self.breaker = CircuitBreaker(
-            "modelled", config, clock=self.clock, classify=lambda error: vars(error)["outcome"]
+            "modelled", config, clock=self.clock, classify=lambda _, error: vars(error)["outcome"]
         )
         for event in ("on_open", "on_close", "on_half_open"):
             getattr(self.breaker, event)(lambda b, event=event: self.seen.append((event, b.state)))

@@ -1,4 +1,4 @@
-//! The user code that a breaker calls: its callbacks and its classifier, never under a lock.
+//! The callbacks that a breaker calls, never under a lock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -53,37 +53,18 @@ impl Event {
     }
 }
 
-/// They, as long as the collector has not taken them.
+/// Who is called when.
 #[derive(Default)]
-struct Callables {
-    watchers: Vec<(Event, Py<PyAny>)>,
-    classify: Option<Py<PyAny>>,
-}
-
-/// What a breaker calls.
 pub(super) struct Callbacks {
-    callables: Mutex<Callables>,
-    /// The common case takes no lock for it.
-    pub(super) classifies: bool,
-    /// How often one of them raised.
+    /// As long as the collector has not taken them.
+    watchers: Mutex<Vec<(Event, Py<PyAny>)>>,
+    /// How often one of them, or the classifier, raised.
     failures: AtomicU64,
 }
 
 impl Callbacks {
-    pub(super) fn new(classify: Option<Py<PyAny>>) -> Self {
-        Self {
-            classifies: classify.is_some(),
-            callables: Mutex::new(Callables { watchers: Vec::new(), classify }),
-            failures: AtomicU64::new(0),
-        }
-    }
-
     pub(super) fn watch(&self, event: Event, callback: Py<PyAny>) {
-        self.callables.lock().watchers.push((event, callback));
-    }
-
-    pub(super) fn classifier<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        self.callables.lock().classify.as_ref().map(|classify| classify.bind(py).clone())
+        self.watchers.lock().push((event, callback));
     }
 
     pub(super) fn failures(&self) -> u64 {
@@ -91,17 +72,13 @@ impl Callbacks {
     }
 
     pub(super) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let callables = self.callables.lock();
-        for (_, callback) in &callables.watchers {
-            visit.call(callback)?;
-        }
-        visit.call(&callables.classify)
+        self.watchers.lock().iter().try_for_each(|(_, callback)| visit.call(callback))
     }
 
     /// For the collector.
     pub(super) fn clear(&self) {
-        let callables = std::mem::take(&mut *self.callables.lock());
-        drop(callables);
+        let watchers = std::mem::take(&mut *self.watchers.lock());
+        drop(watchers);
     }
 }
 
@@ -111,14 +88,13 @@ impl CircuitBreaker {
     pub(super) fn announce(slf: &Bound<'_, Self>, step: Transition) {
         let Some(event) = Event::of(step) else { return };
         let py = slf.py();
-        let callables = slf.get().callbacks.callables.lock();
-        let watching: Vec<Py<PyAny>> = callables
-            .watchers
+        let watchers = slf.get().callbacks.watchers.lock();
+        let watching: Vec<Py<PyAny>> = watchers
             .iter()
             .filter(|(watched, _)| *watched == event)
             .map(|(_, callback)| callback.clone_ref(py))
             .collect();
-        drop(callables);
+        drop(watchers);
         for callback in watching {
             let callback = callback.into_bound(py);
             if let Err(error) = callback.call1((slf,)) {

@@ -35,6 +35,7 @@ pub(crate) struct CircuitBreaker {
     core: Breaker,
     pub(super) name: String,
     pub(super) callbacks: Callbacks,
+    pub(super) classify: Option<Py<PyAny>>,
     blocks: Blocks,
 }
 
@@ -130,7 +131,11 @@ impl CircuitBreaker {
     fn leave(slf: &Bound<'_, Self>, raised: &Bound<'_, PyAny>) {
         let this = slf.get();
         let Some(permit) = this.blocks.leave(slf.py()) else { return };
-        let outcome = if raised.is_none() { Outcome::Success } else { this.outcome_of(raised) };
+        let outcome = if raised.is_none() {
+            Outcome::Success
+        } else {
+            this.outcome_of(slf.py(), Err(&PyErr::from_value(raised.clone())))
+        };
         Self::end(slf, permit, outcome, None);
     }
 }
@@ -168,7 +173,8 @@ impl CircuitBreaker {
             Ok(Self {
                 core: Breaker::new(settings(config, enabled)?, clock)?,
                 name,
-                callbacks: Callbacks::new(classify.map(Bound::unbind)),
+                callbacks: Callbacks::default(),
+                classify: classify.map(Bound::unbind),
                 blocks: Blocks::default(),
             })
         })
@@ -343,6 +349,7 @@ impl CircuitBreaker {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.classify)?;
         self.callbacks.traverse(&visit)
     }
 

@@ -1,4 +1,4 @@
-//! How a call ended, by what it raised.
+//! How a call ended, as a breaker sees it.
 
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -8,21 +8,37 @@ use crate::core::outcome::Outcome;
 use crate::py::outcome;
 
 impl CircuitBreaker {
-    /// How a call ended that raised `error`, as the breaker's classifier says, or by default.
-    pub(crate) fn outcome_of(&self, error: &Bound<'_, PyAny>) -> Outcome {
-        // What ends a thread or a task is nobody's fault, and no classifier's business.
-        if !error.is_instance_of::<PyException>() {
-            return Outcome::Neutral;
-        }
-        if self.callbacks.classifies
-            && let Some(classify) = self.callbacks.classifier(error.py())
+    /// How a call ended with a result or an error, as the breaker's classifier says, or by
+    /// default.
+    #[inline]
+    pub(crate) fn outcome_of(&self, py: Python<'_>, ended: Result<&Py<PyAny>, &PyErr>) -> Outcome {
+        if let Some(classify) = &self.classify
+            && let Some(outcome) = self.asked(classify.bind(py), ended)
         {
-            match classify.call1((error,)).and_then(|said| outcome::named(&said)) {
-                Ok(Some(outcome)) => return outcome,
-                Ok(None) => {}
-                Err(failed) => self.callback_failed(&classify, failed),
-            }
+            return outcome;
         }
-        outcome::of_error(error)
+        match ended {
+            Ok(_) => Outcome::Success,
+            Err(error) => outcome::of_error(error.value(py).as_any()),
+        }
+    }
+
+    #[cold]
+    fn asked(
+        &self,
+        classify: &Bound<'_, PyAny>,
+        ended: Result<&Py<PyAny>, &PyErr>,
+    ) -> Option<Outcome> {
+        let py = classify.py();
+        let answer = match ended {
+            Ok(result) => classify.call1((result, py.None())),
+            // What ends a thread or a task is nobody's fault, and no classifier's business.
+            Err(error) if !error.is_instance_of::<PyException>(py) => return None,
+            Err(error) => classify.call1((py.None(), error.value(py))),
+        };
+        answer.and_then(|said| outcome::named(&said)).unwrap_or_else(|failed| {
+            self.callback_failed(classify, failed);
+            None
+        })
     }
 }

@@ -285,10 +285,10 @@ impl Attempts {
         {
             return outcome;
         }
-        match (result, parts.breaker) {
-            (Ok(_), _) => Outcome::Success,
-            (Err(error), Some(breaker)) => breaker.get().outcome_of(error.value(py).as_any()),
-            (Err(error), None) => outcome::of_error(error.value(py).as_any()),
+        match (parts.breaker, result) {
+            (Some(breaker), result) => breaker.get().outcome_of(py, result.as_ref()),
+            (None, Ok(_)) => Outcome::Success,
+            (None, Err(error)) => outcome::of_error(error.value(py).as_any()),
         }
     }
 
@@ -325,9 +325,6 @@ impl Attempts {
         if std::mem::take(&mut self.running) {
             parts.count_outcome(outcome);
         }
-        if let (Some(permit), Some(breaker)) = (self.permit.take(), parts.breaker) {
-            CircuitBreaker::end(breaker.bind(py), permit, outcome, None);
-        }
         self.line = Line::None;
         if std::mem::take(&mut self.bulkhead)
             && let Some(bulkhead) = parts.bulkhead
@@ -338,6 +335,10 @@ impl Attempts {
             && let Some(limiter) = parts.limiter
         {
             limiter.get().release(py);
+        }
+        // Last, as its callbacks may do anything, and for any time.
+        if let (Some(permit), Some(breaker)) = (self.permit.take(), parts.breaker) {
+            CircuitBreaker::end(breaker.bind(py), permit, outcome, None);
         }
     }
 
