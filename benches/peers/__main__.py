@@ -22,6 +22,7 @@ from typing import Any
 
 import hit_ratios
 import markdown
+import rows_breaker
 import rows_cache
 import rows_key
 import rows_limiter
@@ -30,7 +31,14 @@ import rows_store
 from measure import Row, Timing, measure
 
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
-ROWS = [*rows_cache.ROWS, *rows_key.ROWS, *rows_limiter.ROWS, *rows_redis.ROWS, *rows_store.ROWS]
+ROWS = [
+    *rows_breaker.ROWS,
+    *rows_cache.ROWS,
+    *rows_key.ROWS,
+    *rows_limiter.ROWS,
+    *rows_redis.ROWS,
+    *rows_store.ROWS,
+]
 
 
 def main() -> int:

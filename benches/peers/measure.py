@@ -45,16 +45,19 @@ class Contender:
 
 @dataclass(frozen=True)
 class Target:
-    """What ferrogate promises: `at_most` times the base, or `nanoseconds`."""
+    """What ferrogate promises: `at_most` times the base, `nanoseconds`, or so many `over` it."""
 
     at_most: float | None = None
     nanoseconds: float | None = None
+    over: float | None = None
     says: str = ""
 
     def met(self, nanoseconds: float, ratio: float) -> bool:
         """Whether a measurement keeps the promise."""
         if self.nanoseconds is not None:
             return nanoseconds <= self.nanoseconds
+        if self.over is not None:
+            return nanoseconds - nanoseconds / ratio <= self.over
         return self.at_most is not None and ratio <= self.at_most
 
 
