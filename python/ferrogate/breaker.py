@@ -55,7 +55,8 @@ class CircuitBreakerConfig:
         probe_timeout_seconds: a probe that takes longer no longer keeps others out, in case
             it hangs for ever; how it ends still counts.
         max_wasted_usd_per_minute: it opens when more US dollars than this went into calls
-            that failed, within 60 seconds; ``minimum_calls`` does not matter to it.
+            that failed, within 60 seconds; ``minimum_calls`` does not matter to it. What a
+            failed call has cost is told by ``record_waste(usd=, tokens=)``.
         max_wasted_tokens_per_minute: likewise, in tokens.
 
     Raises:
@@ -144,6 +145,8 @@ class CircuitBreaker(_core.CircuitBreaker):
     Closed it watches the last calls. When too many of them failed it opens and refuses
     everything; after a rest it is half-open and lets a few probes through, whose outcome
     closes it or opens it again. One breaker serves all threads and event loops of the process.
+
+    ``record_waste(usd=, tokens=)`` says what a failed call has cost, for the limits on waste.
 
     What a call raises is a failure, except: HTTP 429 (``status_code``, ``status``, ``code`` or
     ``response.status_code`` of the exception) is throttled; other statuses of the 400s, which

@@ -174,6 +174,40 @@ def test_slow_calls() -> None:
     assert stats["error_rate"] == 0
 
 
+def test_waste_opens_it() -> None:
+    clock = ManualClock()
+    config = CircuitBreakerConfig(
+        max_wasted_usd_per_minute=0.3, max_wasted_tokens_per_minute=1_000_000
+    )
+    breaker = CircuitBreaker("api", config, clock=clock)
+    opened: list[CircuitBreaker] = []
+    breaker.on_open(opened.append)
+    for _ in range(3):
+        breaker.record_waste(usd=0.1)
+    # Three times 0.1 is no more than 0.3 here.
+    assert (breaker.state, breaker.get_stats()["wasted_usd"]) == ("closed", 0.3)
+    clock.advance(60)
+    breaker.record_waste(usd=0.3, tokens=1_000_000)
+    assert breaker.state == "closed"
+    breaker.record_waste(tokens=1)
+    assert (breaker.state, opened) == ("open", [breaker])
+    assert breaker.get_stats()["wasted_tokens"] == 1_000_001
+    breaker.reset()
+    assert breaker.get_stats()["wasted_tokens"] == 0
+    record: Any = breaker.record_waste
+    for argument, wrong, error in [
+        ("usd", -0.1, ValueError),
+        ("usd", math.nan, ValueError),
+        ("usd", math.inf, ValueError),
+        ("usd", "1", TypeError),
+        ("tokens", -1, ValueError),
+        ("tokens", 1.5, TypeError),
+        ("tokens", True, TypeError),
+    ]:
+        with pytest.raises(error, match=f"^{argument}: expected"):
+            record(**{argument: wrong})
+
+
 def test_it_rests_longer_each_time_up_to_a_bound() -> None:
     breaker, clock = opened(max_timeout_seconds=100)
     for rest in (30, 60, 100, 100):
@@ -309,6 +343,8 @@ def test_wrong_arguments_are_named() -> None:
             make(**{"name": "api", **arguments})
     with pytest.raises(TypeError):
         make("api", CircuitBreakerConfig(), None)
+    with pytest.raises(ValueError, match=r"^name: expected text that UTF-8 can carry"):
+        make("\ud800")
 
 
 def test_the_calls_that_a_small_window_needs() -> None:

@@ -341,6 +341,41 @@ def step(i):
 """,
         0.4,
     ),
+    "calls through a breaker that opens and closes": (
+        """
+import contextlib
+from ferrogate import CircuitBreaker, CircuitBreakerConfig, CircuitBreakerOpenError
+from ferrogate.testing import ManualClock
+clock = ManualClock()
+config = CircuitBreakerConfig(slow_call_seconds=5, window=60.0, max_timeout_seconds=100)
+breaker = CircuitBreaker("api", config, clock=clock, classify=lambda result, error: None)
+breaker.on_open(lambda b: b.get_stats())
+breaker.on_close(lambda b: 1 / 0)
+refusals = (ValueError, CircuitBreakerOpenError)
+@breaker
+async def f(i):
+    async with breaker: await asyncio.sleep(0)
+    if i % 3: raise ValueError(i)
+@breaker
+async def stream(i):
+    for n in range(i % 5): yield n
+async def some(i):
+    tasks = [asyncio.ensure_future(breaker.call(f, i + n)) for n in range(5)]
+    await asyncio.sleep(0)
+    for task in tasks[:2]: task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    with contextlib.suppress(*refusals):
+        async for _ in stream(i): break
+def step(i):
+    with contextlib.suppress(*refusals), breaker:
+        if i // 50 % 2: raise ValueError(i)
+    breaker.__aenter__ if breaker.is_open() else breaker.__aenter__()
+    if i % 20 == 0: loop.run_until_complete(some(i))
+    if i % 7 == 0: clock.advance(3)
+import logging; logging.disable()
+""",
+        0.4,
+    ),
     "metrics": (
         """
 metrics = PerformanceMetrics()

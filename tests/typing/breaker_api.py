@@ -22,6 +22,7 @@ breaker = CircuitBreaker(
     classify=lambda result, error: Outcome.NEUTRAL if error else None,
 )
 assert_type(breaker.is_open(), bool)
+assert_type(breaker.record_waste(usd=0.1, tokens=5), None)
 assert_type(breaker.get_stats()["error_rate"], float)
 assert_type(breaker.config, CircuitBreakerConfig)
 guard = Guard("llm", breaker=breaker)

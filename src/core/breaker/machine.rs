@@ -171,6 +171,21 @@ impl Breaker {
         }
     }
 
+    /// Something that failed has cost so much, for those who learn of it beside a call's end; the
+    /// step that this has brought about.
+    pub fn note_waste(&self, spend: Spend) -> Option<Transition> {
+        let now = self.clock.now();
+        let Settings { max_wasted_usd, max_wasted_tokens, .. } = self.settings;
+        let mut inner = self.inner.lock();
+        if inner.state == State::Disabled {
+            return None;
+        }
+        inner.waste.add(now, spend);
+        let opens =
+            inner.state == State::Closed && inner.waste.is_above(max_wasted_usd, max_wasted_tokens);
+        opens.then(|| self.open(&mut inner))
+    }
+
     #[inline]
     fn is_too_much(&self, inner: &Inner) -> bool {
         let Settings { failure_threshold, slow_threshold, .. } = self.settings;

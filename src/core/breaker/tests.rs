@@ -245,6 +245,13 @@ fn waste_opens_it_whatever_the_share() {
     one.reset();
     assert_eq!(one.stats().wasted, Spend::default());
     assert_eq!(end(Failure, spend(0.0, u64::MAX)), step(Closed, Open));
+    one.reset();
+    assert_eq!(one.note_waste(Spend { usd: 1.0, tokens: 1_000 }), None);
+    assert_eq!(one.note_waste(Spend { usd: 1e-9, tokens: 0 }), step(Closed, Open));
+    assert_eq!(one.note_waste(Spend { usd: 9.0, tokens: 0 }), None, "it is open");
+    one.disable();
+    assert_eq!(one.note_waste(Spend { usd: 9.0, tokens: 0 }), None);
+    assert_eq!(one.stats().wasted, Spend::default());
     one.metrics_only();
     for _ in 0..3 {
         assert_eq!(end(Failure, spend(f64::INFINITY, u64::MAX)), None);

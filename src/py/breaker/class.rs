@@ -1,14 +1,14 @@
 //! The class.
 
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::blocks::Blocks;
 use super::callbacks::{Callbacks, Event};
-use super::settings::{flag, settings};
+use super::settings::{flag, integer, number, settings};
 use crate::core::breaker::{Breaker, Permit, Refusal, Spend, Transition};
 use crate::core::clock::secs_from_nanos;
 use crate::core::outcome::Outcome;
@@ -148,6 +148,17 @@ fn give_back(breaker: &Bound<'_, PyAny>, spent: &Unclaimed) {
     }
 }
 
+/// A str that UTF-8 can carry.
+fn text(argument: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
+    let Ok(text) = value.cast::<PyString>() else {
+        let got = type_name(value);
+        return Err(PyTypeError::new_err(format!("{argument}: expected a str, got {got}")));
+    };
+    text.to_str().map(ToOwned::to_owned).map_err(|_| {
+        PyValueError::new_err(format!("{argument}: expected text that UTF-8 can carry"))
+    })
+}
+
 #[pymethods]
 impl CircuitBreaker {
     #[new]
@@ -160,13 +171,12 @@ impl CircuitBreaker {
         classify: Option<Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         edge("CircuitBreaker", || {
-            let name = name.extract().map_err(|_| {
-                PyTypeError::new_err(format!("name: expected a str, got {}", type_name(name)))
-            })?;
+            let name = text("name", name)?;
             let enabled = flag("enabled", enabled)? && !globally_disabled();
             if let Some(classify) = classify.as_ref().filter(|classify| !classify.is_callable()) {
                 let got = type_name(classify);
-                let expected = "classify: expected a function of an exception or None, got";
+                let expected =
+                    "classify: expected a function of a result and an error, or None, got";
                 return Err(PyTypeError::new_err(format!("{expected} {got}")));
             }
             let clock = self::clock(clock)?;
@@ -250,6 +260,26 @@ impl CircuitBreaker {
     fn reset(slf: &Bound<'_, Self>) -> PyResult<()> {
         edge("CircuitBreaker.reset", || {
             Self::force(slf, Breaker::reset);
+            Ok(())
+        })
+    }
+
+    #[pyo3(signature = (*, usd = None, tokens = None), text_signature = "($self, *, usd=0.0, tokens=0)")]
+    fn record_waste(
+        slf: &Bound<'_, Self>,
+        usd: Option<&Bound<'_, PyAny>>,
+        tokens: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        edge("CircuitBreaker.record_waste", || {
+            let usd = usd.map_or(Ok(0.0), |usd| number("usd", usd))?;
+            if !(usd >= 0.0 && usd.is_finite()) {
+                let expected = format!("usd: expected US dollars of at least 0, got {usd}");
+                return Err(PyValueError::new_err(expected));
+            }
+            let tokens = tokens.map_or(Ok(0), |tokens| integer("tokens", tokens, u64::MAX))?;
+            if let Some(step) = slf.get().core.note_waste(Spend { usd, tokens }) {
+                Self::announce(slf, step);
+            }
             Ok(())
         })
     }

@@ -80,7 +80,7 @@ fn is_int(value: &Bound<'_, PyAny>) -> bool {
 }
 
 /// An `int` or a `float`.
-fn number(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
+pub(super) fn number(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<f64> {
     if !is_int(value) && !value.is_instance_of::<PyFloat>() {
         let got = type_name(value);
         return Err(PyTypeError::new_err(format!("{argument}: expected a number, got {got}")));
@@ -95,7 +95,11 @@ fn whole(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
     integer(argument, value, u32::MAX.into()).map(|count| count as u32)
 }
 
-fn integer(argument: &'static str, value: &Bound<'_, PyAny>, most: u64) -> PyResult<u64> {
+pub(super) fn integer(
+    argument: &'static str,
+    value: &Bound<'_, PyAny>,
+    most: u64,
+) -> PyResult<u64> {
     if !is_int(value) {
         let got = type_name(value);
         return Err(PyTypeError::new_err(format!("{argument}: expected an int, got {got}")));
