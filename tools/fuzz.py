@@ -22,7 +22,7 @@ from stages import ROOT, Stages
 
 FUZZ = ROOT / "fuzz"
 SECONDS = 60
-TARGETS = ("changes", "frame", "json", "key", "msgpack")
+TARGETS = ("changes", "frame", "headers", "json", "key", "msgpack")
 
 #: As cargo-fuzz sets them, without what only nightly takes.
 FLAGS = (

@@ -8,6 +8,7 @@
 mod changes;
 mod codec;
 mod frame;
+mod headers;
 mod key;
 
 use std::ffi::{CString, c_char, c_int};
@@ -19,9 +20,10 @@ use pyo3::prelude::*;
 /// Looks at one input; a panic is a finding.
 type Target = fn(Python<'_>, &[u8]);
 
-const TARGETS: [(&str, Target); 5] = [
+const TARGETS: [(&str, Target); 6] = [
     ("changes", |_, input| changes::read(input)),
     ("frame", |_, input| frame::unpack(input)),
+    ("headers", |_, input| headers::read(input)),
     ("json", codec::json),
     ("key", key::pair),
     ("msgpack", codec::msgpack),

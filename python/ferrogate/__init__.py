@@ -6,6 +6,7 @@ import os as _os
 from ferrogate import _core, _janitor, _loads, _streams, breaker, limiter
 from ferrogate._client import CacheClient
 from ferrogate._core import __version__
+from ferrogate._headers import RateLimitDimension, RateLimitHeaders
 from ferrogate._results import ResultCache
 from ferrogate._view import CacheView
 from ferrogate.breaker import CircuitBreaker, CircuitBreakerConfig
@@ -61,7 +62,9 @@ __all__ = [
     "PerformanceMetrics",
     "ProductionOptimizer",
     "RateLimitConfig",
+    "RateLimitDimension",
     "RateLimitExceeded",
+    "RateLimitHeaders",
     "RateLimiter",
     "ResultCache",
     "RetryBudget",

@@ -2,12 +2,14 @@
 
 use pyo3::exceptions::{PyException, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
-use crate::core::clock::{Nanos, nanos_from_secs};
+use crate::core::clock::{Nanos, nanos_from_secs, unix_seconds};
+use crate::core::limiter::headers::LONGEST_RETRY_AFTER;
 use crate::core::outcome::Outcome;
 use crate::py::convert::type_name;
-use crate::py::edge::{FerrogateError, edge};
+use crate::py::edge::{FerrogateError, edge, unraisable};
+use crate::py::limiter::headers::observe;
 use crate::py::names;
 
 const TOO_MANY_REQUESTS: i64 = 429;
@@ -81,34 +83,34 @@ pub(crate) fn named(answer: &Bound<'_, PyAny>) -> PyResult<Option<Outcome>> {
     }
 }
 
-/// An attribute, if there is one; one that raises is none.
-fn attribute<'py>(
-    of: &Bound<'py, PyAny>,
-    name: &Bound<'py, PyString>,
-) -> Option<Bound<'py, PyAny>> {
-    of.getattr_opt(name).ok().flatten()
+/// How long the other side asks to be left alone: `retry_after` of an exception (seconds), or the
+/// headers of its response (OpenAI, Anthropic, httpx, requests), or its own (aiohttp, urllib), or
+/// those of a response itself.
+///
+/// What looking there raises is nobody's affair: it is the call's end that counts.
+pub(crate) fn retry_after(said: &Bound<'_, PyAny>) -> Option<Nanos> {
+    read_retry_after(said).unwrap_or_else(|raised| {
+        if !raised.is_instance_of::<PyException>(said.py()) {
+            unraisable(raised, said);
+        }
+        None
+    })
 }
 
-/// How long the other side asks to be left alone: `retry_after` of an exception, or the headers
-/// of its response (or of a response itself): `retry-after-ms`, `retry-after` in seconds.
-pub(crate) fn retry_after(said: &Bound<'_, PyAny>) -> Option<Nanos> {
+fn read_retry_after(said: &Bound<'_, PyAny>) -> PyResult<Option<Nanos>> {
     let py = said.py();
-    let number = |value: &Bound<'_, PyAny>| {
-        let text = value.cast::<PyString>().ok().and_then(|text| text.to_str().ok()?.parse().ok());
-        text.or_else(|| value.extract::<f64>().ok()).filter(|seconds| *seconds >= 0.0)
-    };
-    if let Some(seconds) = attribute(said, names::retry_after(py)).and_then(|value| number(&value))
+    if let Some(after) = said.getattr_opt(names::retry_after(py))?
+        && (after.is_instance_of::<PyFloat>() || after.is_instance_of::<PyInt>())
+        && !after.is_instance_of::<PyBool>()
     {
-        return Some(nanos_from_secs(seconds));
+        return Ok(Some(nanos_from_secs(after.extract()?).min(LONGEST_RETRY_AFTER)));
     }
-    let response = attribute(said, names::response(py)).unwrap_or_else(|| said.clone());
-    let headers = attribute(&response, names::headers(py))?;
-    let header = |name: &str| {
-        let value = headers.call_method1(names::get(py), (name,)).ok()?;
-        number(&value)
-    };
-    let milliseconds = header("retry-after-ms").map(|value| value / 1e3);
-    milliseconds.or_else(|| header("retry-after")).map(nanos_from_secs)
+    let response = said.getattr_opt(names::response(py))?.filter(|response| !response.is_none());
+    let headers = response.as_ref().unwrap_or(said).getattr_opt(names::headers(py))?;
+    let Some(headers) = headers.filter(|headers| !headers.is_none()) else { return Ok(None) };
+    let observed = observe(&headers, unix_seconds())?;
+    let status = status(said).and_then(|status| u16::try_from(status).ok());
+    Ok(status.map_or(observed.retry_after, |status| observed.pause(status)))
 }
 
 /// The name of the outcome of an error, as parts of ferrogate see it.

@@ -450,6 +450,7 @@ RECIPES: dict[str, Recipe] = {
     "_before_fork": new(fork),
     "_check_breaker_config": new(CircuitBreakerConfig),
     "_check_tags": new(lambda: _core._check_tags(["t"])),
+    "parse_rate_limit_headers": new(lambda: _core.parse_rate_limit_headers({"retry-after": "1"})),
     "cache_key": new(lambda: ferrogate.cache_key(1, x=[2])),
     **guarded_calls.RECIPES,
 }

@@ -6,12 +6,21 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import assert_type
 
-from ferrogate import Decision, Limit, RateLimitConfig, RateLimiter, rate_limited
+from ferrogate import (
+    Decision,
+    Limit,
+    RateLimitConfig,
+    RateLimiter,
+    RateLimitHeaders,
+    rate_limited,
+)
 from ferrogate.testing import ManualClock
 
 limiter = RateLimiter(
     "60/minute", Limit(5, timedelta(seconds=10)), RateLimitConfig(), clock=ManualClock()
 )
+assert_type(RateLimitHeaders.parse({"retry-after": "3"}, 429).tokens.limit, int | None)
+assert_type(RateLimitHeaders.parse([(b"retry-after", b"3")]).pause, float | None)
 assert_type(limiter.try_acquire(2, key=("tenant", 7)), Decision)
 assert_type(limiter.try_acquire().limit, Limit | None)
 assert_type(limiter.eta(), float)

@@ -14,6 +14,7 @@
 
 mod decision;
 mod gcra;
+pub mod headers;
 mod keyed;
 mod limit;
 mod log;

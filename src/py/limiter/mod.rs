@@ -5,6 +5,7 @@
 
 mod enter;
 mod forked;
+pub(super) mod headers;
 mod hold;
 mod request;
 mod types;
@@ -41,6 +42,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyDecision>()?;
     m.add_class::<RateLimiter>()?;
     m.add_class::<PyHold>()?;
+    m.add_function(wrap_pyfunction!(headers::parse_rate_limit_headers, m)?)?;
     m.add_class::<PyTicket>()
 }
 
