@@ -438,6 +438,8 @@ RECIPES: dict[str, Recipe] = {
     "RetryBudget._stats": new(lambda: RetryBudget().get_stats()),
     "RetryPolicy": new(RetryPolicy),
     "RetryPolicy._stats": new(lambda: RetryPolicy().get_stats()),
+    "RetryPolicy.call": new(lambda: awaited(RetryPolicy().call(asyncio.sleep, 0))),
+    "RetryPolicy.call_sync": new(lambda: RetryPolicy().call_sync(int)),
     "RetryPolicy.attempts_for": new(lambda: RetryPolicy(on=OSError).attempts_for(OSError())),
     "_Hold.__aenter__": of_limiter(lambda r: awaited(r._hold(1, None).__aenter__())),
     "_Hold.__aexit__": of_limiter(lambda r: awaited(r._hold(1, None).__aexit__(None, None, None))),

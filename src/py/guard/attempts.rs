@@ -74,7 +74,7 @@ impl Attempts {
             let policy = policy.get();
             let left = self.left();
             let needs_clock = left.is_some() || policy.policy().needs_clock();
-            let now = if needs_clock { policy.clock().now() } else { 0 };
+            let now = if needs_clock { parts.clock().now() } else { 0 };
             let run = policy.policy().begin(now);
             self.run = Some(match left {
                 Some(left) => run.until(now.saturating_add(left)),
@@ -248,7 +248,8 @@ impl Attempts {
         let parts = self.plan.parts();
         let (Some(policy), Some(run)) = (parts.retry, &mut self.run) else { return Ok(None) };
         let policy = policy.get();
-        let now = policy.clock().now();
+        // One clock for all, or the deadline would be on another than the pauses.
+        let now = parts.clock().now();
         let verdict = match result {
             Err(error) if !error.is_instance_of::<PyException>(py) => return Ok(None),
             Err(error) => {

@@ -86,8 +86,12 @@ impl<'a> Parts<'a> {
         }
     }
 
-    pub(super) fn clock(&self) -> &Clock {
-        self.guard.map_or(&Clock::System, |guard| &guard.clock)
+    pub(super) fn clock(&self) -> &'a Clock {
+        match (self.guard, self.retry) {
+            (Some(guard), _) => &guard.clock,
+            (None, Some(policy)) => policy.get().clock(),
+            (None, None) => &Clock::System,
+        }
     }
 
     /// The clock as it was given; ``None`` is the machine's.
