@@ -27,6 +27,7 @@ import rows_cache
 import rows_key
 import rows_limiter
 import rows_redis
+import rows_retry
 import rows_store
 from measure import Row, Timing, measure
 
@@ -37,6 +38,7 @@ ROWS = [
     *rows_key.ROWS,
     *rows_limiter.ROWS,
     *rows_redis.ROWS,
+    *rows_retry.ROWS,
     *rows_store.ROWS,
 ]
 

@@ -12,7 +12,7 @@ HEAD = f"""\
 | work | ferrogate | beside it (2 {TIMES}: takes twice as long as ferrogate) |
 |---|---|---|"""
 CODE = re.compile(
-    r"@cached|Cache\.[gs]et\b|\b(?:try_)?acquire\b|functools\.lru_cache|c\[key\] =|"
+    r"@cached|@retry|Cache\.[gs]et\b|\b(?:try_)?acquire\b|functools\.lru_cache|c\[key\] =|"
     r"json\.dumps\(sort_keys\)"
 )
 
