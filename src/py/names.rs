@@ -37,7 +37,6 @@ names! {
     context: "__context__",
     dunder_aiter: "__aiter__",
     dunder_anext: "__anext__",
-    dunder_await: "__await__",
     headers: "headers",
     index: "__index__",
     items: "items",

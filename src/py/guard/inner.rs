@@ -9,21 +9,29 @@ use pyo3::prelude::*;
 use crate::py::awaitable::{Sent, Step};
 use crate::py::names;
 
+/// What makes an object awaitable: its type's `__await__`.
+#[inline]
+pub(super) fn am_await(object: &Bound<'_, PyAny>) -> Option<ffi::unaryfunc> {
+    // SAFETY: attached; a live object, whose type has the slots of every CPython type.
+    unsafe {
+        let methods = (*ffi::Py_TYPE(object.as_ptr())).tp_as_async;
+        if methods.is_null() { None } else { (*methods).am_await }
+    }
+}
+
 /// What `__await__` of an awaitable gives.
 pub(super) struct Inner(Py<PyAny>);
 
 impl Inner {
     /// The iterator of an awaitable; the object itself if it is none.
+    #[inline]
     pub(super) fn of(object: Bound<'_, PyAny>) -> PyResult<Result<Self, Bound<'_, PyAny>>> {
-        // SAFETY: attached; a live object, whose type has the slots of every CPython type.
+        // SAFETY: attached; a live object, and the slot is of its type.
         unsafe {
             if ffi::PyCoro_CheckExact(object.as_ptr()) != 0 {
                 return Ok(Ok(Self(object.unbind())));
             }
-            let methods = (*ffi::Py_TYPE(object.as_ptr())).tp_as_async;
-            if !methods.is_null()
-                && let Some(am_await) = (*methods).am_await
-            {
+            if let Some(am_await) = am_await(&object) {
                 let iterator = am_await(object.as_ptr());
                 let iterator = Bound::from_owned_ptr_or_err(object.py(), iterator)?;
                 return Ok(Ok(Self(iterator.unbind())));
