@@ -16,6 +16,7 @@ mod decision;
 mod gcra;
 pub mod headers;
 mod keyed;
+mod lane;
 mod limit;
 mod log;
 mod queue;
@@ -40,13 +41,15 @@ mod window_tests;
 use std::hash::Hash;
 
 pub use self::decision::{Decision, Reason};
+pub use self::lane::Ticket;
 pub use self::limit::Limit;
-pub use self::queue::{Progress, Ticket};
+pub use self::queue::Progress;
 pub use self::rule::Algorithm;
 pub use self::state::UNKNOWN;
 
 use self::keyed::KeyTable;
-use self::queue::{Leaving, Want};
+use self::lane::Leaving;
+use self::queue::Want;
 use self::rule::Rule;
 use self::state::State;
 use super::clock::{Clock, NEVER, Nanos};

@@ -8,15 +8,11 @@
 //! A permit that was granted but not yet picked up lives here too, so that
 //! cancelling at that moment gives it back.
 
-use std::collections::VecDeque;
-
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
+use super::lane::{Lane, Leaving, Ticket, Waiter};
 use crate::core::clock::{NEVER, Nanos};
-
-/// Names one waiter; never used twice.
-pub type Ticket = u64;
 
 /// What a waiter finds when it looks at its ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,26 +37,6 @@ pub(super) struct Want {
     pub(super) deadline: Nanos,
 }
 
-/// Wakers on their way out of the lock.
-#[derive(Debug)]
-pub(super) struct Leaving<W> {
-    /// To be called.
-    pub(super) wakes: Vec<W>,
-    /// Only to be dropped, which may run foreign code too.
-    pub(super) buried: Vec<W>,
-}
-
-#[derive(Debug)]
-struct Waiter<W> {
-    ticket: Ticket,
-    want: Want,
-    /// A wake is on its way; the next look at the ticket clears it.
-    woken: bool,
-    /// When the waiter will look again by itself.
-    timer: Nanos,
-    waker: W,
-}
-
 /// A ticket that left the line and was not yet picked up.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Done {
@@ -69,11 +45,10 @@ pub(super) enum Done {
     Never,
 }
 
-/// Waiters of one kind, oldest first.
+/// One kind's waiters and all their costs.
 #[derive(Debug)]
-struct Lane<W> {
-    waiting: VecDeque<Waiter<W>>,
-    /// All costs in the lane.
+struct Costed<W> {
+    lane: Lane<Want, W>,
     cost: u64,
 }
 
@@ -85,40 +60,40 @@ struct Lane<W> {
 /// each waits for the other.
 #[derive(Debug)]
 pub(super) struct Queue<W> {
-    plain: Lane<W>,
-    slotted: Lane<W>,
+    plain: Costed<W>,
+    slotted: Costed<W>,
     done: HashMap<Ticket, Done, FixedState>,
     /// No deadline in the line is earlier.
     earliest_deadline: Nanos,
 }
 
-impl<W: Clone> Lane<W> {
+impl<W: Clone> Costed<W> {
     fn new() -> Self {
-        Self { waiting: VecDeque::new(), cost: 0 }
+        Self { lane: Lane::new(), cost: 0 }
     }
 
-    fn push(&mut self, waiter: Waiter<W>) {
-        self.cost = self.cost.saturating_add(u64::from(waiter.want.cost));
-        self.waiting.push_back(waiter);
+    fn push(&mut self, ticket: Ticket, want: Want, waker: W) {
+        self.cost = self.cost.saturating_add(u64::from(want.cost));
+        self.lane.push(ticket, want, waker);
     }
 
     fn front(&self) -> Option<(Ticket, Want)> {
-        self.waiting.front().map(|waiter| (waiter.ticket, waiter.want))
+        self.lane.front().map(|waiter| (waiter.ticket, waiter.want))
     }
 
-    fn index(&self, ticket: Ticket) -> Option<usize> {
-        self.waiting.binary_search_by_key(&ticket, |waiter| waiter.ticket).ok()
-    }
-
-    fn find(&mut self, ticket: Ticket) -> Option<&mut Waiter<W>> {
-        let index = self.index(ticket)?;
-        self.waiting.get_mut(index)
-    }
-
-    fn remove(&mut self, ticket: Ticket) -> Option<Waiter<W>> {
-        let index = self.index(ticket)?;
-        let waiter = self.waiting.remove(index)?;
+    fn left(&mut self, waiter: &Waiter<Want, W>) {
         self.cost = self.cost.saturating_sub(u64::from(waiter.want.cost));
+    }
+
+    fn pop_front(&mut self) -> Option<Waiter<Want, W>> {
+        let waiter = self.lane.pop_front()?;
+        self.left(&waiter);
+        Some(waiter)
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Option<Waiter<Want, W>> {
+        let waiter = self.lane.remove(ticket)?;
+        self.left(&waiter);
         Some(waiter)
     }
 }
@@ -126,15 +101,15 @@ impl<W: Clone> Lane<W> {
 impl<W: Clone> Queue<W> {
     pub(super) fn new() -> Self {
         Self {
-            plain: Lane::new(),
-            slotted: Lane::new(),
+            plain: Costed::new(),
+            slotted: Costed::new(),
             done: HashMap::with_hasher(FixedState::default()),
             earliest_deadline: NEVER,
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.plain.waiting.len() + self.slotted.waiting.len()
+        self.plain.lane.len() + self.slotted.lane.len()
     }
 
     /// All costs that go before a newcomer's.
@@ -150,18 +125,16 @@ impl<W: Clone> Queue<W> {
 
     pub(super) fn push(&mut self, ticket: Ticket, want: Want, waker: W) {
         self.earliest_deadline = self.earliest_deadline.min(want.deadline);
-        // The caller looks at its ticket before it sleeps.
-        let waiter = Waiter { ticket, want, woken: true, timer: NEVER, waker };
-        self.lane(want.slot).push(waiter);
+        self.kind(want.slot).push(ticket, want, waker);
     }
 
-    fn lane(&mut self, slot: bool) -> &mut Lane<W> {
+    fn kind(&mut self, slot: bool) -> &mut Costed<W> {
         if slot { &mut self.slotted } else { &mut self.plain }
     }
 
     /// Whether somebody waits for a slot.
     pub(super) fn wants_slot(&self) -> bool {
-        !self.slotted.waiting.is_empty()
+        !self.slotted.lane.is_empty()
     }
 
     /// Whose turn it is: the oldest, passing over those for whom there is no slot.
@@ -176,39 +149,26 @@ impl<W: Clone> Queue<W> {
 
     /// Moves the first of a lane out of the line; its owner learns by a wake.
     pub(super) fn finish_first(&mut self, slot: bool, done: Done, out: &mut Leaving<W>) {
-        let lane = self.lane(slot);
-        if let Some(first) = lane.waiting.pop_front() {
-            lane.cost = lane.cost.saturating_sub(u64::from(first.want.cost));
+        if let Some(first) = self.kind(slot).pop_front() {
             self.done.insert(first.ticket, done);
-            let exit = if first.woken { &mut out.buried } else { &mut out.wakes };
-            exit.push(first.waker);
+            first.answered(out);
         }
     }
 
     /// Sees to it that the first of a lane looks again at `at`.
     pub(super) fn wake_first_by(&mut self, slot: bool, at: Nanos, out: &mut Leaving<W>) {
-        if let Some(first) = self.lane(slot).waiting.front_mut()
-            && first.timer > at
-            && !first.woken
-        {
-            first.woken = true;
-            out.wakes.push(first.waker.clone());
-        }
+        self.kind(slot).lane.wake_first_by(at, out);
     }
 
     /// The waiter is awake and looking: no wake is due before it has seen the answer.
     pub(super) fn looking(&mut self, ticket: Ticket) {
-        if let Some(waiter) = self.find(ticket) {
-            waiter.woken = true;
-        }
+        self.plain.lane.looking(ticket);
+        self.slotted.lane.looking(ticket);
     }
 
     /// The waiter goes to sleep until `at` or a wake; false if it is not in the line.
     pub(super) fn sleep_until(&mut self, ticket: Ticket, at: Nanos) -> bool {
-        let Some(waiter) = self.find(ticket) else { return false };
-        waiter.woken = false;
-        waiter.timer = at;
-        true
+        self.plain.lane.sleep_until(ticket, at) || self.slotted.lane.sleep_until(ticket, at)
     }
 
     pub(super) fn pick_up(&mut self, ticket: Ticket) -> Option<Done> {
@@ -218,7 +178,7 @@ impl<W: Clone> Queue<W> {
     /// Takes a waiter out of the line.
     pub(super) fn remove(&mut self, ticket: Ticket, out: &mut Leaving<W>) -> bool {
         let waiter = self.plain.remove(ticket).or_else(|| self.slotted.remove(ticket));
-        waiter.map(|waiter| out.buried.push(waiter.waker)).is_some()
+        waiter.map(|waiter| waiter.buried(out)).is_some()
     }
 
     /// Wakes those whose deadline has passed; for clocks that jump.
@@ -227,26 +187,18 @@ impl<W: Clone> Queue<W> {
             return;
         }
         self.earliest_deadline = NEVER;
-        for waiter in self.plain.waiting.iter_mut().chain(&mut self.slotted.waiting) {
+        for waiter in self.plain.lane.iter_mut().chain(self.slotted.lane.iter_mut()) {
             if waiter.want.deadline > now {
                 self.earliest_deadline = self.earliest_deadline.min(waiter.want.deadline);
-            } else if !waiter.woken {
-                waiter.woken = true;
-                out.wakes.push(waiter.waker.clone());
+            } else {
+                waiter.wake(out);
             }
         }
     }
 
     /// Hands everybody out.
     pub(super) fn clear(self, out: &mut Leaving<W>) {
-        let all = self.plain.waiting.into_iter().chain(self.slotted.waiting);
-        out.buried.extend(all.map(|waiter| waiter.waker));
-    }
-
-    fn find(&mut self, ticket: Ticket) -> Option<&mut Waiter<W>> {
-        match self.plain.find(ticket) {
-            None => self.slotted.find(ticket),
-            found => found,
-        }
+        self.plain.lane.clear(out);
+        self.slotted.lane.clear(out);
     }
 }

@@ -1,7 +1,8 @@
 //! One key's state: its rule, its slots and its line.
 
 use super::decision::{Decision, Reason};
-use super::queue::{Done, Leaving, Progress, Queue, Ticket, Want};
+use super::lane::{Leaving, Ticket};
+use super::queue::{Done, Progress, Queue, Want};
 use super::rule::Rule;
 use crate::core::clock::{NEVER, Nanos, SECOND};
 
