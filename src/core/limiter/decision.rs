@@ -20,6 +20,12 @@ pub enum Reason {
     QueueFull,
     /// All concurrency slots are taken.
     Busy,
+    /// Nothing is granted for now: the provider asked for patience.
+    Paused,
+    /// It cannot be granted before its deadline.
+    TooLate,
+    /// The table of tenants is full of those who wait or were served ahead of others.
+    TenantTableFull,
     /// The limiter is switched off: granted, counted, not limited.
     Disabled,
 }
@@ -36,6 +42,9 @@ impl Reason {
             Self::KeyTableFull => "key table full",
             Self::QueueFull => "queue full",
             Self::Busy => "no free slot",
+            Self::Paused => "paused",
+            Self::TooLate => "cannot be granted in time",
+            Self::TenantTableFull => "tenant table full",
             Self::Disabled => "disabled",
         }
     }

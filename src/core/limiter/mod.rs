@@ -18,6 +18,7 @@ pub mod headers;
 mod keyed;
 mod lane;
 mod limit;
+pub mod llm;
 mod log;
 mod queue;
 mod rule;

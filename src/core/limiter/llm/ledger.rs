@@ -1,0 +1,271 @@
+//! Budgets against what was reserved and spent: what fits, and if not, when.
+
+use super::amounts::{Amounts, DIMENSIONS, Dimension, Totals};
+use super::log::{Number, SpendLog, View};
+use crate::core::clock::{NEVER, Nanos};
+
+/// Requests per window where nothing else bounds them: what a log of 60 MB holds.
+pub(super) const MOST_REQUESTS: u64 = 1 << 20;
+
+/// What the provider says of one dimension.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// What it allows per window; zero is taken for garbage.
+    pub limit: Option<u64>,
+    /// What it would still allow now.
+    pub remaining: Option<u64>,
+    /// When it allows all again, from now on.
+    pub reset: Option<Nanos>,
+}
+
+/// Units that somebody else has used, as far as is known.
+#[derive(Clone, Copy, Debug, Default)]
+struct Foreign {
+    amount: u64,
+    until: Nanos,
+    /// The entry that the provider knew of when it said so.
+    as_of: Number,
+}
+
+/// Why something does not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shortage {
+    pub(super) dimension: Dimension,
+    pub(super) wait: Nanos,
+}
+
+/// All dimensions over one window.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    log: SpendLog,
+    configured: [Option<u64>; DIMENSIONS],
+    learned: [Option<u64>; DIMENSIONS],
+    foreign: [Foreign; DIMENSIONS],
+    /// Nothing is granted before.
+    paused_until: Nanos,
+}
+
+impl Ledger {
+    pub(super) fn new(period: Nanos, configured: [Option<u64>; DIMENSIONS]) -> Self {
+        Self {
+            log: SpendLog::new(period),
+            configured,
+            learned: [None; DIMENSIONS],
+            foreign: [Foreign::default(); DIMENSIONS],
+            paused_until: 0,
+        }
+    }
+
+    pub(super) fn configure(&mut self, configured: [Option<u64>; DIMENSIONS]) {
+        self.configured = configured;
+    }
+
+    pub(super) fn configured(&self) -> &[Option<u64>; DIMENSIONS] {
+        &self.configured
+    }
+
+    /// What is allowed per window: ours or what the provider told, whichever is less.
+    pub(super) fn limit(&self, dimension: Dimension) -> Option<u64> {
+        let d = dimension.index();
+        match (self.configured[d], self.learned[d]) {
+            (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
+            (ours, theirs) => ours.or(theirs),
+        }
+    }
+
+    fn bound(&self, d: usize) -> u64 {
+        let unlimited = if d == Dimension::Requests.index() { MOST_REQUESTS } else { u64::MAX };
+        let ours = self.configured[d].unwrap_or(unlimited);
+        self.learned[d].map_or(ours, |theirs| ours.min(theirs))
+    }
+
+    /// Whether somebody has to keep within this dimension.
+    fn limited(&self, d: usize) -> bool {
+        self.configured[d].is_some()
+            || self.learned[d].is_some()
+            || d == Dimension::Requests.index()
+    }
+
+    #[inline]
+    pub(super) fn expire(&mut self, now: Nanos) {
+        self.log.expire(now);
+    }
+
+    fn foreign(&self, now: Nanos, d: usize) -> u64 {
+        let foreign = self.foreign[d];
+        if now < foreign.until { foreign.amount } else { 0 }
+    }
+
+    /// The dimension that can never grant so much.
+    pub(super) fn never(&self, ask: &Amounts) -> Option<Dimension> {
+        Dimension::ALL.into_iter().find(|d| ask.get(*d) > self.bound(d.index()))
+    }
+
+    /// Whether it fits now; the window is up to date.
+    #[inline]
+    pub(super) fn fits(&self, now: Nanos, ask: &Amounts) -> bool {
+        let used = self.log.used(View::Reserved);
+        now >= self.paused_until
+            && (0..DIMENSIONS).all(|d| {
+                let all = used[d] + u128::from(self.foreign(now, d)) + u128::from(ask.0[d]);
+                !self.limited(d) || all <= u128::from(self.bound(d))
+            })
+    }
+
+    /// Enters a reservation.
+    pub(super) fn enter(&mut self, now: Nanos, amounts: Amounts) -> Number {
+        self.log.push(now, amounts, true)
+    }
+
+    /// Settles a reservation at `actual`; what exceeds it counts from now on.
+    pub(super) fn settle(
+        &mut self,
+        now: Nanos,
+        number: Number,
+        reserved: &Amounts,
+        actual: &Amounts,
+    ) {
+        self.log.settle(number, actual.at_most(reserved));
+        let over = actual.above(reserved);
+        if !over.is_none() {
+            self.log.push(now, over, false);
+        }
+    }
+
+    /// The time until `ask` would fit if nothing came back and nobody else came, and what
+    /// makes it wait longest; `None` if it fits.
+    pub(super) fn shortage(&self, now: Nanos, ask: &Amounts) -> Option<Shortage> {
+        let mut worst: Option<Shortage> = None;
+        for dimension in Dimension::ALL {
+            let d = dimension.index();
+            let wait = self.wait(now, d, u128::from(ask.0[d]), View::Reserved);
+            if wait > worst.map_or(0, |worst| worst.wait) {
+                worst = Some(Shortage { dimension, wait });
+            }
+        }
+        worst
+    }
+
+    /// A lower bound of the time until `ask` fits after those that take `ahead`, whatever
+    /// open reservations give back: a full window repeats itself every period.
+    pub(super) fn firm_wait(&self, now: Nanos, ahead: &Totals, ask: &Amounts) -> Nanos {
+        let mut worst = self.pause(now);
+        for (d, &ahead) in ahead.iter().enumerate() {
+            if self.limited(d) {
+                worst = worst.max(self.wait_for_many(now, d, ahead + u128::from(ask.0[d])));
+            }
+        }
+        worst
+    }
+
+    fn wait_for_many(&self, now: Nanos, d: usize, all: u128) -> Nanos {
+        let bound = u128::from(self.bound(d)).max(1);
+        let rounds = all.saturating_sub(1) / bound;
+        let rest = all - rounds * bound;
+        let rounds = u64::try_from(rounds).unwrap_or(u64::MAX);
+        let wait = self.wait(now, d, rest, View::Firm);
+        wait.saturating_add(rounds.saturating_mul(self.log.period()))
+    }
+
+    /// The time until `ask` of dimension `d` fits; [`NEVER`] if it is more than its limit.
+    fn wait(&self, now: Nanos, d: usize, ask: u128, view: View) -> Nanos {
+        if !self.limited(d) {
+            return 0;
+        }
+        let bound = u128::from(self.bound(d));
+        if ask > bound {
+            return NEVER;
+        }
+        let used = self.log.used(view)[d];
+        let until = |others: u128| {
+            let missing = (used + others + ask).saturating_sub(bound);
+            self.log.until_left(now, d, missing, view)
+        };
+        let others = u128::from(self.foreign(now, d));
+        if others == 0 {
+            return until(0);
+        }
+        // Before the provider's reset, or with it.
+        until(others).min(until(0).max(self.foreign[d].until - now))
+    }
+
+    /// The time until the pause is over.
+    pub(super) fn pause(&self, now: Nanos) -> Nanos {
+        self.paused_until.saturating_sub(now)
+    }
+
+    /// Grants nothing before `until`; a pause that lasts longer stays.
+    pub(super) fn pause_until(&mut self, until: Nanos) {
+        self.paused_until = self.paused_until.max(until);
+    }
+
+    /// Ends a pause.
+    pub(super) fn resume(&mut self) {
+        self.paused_until = 0;
+    }
+
+    /// What could be granted now.
+    pub(super) fn left(&self, now: Nanos, dimension: Dimension) -> u64 {
+        let d = dimension.index();
+        let used = self.log.used(View::Reserved)[d] + u128::from(self.foreign(now, d));
+        u64::try_from(u128::from(self.bound(d)).saturating_sub(used)).unwrap_or(u64::MAX)
+    }
+
+    /// What could be granted now of each dimension; for [`Ledger::learn`].
+    pub(super) fn all_left(&self, now: Nanos) -> [u64; DIMENSIONS] {
+        Dimension::ALL.map(|dimension| self.left(now, dimension))
+    }
+
+    /// The largest part of a limit that so much is, of `whole`; at least 1.
+    pub(super) fn share(&self, amounts: &Amounts, whole: u128) -> u128 {
+        let part = |d: usize| {
+            let bound = u128::from(self.bound(d)).max(1);
+            if self.limited(d) { u128::from(amounts.0[d]) * whole / bound } else { 0 }
+        };
+        (0..DIMENSIONS).map(part).max().unwrap_or(0).max(1)
+    }
+
+    /// Reserved, spent and not yet expired.
+    pub(super) fn used(&self, dimension: Dimension) -> u128 {
+        self.log.used(View::Reserved)[dimension.index()]
+    }
+
+    /// What has to leave the window before anything is granted.
+    pub(super) fn debt(&self, dimension: Dimension) -> u128 {
+        let d = dimension.index();
+        let used = self.log.used(View::Reserved)[d];
+        if self.limited(d) { used.saturating_sub(u128::from(self.bound(d))) } else { 0 }
+    }
+
+    /// Keeps to what the provider says. `seen` is what we thought was left when the
+    /// provider judged the request that it answers, and that request's number; without
+    /// it the answer is taken as of now.
+    pub(super) fn learn(
+        &mut self,
+        now: Nanos,
+        dimension: Dimension,
+        told: &Told,
+        seen: Option<(&[u64; DIMENSIONS], Number)>,
+    ) {
+        let d = dimension.index();
+        if let Some(limit) = told.limit.filter(|&limit| limit > 0) {
+            self.learned[d] = Some(limit);
+        }
+        let Some(remaining) = told.remaining else { return };
+        let (ours, as_of) = if let Some((left, number)) = seen {
+            (left[d], number)
+        } else {
+            let used = self.log.used(View::Reserved)[d];
+            let left = u128::from(self.bound(d)).saturating_sub(used);
+            (u64::try_from(left).unwrap_or(u64::MAX), self.log.next())
+        };
+        // Answers come back in another order than their requests went.
+        if as_of < self.foreign[d].as_of && now < self.foreign[d].until {
+            return;
+        }
+        let amount = ours.min(self.bound(d)).saturating_sub(remaining);
+        // Nothing in a window lasts longer than the window.
+        let reset = told.reset.unwrap_or(self.log.period()).min(self.log.period());
+        self.foreign[d] = Foreign { amount, until: now.saturating_add(reset), as_of };
+    }
+}
