@@ -1,7 +1,7 @@
 """Waiting in asyncio: one loop-local future per wait, woken once, no polling.
 
 The native side decides who goes and when; this module only sleeps. It is the
-slow half of `RateLimiter.acquire` and ``async with``: a granted request never
+slow half of every limiter's `acquire` or `reserve`: a granted request never
 comes here.
 """
 
@@ -80,7 +80,7 @@ class _Waiter:
 
 
 class Place(Coroutine[Any, Any, _T]):
-    """An awaitable place in the line, which becomes ``result`` when it is granted.
+    """An awaitable place in the line, which becomes the ticket's ``result`` when it is granted.
 
     Not a bare coroutine: one that is cancelled before its first step never runs,
     yet lives on in the traceback of its CancelledError, and its place with it.
@@ -89,9 +89,9 @@ class Place(Coroutine[Any, Any, _T]):
 
     __slots__ = ("__weakref__", "_coroutine", "_ticket")
 
-    def __init__(self, ticket: _core._Ticket, result: _T) -> None:
+    def __init__(self, ticket: _core._Ticket) -> None:
         self._ticket = ticket
-        self._coroutine = _wait(ticket, result)
+        self._coroutine: Coroutine[Any, Any, _T] = _wait(ticket)
 
     def send(self, value: Any) -> Any:
         """Goes on waiting."""
@@ -119,7 +119,7 @@ class Place(Coroutine[Any, Any, _T]):
         return self._coroutine.send(None)
 
 
-async def _wait(ticket: _core._Ticket, result: _T) -> _T:
+async def _wait(ticket: _core._Ticket) -> Any:
     try:
         waiter = _Waiter(ticket)
         loop = asyncio.get_running_loop()
@@ -132,9 +132,10 @@ async def _wait(ticket: _core._Ticket, result: _T) -> _T:
             finally:
                 timer.cancel()
             waiter.renew()
+        result = ticket.result
         ticket.kept = True
     except BaseException:
-        # Cancelled at any point; a permit that was granted in the same tick goes back.
+        # Cancelled at any point; what was granted in the same tick goes back.
         ticket.cancel()
         raise
     return result

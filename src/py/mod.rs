@@ -24,6 +24,7 @@ mod outcome;
 mod retry;
 mod service;
 mod stack;
+mod waiting;
 
 use pyo3::panic::PanicException;
 use pyo3::prelude::*;
@@ -88,7 +89,8 @@ fn before_fork(py: Python<'_>) -> PyResult<()> {
         key::prepare(py)?;
         limiter::prepare(py)?;
         metrics::prepare(py)?;
-        service::prepare(py)
+        service::prepare(py)?;
+        waiting::prepare(py)
     });
     // Last, as what ran before may use the runtime, and whatever became of it.
     crate::runtime::lifecycle::before_fork();

@@ -2,30 +2,14 @@
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 
-use super::request::{Request, seconds};
+use super::request::Request;
 use super::{Core, Out, RateLimiter};
 use crate::core::clock::{NEVER, Nanos};
 use crate::core::limiter::{Decision, Limit, Reason};
 use crate::py::awaitable::{Unclaimed, ready_or_back};
 use crate::py::convert::duration_or_zero;
-
-const MODULE: &str = "ferrogate._waiting";
-/// The awaitable that waits.
-static PLACE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-/// The coroutine that only raises.
-static REFUSE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-/// The function that makes a `RateLimitExceeded`.
-static EXCEEDED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-
-/// Imports what is imported on first use.
-pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
-    PLACE.import(py, MODULE, "Place")?;
-    REFUSE.import(py, MODULE, "refuse")?;
-    EXCEEDED.import(py, MODULE, "exceeded")?;
-    Ok(())
-}
+use crate::py::waiting::{exceeded, place};
 
 /// Gives back what a granted, never awaited `acquire` has spent.
 fn give_back(limiter: &Bound<'_, PyAny>, spent: &Unclaimed) {
@@ -86,13 +70,7 @@ impl RateLimiter {
     pub(super) fn calling<T>(&self, py: Python<'_>, body: impl FnOnce(&Core, &mut Out) -> T) -> T {
         let mut out = Out::new();
         let answer = body(&self.core, &mut out);
-        let mut wakers = out.take_wakes();
-        if self.missed.any() {
-            wakers.extend(self.missed.take());
-        }
-        if !wakers.is_empty() {
-            self.wake(py, wakers);
-        }
+        self.wakes.send(py, out.take_wakes());
         answer
     }
 
@@ -128,12 +106,7 @@ impl RateLimiter {
             this.core.count_rejection();
             return Err(this.refusal(py, request, decision));
         }
-        // The place in the line is taken by the call: the awaitable may be awaited much later.
-        match Self::join(slf, *request, deadline) {
-            Ok(ticket) => PLACE.import(py, MODULE, "Place")?.call1((ticket, result)),
-            // As good as a timeout, and told where that is.
-            Err(error) => REFUSE.import(py, MODULE, "refuse")?.call1((error,)),
-        }
+        place(py, Self::join(slf, *request, deadline, result.unbind()))
     }
 
     pub(super) fn enter_sync(
@@ -179,14 +152,8 @@ impl RateLimiter {
                 "cost: expected at most what \"{limit}\" allows at all, got {cost}"
             ));
         }
-        let refuse = || -> PyResult<PyErr> {
-            let exceeded = EXCEEDED.import(py, MODULE, "exceeded")?;
-            let retry_after = seconds(decision.retry_after);
-            let limit = limit.map(|limit: Limit| limit.to_string());
-            let reason = decision.reason.as_str();
-            let error = exceeded.call1((self.name.as_deref(), limit, retry_after, reason))?;
-            Ok(PyErr::from_value(error))
-        };
-        refuse().unwrap_or_else(|error| error)
+        let limit = limit.map(|limit: Limit| limit.to_string());
+        let reason = decision.reason.as_str();
+        exceeded(py, self.name.as_deref(), limit, decision.retry_after, reason)
     }
 }

@@ -16,19 +16,18 @@ use pyo3::prelude::*;
 pub(crate) use self::enter::Entry;
 use self::forked::Forked;
 use self::hold::PyHold;
-use self::request::{Request, count, seconds};
+use self::request::{Request, count};
 use self::types::{PyDecision, PyLimit, limit_from};
-use self::wait::{Missed, PyTicket, Waker};
 use crate::core::clock::NEVER;
 use crate::core::key::Key;
 use crate::core::limiter::{Algorithm, Decision, Limiter, Outbox, Reason, Settings};
 use crate::py::awaitable::ready;
 use crate::py::convert::{clock, globally_disabled};
 use crate::py::edge::edge;
+use crate::py::waiting::{PyTicket, Waker, Wakes, seconds};
 
 /// Imports what is imported on first use.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
-    enter::prepare(py)?;
     // The free list of the decisions.
     drop(Bound::new(py, PyDecision(Decision::refused(Reason::Limited, 0)))?);
     Ok(())
@@ -51,7 +50,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
 pub(crate) struct RateLimiter {
     core: Core,
     name: Option<String>,
-    missed: Missed,
+    wakes: Wakes,
     forked: Forked,
 }
 
@@ -83,7 +82,7 @@ impl RateLimiter {
             Ok(Self {
                 core: Core::new(settings, clock)?,
                 name,
-                missed: Missed::default(),
+                wakes: Wakes::default(),
                 forked: Forked::default(),
             })
         })

@@ -4,7 +4,6 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
-use crate::core::clock::{NEVER, Nanos, secs_from_nanos};
 use crate::core::key::Key;
 use crate::py::convert::type_name;
 use crate::py::key::{Opaque, Walker, short_text, with_encoder};
@@ -38,11 +37,6 @@ impl Request {
         };
         Ok(Self { key, cost, slot })
     }
-}
-
-/// Seconds as Python sees them; never is infinite.
-pub(super) fn seconds(nanos: Nanos) -> f64 {
-    if nanos == NEVER { f64::INFINITY } else { secs_from_nanos(nanos) }
 }
 
 /// A whole number from 1 on.

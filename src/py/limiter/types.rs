@@ -4,10 +4,10 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyString, PyType};
 
-use super::request::seconds;
 use crate::core::limiter::{Decision, Limit};
 use crate::py::convert::{duration, type_name};
 use crate::py::edge::edge;
+use crate::py::waiting::seconds;
 
 /// So many permits in so much time.
 #[pyclass(frozen, eq, hash, name = "Limit", module = "ferrogate._core")]
