@@ -50,18 +50,25 @@ pub struct Usage {
     pub usd: Option<u64>,
 }
 
-/// What has been granted. Neither cloned nor copied: it is settled or released once.
-#[derive(Debug)]
-pub struct Grant<K> {
+/// Where a grant stands in the course of things, for [`super::LlmLimiter::learn`].
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
     /// Its entry in the log; `None` when the limiter is switched off.
     pub(super) number: Option<Number>,
-    pub(super) amounts: Amounts,
-    pub(super) model: Option<K>,
-    pub(super) tenant: Option<K>,
     /// What was left of each dimension after it.
     pub(super) left: [u64; DIMENSIONS],
     /// The process that it was granted in, counted by forks.
     pub(super) epoch: u32,
+}
+
+/// What has been granted. Neither cloned nor copied: it is settled or released once.
+#[derive(Debug)]
+#[must_use = "a grant that is neither settled nor released stays open"]
+pub struct Grant<K> {
+    pub(super) mark: Mark,
+    pub(super) amounts: Amounts,
+    pub(super) model: Option<K>,
+    pub(super) tenant: Option<K>,
 }
 
 impl<K> Grant<K> {
@@ -69,6 +76,12 @@ impl<K> Grant<K> {
     #[must_use]
     pub fn amounts(&self) -> &Amounts {
         &self.amounts
+    }
+
+    /// When it was granted, so to speak.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        self.mark
     }
 }
 
@@ -122,8 +135,9 @@ pub enum Looked<K> {
     Wait {
         /// How long it takes at least.
         nap: Nanos,
-        /// It is this one's turn next; else somebody before it has to go first.
-        head: bool,
+        /// It is this one's turn then, unless limits change; else it takes somebody before
+        /// it, or a slot.
+        sure: bool,
     },
     /// It cannot be granted, or not in time; the ticket is done.
     Refused(Verdict),

@@ -245,7 +245,7 @@ impl Ledger {
         now: Nanos,
         dimension: Dimension,
         told: &Told,
-        seen: Option<(&[u64; DIMENSIONS], Number)>,
+        seen: Option<([u64; DIMENSIONS], Number)>,
     ) {
         let d = dimension.index();
         if let Some(limit) = told.limit.filter(|&limit| limit > 0) {

@@ -26,6 +26,7 @@ mod ledger;
 mod line;
 mod log;
 mod settings;
+mod state;
 
 #[cfg(test)]
 #[cfg(not(ferrogate_loom))]
@@ -43,15 +44,15 @@ mod tests;
 use std::hash::Hash;
 
 pub use self::amounts::{Amounts, Dimension, NANO_USD};
-pub use self::decision::{Ask, Grant, Looked, Settled, Usage, Verdict};
+pub use self::decision::{Ask, Grant, Looked, Mark, Settled, Usage, Verdict};
 pub use self::ledger::Told;
 pub use self::line::WEIGHT_ONE;
-pub use self::settings::{Fairness, Settings};
+pub use self::settings::{Change, Fairness, Settings};
 
-use self::decision::Wanted;
 use self::estimate::Estimates;
 use self::ledger::Ledger;
 use self::line::{Done, Line, WHOLE, Want};
+use self::state::Inner;
 use super::{Outbox, Reason, Ticket, UNKNOWN};
 use crate::core::clock::{Clock, NEVER, Nanos};
 use crate::core::error::InvalidArgument;
@@ -97,26 +98,6 @@ pub struct DimensionStats {
     pub left: u64,
     /// What has to leave the window before anything is granted.
     pub debt: u128,
-}
-
-#[derive(Debug)]
-struct Inner<K, W> {
-    ledger: Ledger,
-    line: Line<K, W>,
-    estimates: Estimates<K>,
-    default_output: u64,
-    slots: Option<u32>,
-    in_use: u32,
-    /// Time as this limiter has seen it: threads that raced for the lock do not turn it back.
-    now: Nanos,
-    next_ticket: Ticket,
-    /// Forks so far.
-    epoch: u32,
-    granted: u64,
-    rejected: u64,
-    settled: u64,
-    released: u64,
-    open: u64,
 }
 
 /// A limiter for tenants and models `K` whose waiters are woken by `W`.
@@ -357,13 +338,16 @@ impl<K: Eq + Hash + Copy, W: Clone> LlmLimiter<K, W> {
     /// When there would be nothing to limit, or a limit is zero.
     pub fn update(
         &self,
-        limits: [Option<u64>; Dimension::ALL.len()],
-        concurrency: Option<u32>,
+        limits: [Change<u64>; Dimension::ALL.len()],
+        concurrency: Change<u32>,
         out: &mut Outbox<K, W>,
     ) -> Result<(), InvalidArgument> {
-        settings::check_limits(&limits, concurrency)?;
         let mut inner = self.inner.lock();
         let now = inner.tick(&self.clock);
+        let old = *inner.ledger.configured();
+        let limits = std::array::from_fn(|d| limits[d].over(old[d]));
+        let concurrency = concurrency.over(inner.slots);
+        settings::check_limits(&limits, concurrency)?;
         inner.ledger.configure(limits);
         inner.slots = concurrency;
         inner.pump(now, out);
@@ -402,14 +386,14 @@ impl<K: Eq + Hash + Copy, W: Clone> LlmLimiter<K, W> {
         &self,
         dimension: Dimension,
         told: &Told,
-        answered: Option<&Grant<K>>,
+        answered: Option<Mark>,
         out: &mut Outbox<K, W>,
     ) {
         let mut inner = self.inner.lock();
         let now = inner.tick(&self.clock);
         let here = inner.epoch;
-        let answered = answered.filter(|grant| grant.epoch == here);
-        let seen = answered.and_then(|grant| grant.number.map(|number| (&grant.left, number)));
+        let answered = answered.filter(|mark| mark.epoch == here);
+        let seen = answered.and_then(|mark| mark.number.map(|number| (mark.left, number)));
         inner.ledger.learn(now, dimension, told, seen);
         inner.pump(now, out);
     }
@@ -472,256 +456,4 @@ impl<K: Eq + Hash + Copy, W: Clone> LlmLimiter<K, W> {
     pub fn enabled(&self) -> bool {
         self.enabled
     }
-}
-
-impl<K: Eq + Hash + Copy, W: Clone> Inner<K, W> {
-    /// Moves on, and brings the window up to date.
-    #[inline]
-    fn tick(&mut self, clock: &Clock) -> Nanos {
-        self.now = self.now.max(clock.now());
-        self.ledger.expire(self.now);
-        self.now
-    }
-
-    fn slot_free(&self) -> bool {
-        self.slots.is_none_or(|slots| self.in_use < slots)
-    }
-
-    /// Fills in the estimates; an estimate is never what makes a request impossible.
-    fn wanted(&self, ask: &Ask<K>) -> Wanted<K> {
-        let output = ask.output.unwrap_or_else(|| self.estimated_output(ask));
-        let usd = ask.usd.unwrap_or_else(|| {
-            let limit = self.ledger.limit(Dimension::Usd);
-            let known = limit.and_then(|_| self.estimates.usd(ask.model)).unwrap_or(0);
-            known.min(limit.unwrap_or(u64::MAX))
-        });
-        let Ask { model, tenant, .. } = *ask;
-        Wanted { amounts: Amounts::new(1, ask.input, output, usd), model, tenant }
-    }
-
-    fn estimated_output(&self, ask: &Ask<K>) -> u64 {
-        let most = ask.max_output.unwrap_or(u64::MAX);
-        let known = self.estimates.output(ask.model);
-        let guess = known.unwrap_or(ask.max_output.unwrap_or(self.default_output)).min(most);
-        let output = self.ledger.limit(Dimension::OutputTokens).unwrap_or(u64::MAX);
-        let tokens = self.ledger.limit(Dimension::Tokens).unwrap_or(u64::MAX);
-        guess.min(output).min(tokens.saturating_sub(ask.input))
-    }
-
-    fn verdict(&self, now: Nanos, asked: &Amounts, reason: Reason, wait: Nanos) -> Verdict {
-        let short = self.ledger.shortage(now, asked).map(|short| short.dimension);
-        self.blaming(now, asked, short, Verdict::of(reason, wait))
-    }
-
-    fn blaming(
-        &self,
-        now: Nanos,
-        asked: &Amounts,
-        dimension: Option<Dimension>,
-        verdict: Verdict,
-    ) -> Verdict {
-        let Some(to_blame) = dimension else { return verdict };
-        Verdict {
-            dimension,
-            limit: self.ledger.limit(to_blame).or(Some(ledger::MOST_REQUESTS)),
-            remaining: self.ledger.left(now, to_blame),
-            asked: asked.get(to_blame),
-            ..verdict
-        }
-    }
-
-    /// Why something with a free slot and nobody before it is not granted.
-    #[cold]
-    fn refused(&self, now: Nanos, asked: &Amounts) -> Verdict {
-        let short = self.ledger.shortage(now, asked);
-        let pause = self.ledger.pause(now);
-        match short {
-            Some(short) if short.wait > pause => {
-                let limited = Verdict::of(Reason::Limited, short.wait);
-                self.blaming(now, asked, Some(short.dimension), limited)
-            }
-            _ => Verdict::of(Reason::Paused, pause),
-        }
-    }
-
-    fn refuse_never(&self, wanted: &Wanted<K>) -> Result<(), Verdict> {
-        match self.ledger.never(&wanted.amounts) {
-            None => Ok(()),
-            never => {
-                let verdict = Verdict::of(Reason::TooLarge, NEVER);
-                Err(self.blaming(self.now, &wanted.amounts, never, verdict))
-            }
-        }
-    }
-
-    fn admit(&mut self, now: Nanos, wanted: &Wanted<K>) -> Result<(), Verdict> {
-        if self.line.admit(now, wanted.tenant) {
-            return Ok(());
-        }
-        Err(Verdict::of(Reason::TenantTableFull, UNKNOWN))
-    }
-
-    fn may_join(
-        &mut self,
-        now: Nanos,
-        wanted: &Wanted<K>,
-        deadline: Nanos,
-        max_waiters: usize,
-    ) -> Result<(), Verdict> {
-        self.refuse_never(wanted)?;
-        let wait = self.wait_behind(now, wanted);
-        if wait > time_left(now, deadline) {
-            return Err(self.verdict(now, &wanted.amounts, Reason::TooLate, wait));
-        }
-        if self.line.waiting() + self.line.finished() >= max_waiters {
-            return Err(Verdict::of(Reason::QueueFull, wait.max(UNKNOWN)));
-        }
-        self.admit(now, wanted)
-    }
-
-    fn wait_behind(&self, now: Nanos, wanted: &Wanted<K>) -> Nanos {
-        self.ledger.firm_wait(now, &self.line.ahead(wanted.tenant), &wanted.amounts)
-    }
-
-    /// A grant of a limiter that is switched off.
-    fn unlogged(&mut self, wanted: Wanted<K>) -> Grant<K> {
-        self.granted += 1;
-        self.open += 1;
-        self.in_use = self.in_use.saturating_add(1);
-        let Wanted { amounts, model, tenant } = wanted;
-        let left = [u64::MAX; Dimension::ALL.len()];
-        Grant { number: None, amounts, model, tenant, left, epoch: self.epoch }
-    }
-
-    /// Takes what has been found to fit.
-    fn grant(&mut self, now: Nanos, wanted: &Wanted<K>) -> Grant<K> {
-        let Wanted { amounts, model, tenant } = *wanted;
-        let number = Some(self.ledger.enter(now, amounts));
-        self.in_use = self.in_use.saturating_add(1);
-        self.open += 1;
-        let left = self.ledger.all_left(now);
-        Grant { number, amounts, model, tenant, left, epoch: self.epoch }
-    }
-
-    /// Ends a reservation at what it took; false if it is another process's.
-    fn close(&mut self, now: Nanos, grant: &Grant<K>, actual: &Amounts) -> bool {
-        if grant.epoch != self.epoch {
-            return false;
-        }
-        self.open = self.open.saturating_sub(1);
-        self.in_use = self.in_use.saturating_sub(1);
-        if let Some(number) = grant.number {
-            self.ledger.settle(now, number, &grant.amounts, actual);
-            if self.line.is_fair() {
-                let served = self.ledger.share(&grant.amounts, WHOLE);
-                let taken = self.ledger.share(actual, WHOLE);
-                self.line.correct(now, grant.tenant, served, taken);
-            }
-        }
-        true
-    }
-
-    /// As if it had not been granted.
-    fn undo(&mut self, now: Nanos, grant: Grant<K>) {
-        if self.close(now, &grant, &Amounts::NONE) {
-            self.granted = self.granted.saturating_sub(1);
-        }
-    }
-
-    /// Grants from the head on for as long as it goes.
-    fn pump(&mut self, now: Nanos, out: &mut Outbox<K, W>) {
-        while self.line.waiting() > 0 {
-            let Some((_, want)) = self.line.head(now) else { return };
-            if let Err(never) = self.refuse_never(&want.wanted) {
-                self.line.finish_head(now, Done::Never(never), &mut out.leaving);
-                continue;
-            }
-            if !self.slot_free() {
-                // Woken by the slot.
-                return;
-            }
-            if !self.ledger.fits(now, &want.wanted.amounts) {
-                let wait = self.head_wait(now, &want);
-                self.line.wake_head_by(now.saturating_add(wait), &mut out.leaving);
-                return;
-            }
-            let grant = self.grant(now, &want.wanted);
-            self.line.finish_head(now, Done::Granted(grant), &mut out.leaving);
-            self.granted += 1;
-        }
-    }
-
-    /// The time until the head fits if nothing comes back; not zero.
-    fn head_wait(&self, now: Nanos, want: &Want<K>) -> Nanos {
-        let short = self.ledger.shortage(now, &want.wanted.amounts);
-        short.map_or(0, |short| short.wait).max(self.ledger.pause(now)).max(1)
-    }
-
-    /// A waiter looks at its ticket.
-    fn look(
-        &mut self,
-        now: Nanos,
-        tenant: Option<K>,
-        ticket: Ticket,
-        out: &mut Outbox<K, W>,
-    ) -> Looked<K> {
-        self.line.looking(tenant, ticket);
-        self.pump(now, out);
-        match self.line.pick_up(ticket) {
-            Some(Done::Granted(grant)) => return Looked::Granted(grant),
-            Some(Done::Never(verdict)) => {
-                self.rejected += 1;
-                return Looked::Refused(verdict);
-            }
-            None => {}
-        }
-        let Some(want) = self.line.want(tenant, ticket) else { return Looked::Gone };
-        let asked = &want.wanted.amounts;
-        let firm = self.ledger.firm_wait(now, &[0; Dimension::ALL.len()], asked);
-        let left = time_left(now, want.deadline);
-        let head = self.line.head(now).is_some_and(|(head, _)| head == ticket);
-        if left == 0 || firm > left {
-            let verdict = self.given_up(now, &want, head, firm, left);
-            self.line.remove(now, tenant, ticket, &mut out.leaving);
-            self.rejected += 1;
-            self.pump(now, out);
-            return Looked::Refused(verdict);
-        }
-        let nap = match head {
-            true if self.slot_free() => self.head_wait(now, &want),
-            true => NEVER,
-            false => firm,
-        };
-        let timer = if head { nap } else { NEVER };
-        self.line.sleep_until(tenant, ticket, now.saturating_add(timer));
-        Looked::Wait { nap: nap.min(left), head }
-    }
-
-    /// Why a waiter's time is up.
-    #[cold]
-    fn given_up(
-        &self,
-        now: Nanos,
-        want: &Want<K>,
-        head: bool,
-        firm: Nanos,
-        left: Nanos,
-    ) -> Verdict {
-        let asked = &want.wanted.amounts;
-        if left > 0 {
-            return self.verdict(now, asked, Reason::TooLate, firm);
-        }
-        if !head {
-            return self.verdict(now, asked, Reason::Queued, firm.max(UNKNOWN));
-        }
-        if !self.slot_free() {
-            return Verdict::of(Reason::Busy, firm.max(UNKNOWN));
-        }
-        self.refused(now, asked)
-    }
-}
-
-/// [`NEVER`] without a deadline, at the end of time too.
-fn time_left(now: Nanos, deadline: Nanos) -> Nanos {
-    if deadline == NEVER { NEVER } else { deadline.saturating_sub(now) }
 }

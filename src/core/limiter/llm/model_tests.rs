@@ -342,8 +342,8 @@ impl Bench {
                 self.loosened += 1;
                 self.lowered = true;
                 self.naive.limits = limits;
-                let slots = self.naive.slots;
-                self.call(|l, out| l.update(limits, slots, out)).unwrap();
+                let limits = limits.map(Change::To);
+                self.call(|l, out| l.update(limits, Change::Keep, out)).unwrap();
             }
         }
         self.pick_up()?;
@@ -427,8 +427,8 @@ impl Bench {
                     prop_assert!(waiter.loosened != self.loosened || waiter.not_before <= now);
                     self.held.push(Held { grant, index: index.unwrap(), tenant });
                 }
-                Looked::Wait { nap, head } => {
-                    let timer = if head { now.saturating_add(nap) } else { NEVER };
+                Looked::Wait { nap, sure } => {
+                    let timer = if sure { now.saturating_add(nap) } else { NEVER };
                     prop_assert!(timer > now);
                     self.waiters[place].timer = timer;
                 }

@@ -10,6 +10,25 @@ const DEFAULT_OUTPUT: u64 = 1024;
 /// Half of what the clock can count: sums of two times cannot overflow into "never".
 const MAX_PERIOD: Nanos = u64::MAX / 2;
 
+/// A new setting, or the old one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Change<T> {
+    /// As it is.
+    #[default]
+    Keep,
+    /// `None`: no limit.
+    To(Option<T>),
+}
+
+impl<T> Change<T> {
+    pub(super) fn over(self, old: Option<T>) -> Option<T> {
+        match self {
+            Self::Keep => old,
+            Self::To(new) => new,
+        }
+    }
+}
+
 /// Who goes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fairness {

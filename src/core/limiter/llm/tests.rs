@@ -75,7 +75,7 @@ fn under_use_wakes_the_next_at_once() {
     let ticket = limiter.enqueue(&Ask::tokens(100, 300), NEVER, 7, &mut out).unwrap();
     assert!(matches!(
         limiter.poll(None, ticket, &mut out),
-        Looked::Wait { nap: MINUTE, head: true }
+        Looked::Wait { nap: MINUTE, sure: true }
     ));
     let usage = Usage { output: Some(200), ..Usage::default() };
     let settled = limiter.settle(first, &usage, &mut out);
@@ -158,7 +158,7 @@ fn slots_are_held_until_the_end() {
     assert_eq!((refused.reason, refused.retry_after), (Reason::Busy, UNKNOWN));
     let mut out = Out::new();
     let ticket = limiter.enqueue(&Ask::tokens(1, 1), NEVER, 3, &mut out).unwrap();
-    assert!(matches!(limiter.poll(None, ticket, &mut out), Looked::Wait { nap: NEVER, .. }));
+    assert!(matches!(limiter.poll(None, ticket, &mut out), Looked::Wait { sure: false, .. }));
     assert_eq!(reserve(&limiter, &Ask::tokens(1, 1)).unwrap_err().reason, Reason::Queued);
     limiter.settle(first, &Usage::default(), &mut out);
     assert_eq!(out.take_wakes(), [3]);
@@ -210,7 +210,7 @@ fn a_pause_holds_everybody_once() {
     let late = limiter.enqueue(&Ask::tokens(1, 1), 19 * SECOND, 0, &mut out).unwrap_err();
     assert_eq!(late.reason, Reason::TooLate);
     let ticket = limiter.enqueue(&Ask::tokens(1, 1), NEVER, 5, &mut out).unwrap();
-    let Looked::Wait { nap, head: true } = limiter.poll(None, ticket, &mut out) else { panic!() };
+    let Looked::Wait { nap, sure: true } = limiter.poll(None, ticket, &mut out) else { panic!() };
     assert_eq!(nap, 20 * SECOND);
     // A longer one puts the waiter off once more, when it looks.
     limiter.pause_until(30 * SECOND, &mut out);
@@ -257,13 +257,13 @@ fn what_the_provider_said_is_taken_as_of_then() {
     // The provider saw what we saw: nobody else is there, though more has been granted since.
     let told =
         |remaining| Told { limit: None, remaining: Some(remaining), reset: Some(30 * SECOND) };
-    limiter.learn(Dimension::Requests, &told(8), Some(&second), &mut out);
+    limiter.learn(Dimension::Requests, &told(8), Some(second.mark()), &mut out);
     assert_eq!(limiter.stats().dimensions[0].left, 4);
     // Somebody else uses two.
-    limiter.learn(Dimension::Requests, &told(6), Some(&second), &mut out);
+    limiter.learn(Dimension::Requests, &told(6), Some(second.mark()), &mut out);
     assert_eq!(limiter.stats().dimensions[0].left, 2);
     // An older answer comes late and changes nothing.
-    limiter.learn(Dimension::Requests, &told(9), Some(&first), &mut out);
+    limiter.learn(Dimension::Requests, &told(9), Some(first.mark()), &mut out);
     assert_eq!(limiter.stats().dimensions[0].left, 2);
     clock.advance(30 * SECOND);
     assert_eq!(limiter.stats().dimensions[0].left, 4);
@@ -290,7 +290,19 @@ fn the_output_is_estimated_by_model() {
     assert_eq!(estimate(&Ask { max_output: Some(5), ..unknown }), 5);
     assert_eq!(estimate(&Ask { model: Some(2), ..unknown }), 1_024);
     // An estimate alone never makes a request impossible.
-    limiter.update([None, None, Some(7), None, None], None, &mut Out::new()).unwrap();
+    limiter
+        .update(
+            [
+                Change::To(None),
+                Change::To(None),
+                Change::To(Some(7)),
+                Change::To(None),
+                Change::To(None),
+            ],
+            Change::Keep,
+            &mut Out::new(),
+        )
+        .unwrap();
     assert_eq!(estimate(&unknown), 7);
 }
 
@@ -305,12 +317,36 @@ fn an_update_counts_what_was_granted_and_ends_what_cannot_be() {
     for ticket in [big, small] {
         assert!(matches!(limiter.poll(None, ticket, &mut out), Looked::Wait { .. }));
     }
-    limiter.update([None, Some(500), None, None, None], None, &mut out).unwrap();
+    limiter
+        .update(
+            [
+                Change::To(None),
+                Change::To(Some(500)),
+                Change::To(None),
+                Change::To(None),
+                Change::To(None),
+            ],
+            Change::Keep,
+            &mut out,
+        )
+        .unwrap();
     assert_eq!(out.take_wakes(), [1, 2]);
     let Looked::Refused(refused) = limiter.poll(None, big, &mut out) else { panic!() };
     assert_eq!((refused.reason, refused.limit), (Reason::TooLarge, Some(500)));
     assert_eq!(used(&limiter, Dimension::InputTokens), (900, 400));
-    limiter.update([None, Some(1_000), None, None, None], None, &mut out).unwrap();
+    limiter
+        .update(
+            [
+                Change::To(None),
+                Change::To(Some(1_000)),
+                Change::To(None),
+                Change::To(None),
+                Change::To(None),
+            ],
+            Change::Keep,
+            &mut out,
+        )
+        .unwrap();
     assert!(matches!(limiter.poll(None, small, &mut out), Looked::Granted(_)));
 }
 
