@@ -3,7 +3,7 @@
 import atexit as _atexit
 import os as _os
 
-from ferrogate import _core, _janitor, _loads, _streams, breaker, limiter
+from ferrogate import _core, _janitor, _loads, _streams, breaker, limiter, llm_limiter
 from ferrogate._client import CacheClient
 from ferrogate._core import __version__
 from ferrogate._headers import RateLimitDimension, RateLimitHeaders
@@ -31,6 +31,7 @@ from ferrogate.exceptions import (
 from ferrogate.guard import Guard
 from ferrogate.health import AlertThreshold, HealthMonitor
 from ferrogate.limiter import Decision, Limit, RateLimitConfig, RateLimiter, rate_limited
+from ferrogate.llm_limiter import LLMLimiter
 from ferrogate.metrics import PerformanceMetrics
 from ferrogate.optimizer import ProductionOptimizer
 from ferrogate.outcome import Outcome
@@ -56,6 +57,7 @@ __all__ = [
     "GuardTimeout",
     "HealthMonitor",
     "InternalError",
+    "LLMLimiter",
     "LRUCache",
     "Limit",
     "Outcome",
@@ -91,3 +93,4 @@ if hasattr(_os, "register_at_fork"):
     _os.register_at_fork(after_in_child=_janitor._after_fork_in_child)
     _os.register_at_fork(after_in_child=limiter._after_fork_in_child)
     _os.register_at_fork(after_in_child=breaker._after_fork_in_child)
+    _os.register_at_fork(after_in_child=llm_limiter._after_fork_in_child)

@@ -13,11 +13,13 @@ from collections.abc import (
     Sequence,
 )
 from datetime import timedelta
-from types import GenericAlias
+from types import EllipsisType, GenericAlias
 from typing import (
     Any,
+    ClassVar,
     Concatenate,
     Generic,
+    Literal,
     NoReturn,
     ParamSpec,
     Self,
@@ -559,6 +561,153 @@ class _Hold:
     def __aexit__(
         self, _type: object, _value: object, _traceback: object, /
     ) -> Coroutine[Any, Any, None]: ...
+
+@disjoint_base
+class LLMLimiter:
+    def __new__(
+        cls,
+        name: str | None,
+        *,
+        limits: tuple[int | None, int | None, int | None, int | None, float | None],
+        concurrency: int | None,
+        fairness: str,
+        weights: Mapping[object, float] | None,
+        max_waiters: int,
+        max_tenants: int,
+        max_models: int,
+        estimate_quantile: float,
+        default_output_tokens: int | None,
+        window_margin: float | timedelta,
+        clock: ManualClock | None,
+        enabled: bool,
+    ) -> Self: ...
+    def try_reserve(
+        self,
+        *,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        max_output_tokens: int | None = None,
+        cost_usd: float | None = None,
+        model: object = None,
+        tenant: object = None,
+    ) -> Reservation | Denial: ...
+    def reserve(
+        self,
+        *,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        max_output_tokens: int | None = None,
+        cost_usd: float | None = None,
+        model: object = None,
+        tenant: object = None,
+        timeout: float | timedelta | None = None,
+    ) -> Coroutine[Any, Any, Reservation]: ...
+    def reserve_sync(
+        self,
+        *,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        max_output_tokens: int | None = None,
+        cost_usd: float | None = None,
+        model: object = None,
+        tenant: object = None,
+        timeout: float | timedelta | None = None,
+    ) -> Reservation: ...
+    def eta(
+        self,
+        *,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        max_output_tokens: int | None = None,
+        cost_usd: float | None = None,
+        model: object = None,
+        tenant: object = None,
+    ) -> float: ...
+    def pause(self, duration: float | timedelta) -> None: ...
+    def resume(self) -> None: ...
+    def learn(
+        self,
+        dimension: str,
+        *,
+        limit: float | None = None,
+        remaining: float | None = None,
+        reset: float | timedelta | None = None,
+        reservation: Reservation | None = None,
+    ) -> None: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def limits(self) -> dict[str, float | None]: ...
+    @property
+    def concurrency(self) -> int | None: ...
+    @property
+    def fairness(self) -> str: ...
+    @property
+    def enabled(self) -> bool: ...
+    def _update(
+        self,
+        limits: tuple[
+            int | EllipsisType | None,
+            int | EllipsisType | None,
+            int | EllipsisType | None,
+            int | EllipsisType | None,
+            float | EllipsisType | None,
+        ],
+        concurrency: int | EllipsisType | None,
+    ) -> None: ...
+    def _clock_moved(self) -> None: ...
+    def _after_fork(self) -> None: ...
+    def _stats(
+        self,
+    ) -> tuple[
+        tuple[int, int, int, int, int, int, int, int, int],
+        float,
+        list[tuple[str, float, float, float, float]],
+    ]: ...
+
+@final
+class Reservation:
+    granted: ClassVar[Literal[True]]
+    @property
+    def input_tokens(self) -> int: ...
+    @property
+    def output_tokens(self) -> int: ...
+    @property
+    def cost_usd(self) -> float: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def sent(self) -> bool: ...
+    def settle(
+        self,
+        *,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        cost_usd: float | None = None,
+    ) -> bool: ...
+    def release(self) -> bool: ...
+    def mark_sent(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, _type: object, _value: object, _traceback: object, /) -> None: ...
+    def __aenter__(self) -> Coroutine[Any, Any, Self]: ...
+    def __aexit__(
+        self, _type: object, _value: object, _traceback: object, /
+    ) -> Coroutine[Any, Any, None]: ...
+
+@final
+class Denial:
+    granted: ClassVar[Literal[False]]
+    @property
+    def reason(self) -> str: ...
+    @property
+    def retry_after(self) -> float: ...
+    @property
+    def dimension(self) -> str | None: ...
+    @property
+    def limit(self) -> float | None: ...
+    @property
+    def remaining(self) -> float | None: ...
+    def __bool__(self) -> Literal[False]: ...
 
 @final
 class _Ticket:

@@ -17,10 +17,10 @@ mod intern;
 mod key;
 mod limiter;
 mod lookalike;
+mod llm;
 mod metrics;
 mod names;
 mod outcome;
-#[allow(dead_code, reason = "the guard is to drive it")]
 mod retry;
 mod service;
 mod stack;
@@ -64,6 +64,7 @@ fn core_module(m: &Bound<'_, PyModule>) -> PyResult<()> {
     guard::register(m)?;
     health::register(m)?;
     limiter::register(m)?;
+    llm::register(m)?;
     metrics::register(m)?;
     retry::register(m)?;
     service::register(m)?;

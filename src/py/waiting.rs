@@ -66,10 +66,7 @@ pub(crate) fn seconds(nanos: Nanos) -> f64 {
 
 /// The awaitable of a place in the line, which is taken by the call: it may be awaited much
 /// later. One without a place is as good as a timeout, and told where that is.
-pub(crate) fn place<'py>(
-    py: Python<'py>,
-    ticket: PyResult<PyTicket>,
-) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn place(py: Python<'_>, ticket: PyResult<PyTicket>) -> PyResult<Bound<'_, PyAny>> {
     match ticket {
         Ok(ticket) => PLACE.import(py, MODULE, "Place")?.call1((ticket,)),
         Err(error) => REFUSE.import(py, MODULE, "refuse")?.call1((error,)),

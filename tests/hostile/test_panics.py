@@ -24,6 +24,7 @@ from ferrogate import (
     CircuitBreaker,
     CircuitBreakerConfig,
     Limit,
+    LLMLimiter,
     PerformanceMetrics,
     RateLimiter,
     RetryBudget,
@@ -193,6 +194,29 @@ def of_limiter(call: Callable[[RateLimiter], object]) -> Recipe:
     def recipe() -> Callable[[], object]:
         limiter = RateLimiter("100000/second", burst=100, clock=ManualClock())
         return lambda: call(limiter)
+
+    return recipe
+
+
+def of_llm_limiter(call: Callable[[LLMLimiter], object]) -> Recipe:
+    def recipe() -> Callable[[], object]:
+        limiter = LLMLimiter(requests_per_minute=1_000_000, clock=ManualClock())
+        return lambda: call(limiter)
+
+    return recipe
+
+
+def of_reservation(call: Callable[[_core.Reservation], object]) -> Recipe:
+    return of_llm_limiter(lambda limiter: call(limiter.reserve_sync(input_tokens=1)))
+
+
+def of_denial(call: Callable[[_core.Denial], object]) -> Recipe:
+    def recipe() -> Callable[[], object]:
+        limiter = LLMLimiter(requests_per_minute=1, usd_per_minute=1, clock=ManualClock())
+        limiter.reserve_sync().settle()
+        denial = limiter.try_reserve()
+        assert isinstance(denial, _core.Denial)
+        return lambda: call(denial)
 
     return recipe
 
@@ -371,6 +395,9 @@ RECIPES: dict[str, Recipe] = {
     "CircuitBreaker.record_waste": of_breaker(lambda b: b.record_waste(usd=1.0, tokens=5)),
     "CircuitBreaker.reset": of_breaker(lambda b: b.reset()),
     "CircuitBreaker.state": of_breaker(lambda b: b.state),
+    "Denial.__repr__": of_denial(repr),
+    "Denial.limit": of_denial(lambda d: d.limit),
+    "Denial.remaining": of_denial(lambda d: d.remaining),
     "Decision.__repr__": of_limiter(lambda r: repr(r.try_acquire())),
     "Flight.abandon": of_flight(lambda f: f.abandon()),
     "Flight.enroll": of_flight(enroll),
@@ -417,6 +444,19 @@ RECIPES: dict[str, Recipe] = {
         lambda m: m.record_generation(True, 0.1, 5, 1, 0.1)
     ),
     "PerformanceMetrics.reset": of_metrics(lambda m: m.reset()),
+    "LLMLimiter": new(lambda: LLMLimiter(requests_per_minute=1)),
+    "LLMLimiter._after_fork": of_llm_limiter(lambda r: r._after_fork()),
+    "LLMLimiter._clock_moved": of_llm_limiter(lambda r: r._clock_moved()),
+    "LLMLimiter._stats": of_llm_limiter(lambda r: r.get_stats()),
+    "LLMLimiter._update": of_llm_limiter(lambda r: r.update(requests_per_minute=5_000)),
+    "LLMLimiter.eta": of_llm_limiter(lambda r: r.eta()),
+    "LLMLimiter.learn": of_llm_limiter(lambda r: r.learn("requests", remaining=5_000)),
+    "LLMLimiter.limits": of_llm_limiter(lambda r: r.limits),
+    "LLMLimiter.pause": of_llm_limiter(lambda r: (r.pause(1), r.resume())),
+    "LLMLimiter.reserve": of_llm_limiter(lambda r: awaited(r.reserve(model="m", timeout=5))),
+    "LLMLimiter.reserve_sync": of_llm_limiter(lambda r: r.reserve_sync(tenant="t")),
+    "LLMLimiter.resume": of_llm_limiter(lambda r: r.resume()),
+    "LLMLimiter.try_reserve": of_llm_limiter(lambda r: r.try_reserve(cost_usd=0.1)),
     "RateLimiter": new(lambda: RateLimiter("1/second")),
     "RateLimiter.__aenter__": of_limiter(lambda r: awaited(r.__aenter__())),
     "RateLimiter.__aexit__": of_limiter(lambda r: awaited(r.__aexit__(None, None, None))),
@@ -441,6 +481,12 @@ RECIPES: dict[str, Recipe] = {
     "RetryPolicy.call": new(lambda: awaited(RetryPolicy().call(asyncio.sleep, 0))),
     "RetryPolicy.call_sync": new(lambda: RetryPolicy().call_sync(int)),
     "RetryPolicy.attempts_for": new(lambda: RetryPolicy(on=OSError).attempts_for(OSError())),
+    "Reservation.__aenter__": of_reservation(lambda r: awaited(r.__aenter__())),
+    "Reservation.__aexit__": of_reservation(lambda r: awaited(r.__aexit__(None, None, None))),
+    "Reservation.__exit__": of_reservation(lambda r: r.__exit__(None, None, None)),
+    "Reservation.__repr__": of_reservation(repr),
+    "Reservation.release": of_reservation(lambda r: r.release()),
+    "Reservation.settle": of_reservation(lambda r: r.settle(output_tokens=1)),
     "_Hold.__aenter__": of_limiter(lambda r: awaited(r._hold(1, None).__aenter__())),
     "_Hold.__aexit__": of_limiter(lambda r: awaited(r._hold(1, None).__aexit__(None, None, None))),
     "_Hold.__enter__": of_limiter(lambda r: r._hold(1, None).__enter__()),
@@ -510,6 +556,15 @@ EXCUSED = {
     "ManualClock.now": READS,
     "ManualClock.now_ns": READS,
     "PerformanceMetrics.name": READS,
+    "Denial.__bool__": READS,
+    "Denial.dimension": READS,
+    "Denial.granted": READS,
+    "Denial.reason": READS,
+    "Denial.retry_after": READS,
+    "LLMLimiter.concurrency": READS,
+    "LLMLimiter.enabled": READS,
+    "LLMLimiter.fairness": READS,
+    "LLMLimiter.name": READS,
     "RateLimiter.algorithm": READS,
     "RateLimiter.burst": READS,
     "RateLimiter.enabled": READS,
@@ -531,6 +586,14 @@ EXCUSED = {
     "RetryPolicy.budget": READS,
     "RetryPolicy.enabled": READS,
     "RetryPolicy.name": READS,
+    "Reservation.__enter__": READS,
+    "Reservation.cost_usd": READS,
+    "Reservation.granted": READS,
+    "Reservation.input_tokens": READS,
+    "Reservation.mark_sent": "stores one flag",
+    "Reservation.output_tokens": READS,
+    "Reservation.sent": READS,
+    "Reservation.state": READS,
     "_Ticket.kept": "a grant would be lost if it could fail: it stores, and drops, without more",
     "_Ticket.result": READS,
     "_after_fork_in_child": "a hook whose errors nobody could catch",

@@ -33,14 +33,14 @@ impl Request {
         };
         let key = match key {
             None => None,
-            Some(key) => Some(key_from(key)?),
+            Some(key) => Some(key_from("key", key)?),
         };
         Ok(Self { key, cost, slot })
     }
 }
 
 /// A whole number from 1 on.
-pub(super) fn count(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
+pub(crate) fn count(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
     let is_bool = value.is_instance_of::<PyBool>();
     if let Ok(count) = value.extract::<u32>()
         && count > 0
@@ -56,13 +56,13 @@ pub(super) fn count(argument: &'static str, value: &Bound<'_, PyAny>) -> PyResul
 }
 
 /// Limiter keys mean the same in every process, so opaque objects are refused.
-fn key_from(value: &Bound<'_, PyAny>) -> PyResult<Key> {
+pub(crate) fn key_from(argument: &str, value: &Bound<'_, PyAny>) -> PyResult<Key> {
     if let Some(key) = short_text(value) {
         return Ok(key);
     }
     with_encoder(false, |encoder| {
         let mut walker = Walker::new(encoder, Opaque::Refuse);
-        walker.value(value).map_err(|failure| failure.within(|| "key".to_owned()))?;
+        walker.value(value).map_err(|failure| failure.within(|| argument.to_owned()))?;
         Ok(Key::new(encoder.as_bytes()))
     })
 }

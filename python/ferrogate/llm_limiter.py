@@ -1,0 +1,255 @@
+"""Limits for LLM traffic: requests, tokens and money, reserved before a call and settled after."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from types import EllipsisType
+from typing import Literal, TypedDict
+
+from ferrogate import _core
+from ferrogate._arguments import flag, text_or_none
+from ferrogate._core import Denial, Reservation
+
+__all__ = ["Denial", "LLMDimensionStats", "LLMLimiter", "LLMLimiterStats", "Reservation"]
+
+
+class LLMDimensionStats(TypedDict):
+    """One limit of :class:`LLMLimiterStats`; tokens and requests as int, dollars as float."""
+
+    limit: float
+    """What is allowed per minute: as configured, or less if the provider said so."""
+    used: float
+    """Reserved and spent within the last minute."""
+    remaining: float
+    """What could be granted now."""
+    debt: float
+    """What has to leave the window before anything is granted."""
+
+
+class LLMLimiterStats(TypedDict):
+    """What :meth:`LLMLimiter.get_stats` returns."""
+
+    name: str | None
+    fairness: str
+    enabled: bool
+    granted: int
+    """Reservations granted."""
+    rejected: int
+    """Requests refused, timed out or impossible."""
+    rejection_rate: float
+    """``rejected / (granted + rejected)``, 0..1."""
+    settled: int
+    """Reservations settled."""
+    released: int
+    """Reservations given back, dropped ones included."""
+    open: int
+    """Reservations that are neither yet."""
+    waiting: int
+    """Requests standing in line now."""
+    concurrent_requests: int
+    """Slots in use now."""
+    concurrency: int | None
+    """All slots."""
+    paused_seconds: float
+    """How long nothing will be granted; 0 without a pause."""
+    tenants: int
+    """Tenants that ``fairness="weighted"`` remembers."""
+    models: int
+    """Models whose answers are known."""
+    dimensions: dict[str, LLMDimensionStats]
+    """By ``"requests"``, ``"input_tokens"``, ``"output_tokens"``, ``"tokens"`` and ``"usd"``:
+    those with a limit."""
+
+
+_living: weakref.WeakSet[LLMLimiter] = weakref.WeakSet()
+
+
+class LLMLimiter(_core.LLMLimiter):
+    """Grants calls to a model while all of their requests, tokens and dollars fit.
+
+    ::
+
+        limiter = LLMLimiter("openai", requests_per_minute=500, tokens_per_minute=200_000)
+
+        async with await limiter.reserve(input_tokens=1200, model="gpt-5") as reserved:
+            answer = await client.chat.completions.create(...)
+            usage = answer.usage
+            reserved.settle(input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens)
+
+    A call takes its share of every limit at once or waits for all of them
+    together. What it reserved too much is granted to the next at once when it
+    is settled; what it used beyond is a debt, and nothing is granted until that
+    has been worked off. One limiter serves all threads and event loops of the
+    process.
+
+    Args:
+        name: for messages and statistics.
+        requests_per_minute: calls in any 60 seconds.
+        input_tokens_per_minute: tokens of prompts in any 60 seconds.
+        output_tokens_per_minute: tokens of answers in any 60 seconds.
+        tokens_per_minute: both together, as OpenAI counts them.
+        usd_per_minute: dollars in any 60 seconds; counted in billionths.
+        concurrency: calls at one time, from their grant until they are settled or
+            released.
+        fairness: who goes next: ``"fifo"``, whoever came first; ``"weighted"``, tenants by
+            what they have received, divided by their weights.
+        weights: of tenants; others have 1.
+        max_waiters: requests that may stand in line.
+        max_tenants: tenants that ``"weighted"`` tells apart at one time. A full table
+            denies others while somebody waits, and forgets nobody who counts.
+        max_models: models whose answers are known apart; others share what is known.
+        estimate_quantile: without ``output_tokens=`` a call reserves what this share of
+            its model's answers stayed within lately, 0..1.
+        default_output_tokens: reserved while a model is unknown and the call has no
+            ``max_output_tokens=``; 1,024, or less if the limits are less.
+        window_margin: seconds (or a timedelta) that every window is longer than a minute.
+            Calls need unlike long to the provider: two that left 60 s apart may arrive
+            within 59.9. 0.2 is plenty.
+        clock: a ``ferrogate.testing.ManualClock`` for tests.
+        enabled: ``False`` (or ``FERROGATE_DISABLED=1``) grants and counts everything.
+
+    Raises:
+        ValueError, TypeError: a wrong argument, no limit at all, or limits that contradict
+            each other; the message names the argument.
+    """
+
+    def __new__(
+        cls,
+        name: str | None = None,
+        *,
+        requests_per_minute: int | None = None,
+        input_tokens_per_minute: int | None = None,
+        output_tokens_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        usd_per_minute: float | None = None,
+        concurrency: int | None = None,
+        fairness: Literal["fifo", "weighted"] = "fifo",
+        weights: Mapping[object, float] | None = None,
+        max_waiters: int = 65_536,
+        max_tenants: int = 4096,
+        max_models: int = 256,
+        estimate_quantile: float = 0.9,
+        default_output_tokens: int | None = None,
+        window_margin: float = 0.0,
+        clock: _core.ManualClock | None = None,
+        enabled: bool = True,
+    ) -> LLMLimiter:
+        if not isinstance(fairness, str):
+            raise TypeError(f"fairness: expected a str, got {type(fairness).__name__}")
+        if isinstance(estimate_quantile, bool) or not isinstance(estimate_quantile, int | float):
+            kind = type(estimate_quantile).__name__
+            raise TypeError(f"estimate_quantile: expected a share such as 0.9, got {kind}")
+        if weights is not None and not isinstance(weights, dict):
+            if not isinstance(weights, Mapping):
+                kind = type(weights).__name__
+                raise TypeError(f'weights: expected a mapping such as {{"tenant": 2}}, got {kind}')
+            weights = dict(weights)
+        self = super().__new__(
+            cls,
+            text_or_none("name", name),
+            limits=(
+                requests_per_minute,
+                input_tokens_per_minute,
+                output_tokens_per_minute,
+                tokens_per_minute,
+                usd_per_minute,
+            ),
+            concurrency=concurrency,
+            fairness=fairness,
+            weights=weights,
+            max_waiters=max_waiters,
+            max_tenants=max_tenants,
+            max_models=max_models,
+            estimate_quantile=estimate_quantile,
+            default_output_tokens=default_output_tokens,
+            window_margin=window_margin,
+            clock=clock,
+            enabled=flag("enabled", enabled),
+        )
+        subscribe = getattr(clock, "_on_advance", None)
+        if subscribe is not None:
+            subscribe(self._on_clock)
+        _living.add(self)
+        return self
+
+    def update(
+        self,
+        *,
+        requests_per_minute: int | EllipsisType | None = ...,
+        input_tokens_per_minute: int | EllipsisType | None = ...,
+        output_tokens_per_minute: int | EllipsisType | None = ...,
+        tokens_per_minute: int | EllipsisType | None = ...,
+        usd_per_minute: float | EllipsisType | None = ...,
+        concurrency: int | EllipsisType | None = ...,
+    ) -> None:
+        """Changes limits while running; what was granted keeps counting.
+
+        What is not named stays as it is; ``None`` lifts a limit. Waiters that no longer fit
+        at all get ``ValueError``; all others are granted what now fits.
+
+        Raises:
+            ValueError, TypeError: a wrong argument, or no limit would be left.
+        """
+        self._update(
+            (
+                requests_per_minute,
+                input_tokens_per_minute,
+                output_tokens_per_minute,
+                tokens_per_minute,
+                usd_per_minute,
+            ),
+            concurrency,
+        )
+
+    def get_stats(self) -> LLMLimiterStats:
+        """Counts since construction and what is in use now."""
+        counts, paused, rows = self._stats()
+        granted, rejected, settled, released, open_, waiting, concurrent, tenants, models = counts
+        asked = granted + rejected
+        return {
+            "name": self.name,
+            "fairness": self.fairness,
+            "enabled": self.enabled,
+            "granted": granted,
+            "rejected": rejected,
+            "rejection_rate": rejected / asked if asked else 0.0,
+            "settled": settled,
+            "released": released,
+            "open": open_,
+            "waiting": waiting,
+            "concurrent_requests": concurrent,
+            "concurrency": self.concurrency,
+            "paused_seconds": paused,
+            "tenants": tenants,
+            "models": models,
+            "dimensions": {
+                dimension: {"limit": limit, "used": used, "remaining": left, "debt": debt}
+                for dimension, limit, used, left, debt in rows
+            },
+        }
+
+    def _on_clock(self) -> None:
+        # A bound method of Python's, which the clock can hold weakly.
+        self._clock_moved()
+
+    def __repr__(self) -> str:
+        stats = self.get_stats()
+        parts = [
+            f"{known['used']} of {known['limit']} {dimension}"
+            for dimension, known in stats["dimensions"].items()
+        ]
+        if self.concurrency is not None:
+            parts.append(f"{stats['concurrent_requests']} of {self.concurrency} slots")
+        parts.append(f"{stats['waiting']} waiting")
+        if stats["paused_seconds"] > 0:
+            parts.append(f"paused for {stats['paused_seconds']:.3g} s")
+        if not self.enabled:
+            parts.append("disabled")
+        name = "" if self.name is None else f" {self.name!r}"
+        return f"<LLMLimiter{name} {self.fairness}: {', '.join(parts)}>"
+
+
+def _after_fork_in_child() -> None:
+    for limiter in tuple(_living):
+        limiter._after_fork()

@@ -1,0 +1,414 @@
+//! `LLMLimiter`: convert, ask the core, hand over the answer.
+//!
+//! A granted `reserve` is one native call that returns a [`ready`] awaitable with
+//! the [`Reservation`](PyReservation); one that goes unawaited takes the
+//! reservation with it, and that gives itself back.
+
+mod denial;
+mod request;
+mod reservation;
+mod wait;
+
+use pyo3::IntoPyObjectExt;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use self::denial::{PyDenial, amount};
+use self::request::{LIMITS, ask, change, limit, nano_usd, slots, weights, whole};
+use self::reservation::PyReservation;
+use crate::core::clock::{NEVER, Nanos};
+use crate::core::key::Key;
+use crate::core::limiter::Outbox;
+use crate::core::limiter::llm::{
+    Ask, Change, Dimension, Fairness, Grant, LlmLimiter, Settings, Told, Usage, Verdict,
+};
+use crate::py::awaitable::ready;
+use crate::py::convert::{clock, duration_or_zero, globally_disabled};
+use crate::py::edge::edge;
+use crate::py::limiter::count;
+use crate::py::waiting::{Waker, Wakes, place, seconds};
+
+type Core = LlmLimiter<Key, Waker>;
+type Out = Outbox<Key, Waker>;
+/// What is asked for.
+pub(crate) type Asked = Ask<Key>;
+/// What was granted; to be settled or released.
+pub(crate) type Granted = Grant<Key>;
+type Argument<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
+
+/// What is allowed, used, left and owed of a dimension.
+type DimensionRow<'py> =
+    (&'static str, Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>);
+/// Granted, rejected, settled, released, open, waiting; slots in use; tenants, models.
+type Counts = (u64, u64, u64, u64, u64, u64, u32, usize, usize);
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<LLMLimiter>()?;
+    m.add_class::<PyReservation>()?;
+    m.add_class::<PyDenial>()
+}
+
+/// The native half of ``ferrogate.LLMLimiter``.
+#[pyclass(frozen, subclass, module = "ferrogate._core")]
+pub(crate) struct LLMLimiter {
+    core: Core,
+    name: Option<String>,
+    fairness: Fairness,
+    wakes: Wakes,
+}
+
+impl LLMLimiter {
+    /// Calls the core, then wakes whom it says, with no lock held.
+    #[inline]
+    fn calling<T>(&self, py: Python<'_>, body: impl FnOnce(&Core, &mut Out) -> T) -> T {
+        let mut out = Out::new();
+        let answer = body(&self.core, &mut out);
+        self.wakes.send(py, out.take_wakes());
+        answer
+    }
+
+    /// Reserves for a caller that will wait, or try elsewhere, if refused: the refusal is not
+    /// counted.
+    pub(crate) fn enter(&self, py: Python<'_>, ask: &Asked) -> Result<Granted, Verdict> {
+        self.calling(py, |core, out| core.try_enter(ask, out))
+    }
+
+    /// The request is done.
+    pub(crate) fn settle(&self, py: Python<'_>, granted: Granted, usage: &Usage) {
+        self.calling(py, |core, out| core.settle(granted, usage, out));
+    }
+
+    /// The request came to nothing; whom to wake.
+    pub(crate) fn release_quietly(&self, granted: Granted, sent: bool) -> Vec<Waker> {
+        let mut out = Out::new();
+        self.core.release(granted, sent, &mut out);
+        out.take_wakes()
+    }
+
+    /// An awaitable that becomes a reservation.
+    pub(crate) fn reserve_async<'py>(
+        slf: &Bound<'py, Self>,
+        ask: &Asked,
+        deadline: Nanos,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let this = slf.get();
+        match this.enter(py, ask) {
+            Ok(granted) => {
+                let reservation = PyReservation::new(slf.clone().unbind(), granted);
+                ready(py, Bound::new(py, reservation)?.into_any())
+            }
+            Err(never) if never.is_never() => {
+                this.core.count_rejection();
+                Err(this.refusal(py, &never))
+            }
+            Err(_) => place(py, Self::join(slf, ask, deadline)),
+        }
+    }
+
+    fn deadline(&self, timeout: Argument<'_, '_>) -> PyResult<Nanos> {
+        let Some(timeout) = timeout else { return Ok(NEVER) };
+        let timeout = duration_or_zero("timeout", timeout)?;
+        Ok(self.core.clock().now().saturating_add(timeout))
+    }
+}
+
+#[pymethods]
+impl LLMLimiter {
+    #[new]
+    #[pyo3(signature = (
+        name, *, limits, concurrency, fairness, weights, max_waiters, max_tenants, max_models,
+        estimate_quantile, default_output_tokens, window_margin, clock, enabled
+    ))]
+    #[allow(clippy::too_many_arguments)] // Python's constructor
+    fn new(
+        name: Option<String>,
+        limits: [Option<Bound<'_, PyAny>>; Dimension::ALL.len()],
+        concurrency: Argument<'_, '_>,
+        fairness: &str,
+        weights: Argument<'_, '_>,
+        max_waiters: &Bound<'_, PyAny>,
+        max_tenants: &Bound<'_, PyAny>,
+        max_models: &Bound<'_, PyAny>,
+        estimate_quantile: f64,
+        default_output_tokens: Argument<'_, '_>,
+        window_margin: &Bound<'_, PyAny>,
+        clock: Argument<'_, '_>,
+        enabled: bool,
+    ) -> PyResult<Self> {
+        edge("LLMLimiter", || {
+            let mut numbers = [None; Dimension::ALL.len()];
+            for (d, given) in limits.iter().enumerate() {
+                numbers[d] = given.as_ref().map(|value| limit(d, value)).transpose()?;
+            }
+            let fairness = Fairness::parse(fairness)?;
+            let weights = self::weights(weights)?;
+            if !weights.is_empty() && fairness == Fairness::Fifo {
+                let message = "weights: expected none with fairness=\"fifo\"; use \"weighted\"";
+                return Err(PyValueError::new_err(message));
+            }
+            let usual = Settings::<Key>::default();
+            let margin = duration_or_zero("window_margin", window_margin)?;
+            let settings = Settings {
+                limits: numbers,
+                concurrency: concurrency.map(slots).transpose()?,
+                period: usual.period.saturating_add(margin),
+                fairness,
+                weights,
+                max_waiters: count("max_waiters", max_waiters)? as usize,
+                max_tenants: count("max_tenants", max_tenants)? as usize,
+                max_models: count("max_models", max_models)? as usize,
+                estimate_quantile,
+                default_output: default_output_tokens
+                    .map(|tokens| whole("default_output_tokens", tokens, 0))
+                    .transpose()?,
+                enabled: enabled && !globally_disabled(),
+            };
+            let core = Core::new(settings, self::clock(clock)?)?;
+            Ok(Self { core, name, fairness, wakes: Wakes::default() })
+        })
+    }
+
+    #[pyo3(signature = (
+        *, input_tokens = None, output_tokens = None, max_output_tokens = None, cost_usd = None,
+        model = None, tenant = None
+    ))]
+    #[allow(clippy::too_many_arguments)] // Python's keywords
+    fn try_reserve<'py>(
+        slf: &Bound<'py, Self>,
+        input_tokens: Argument<'_, 'py>,
+        output_tokens: Argument<'_, 'py>,
+        max_output_tokens: Argument<'_, 'py>,
+        cost_usd: Argument<'_, 'py>,
+        model: Argument<'_, 'py>,
+        tenant: Argument<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("LLMLimiter.try_reserve", || {
+            let py = slf.py();
+            let ask = ask(input_tokens, output_tokens, max_output_tokens, cost_usd, model, tenant)?;
+            match slf.get().calling(py, |core, out| core.try_reserve(&ask, out)) {
+                Ok(granted) => {
+                    PyReservation::new(slf.clone().unbind(), granted).into_bound_py_any(py)
+                }
+                Err(verdict) => PyDenial(verdict).into_bound_py_any(py),
+            }
+        })
+    }
+
+    #[pyo3(signature = (
+        *, input_tokens = None, output_tokens = None, max_output_tokens = None, cost_usd = None,
+        model = None, tenant = None, timeout = None
+    ))]
+    #[allow(clippy::too_many_arguments)] // Python's keywords
+    fn reserve<'py>(
+        slf: &Bound<'py, Self>,
+        input_tokens: Argument<'_, 'py>,
+        output_tokens: Argument<'_, 'py>,
+        max_output_tokens: Argument<'_, 'py>,
+        cost_usd: Argument<'_, 'py>,
+        model: Argument<'_, 'py>,
+        tenant: Argument<'_, 'py>,
+        timeout: Argument<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("LLMLimiter.reserve", || {
+            let ask = ask(input_tokens, output_tokens, max_output_tokens, cost_usd, model, tenant)?;
+            // A wrong timeout is an error whether or not it is needed.
+            let deadline = slf.get().deadline(timeout)?;
+            Self::reserve_async(slf, &ask, deadline)
+        })
+    }
+
+    #[pyo3(signature = (
+        *, input_tokens = None, output_tokens = None, max_output_tokens = None, cost_usd = None,
+        model = None, tenant = None, timeout = None
+    ))]
+    #[allow(clippy::too_many_arguments)] // Python's keywords
+    fn reserve_sync<'py>(
+        slf: &Bound<'py, Self>,
+        input_tokens: Argument<'_, 'py>,
+        output_tokens: Argument<'_, 'py>,
+        max_output_tokens: Argument<'_, 'py>,
+        cost_usd: Argument<'_, 'py>,
+        model: Argument<'_, 'py>,
+        tenant: Argument<'_, 'py>,
+        timeout: Argument<'_, 'py>,
+    ) -> PyResult<PyReservation> {
+        edge("LLMLimiter.reserve_sync", || {
+            let py = slf.py();
+            let this = slf.get();
+            let ask = ask(input_tokens, output_tokens, max_output_tokens, cost_usd, model, tenant)?;
+            let deadline = this.deadline(timeout)?;
+            let granted = match this.enter(py, &ask) {
+                Ok(granted) => granted,
+                Err(_) => this.wait_sync(py, &ask, deadline)?,
+            };
+            Ok(PyReservation::new(slf.clone().unbind(), granted))
+        })
+    }
+
+    #[pyo3(signature = (
+        *, input_tokens = None, output_tokens = None, max_output_tokens = None, cost_usd = None,
+        model = None, tenant = None
+    ))]
+    fn eta(
+        &self,
+        input_tokens: Argument<'_, '_>,
+        output_tokens: Argument<'_, '_>,
+        max_output_tokens: Argument<'_, '_>,
+        cost_usd: Argument<'_, '_>,
+        model: Argument<'_, '_>,
+        tenant: Argument<'_, '_>,
+    ) -> PyResult<f64> {
+        edge("LLMLimiter.eta", || {
+            let ask = ask(input_tokens, output_tokens, max_output_tokens, cost_usd, model, tenant)?;
+            Ok(seconds(self.core.eta(&ask)))
+        })
+    }
+
+    fn pause(&self, py: Python<'_>, duration: &Bound<'_, PyAny>) -> PyResult<()> {
+        edge("LLMLimiter.pause", || {
+            let length = duration_or_zero("duration", duration)?;
+            self.calling(py, |core, out| core.pause(length, out));
+            Ok(())
+        })
+    }
+
+    fn resume(&self, py: Python<'_>) -> PyResult<()> {
+        edge("LLMLimiter.resume", || {
+            self.calling(py, Core::resume);
+            Ok(())
+        })
+    }
+
+    #[pyo3(signature = (dimension, *, limit = None, remaining = None, reset = None, reservation = None))]
+    fn learn(
+        &self,
+        py: Python<'_>,
+        dimension: &Bound<'_, PyString>,
+        limit: Argument<'_, '_>,
+        remaining: Argument<'_, '_>,
+        reset: Argument<'_, '_>,
+        reservation: Option<&Bound<'_, PyReservation>>,
+    ) -> PyResult<()> {
+        edge("LLMLimiter.learn", || {
+            let known = dimension.to_str().ok().and_then(Dimension::named);
+            let Some(dimension) = known else {
+                let names = Dimension::ALL.map(Dimension::name).join(", ");
+                let shown = dimension.repr()?;
+                let message = format!("dimension: expected one of {names}, got {shown}");
+                return Err(PyValueError::new_err(message));
+            };
+            let units = |argument: &'static str, value: Argument<'_, '_>| match dimension {
+                Dimension::Usd => value.map(|value| nano_usd(argument, value)).transpose(),
+                _ => value.map(|value| whole(argument, value, 0)).transpose(),
+            };
+            let told = Told {
+                limit: units("limit", limit)?,
+                remaining: units("remaining", remaining)?,
+                reset: reset.map(|reset| duration_or_zero("reset", reset)).transpose()?,
+            };
+            let answered = reservation.map(|reservation| reservation.get().mark());
+            self.calling(py, |core, out| core.learn(dimension, &told, answered, out));
+            Ok(())
+        })
+    }
+
+    /// ``update`` with ``...`` for what stays.
+    fn _update(
+        &self,
+        py: Python<'_>,
+        limits: [Bound<'_, PyAny>; Dimension::ALL.len()],
+        concurrency: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        edge("LLMLimiter._update", || {
+            let mut changes = [Change::Keep; Dimension::ALL.len()];
+            for (d, given) in limits.iter().enumerate() {
+                changes[d] = change(given, |value| limit(d, value))?;
+            }
+            let concurrency = change(concurrency, slots)?;
+            self.calling(py, |core, out| core.update(changes, concurrency, out))?;
+            Ok(())
+        })
+    }
+
+    /// After a ``ManualClock`` moved.
+    fn _clock_moved(&self, py: Python<'_>) -> PyResult<()> {
+        edge("LLMLimiter._clock_moved", || {
+            self.calling(py, Core::clock_moved);
+            Ok(())
+        })
+    }
+
+    /// In the child of a fork.
+    fn _after_fork(&self, py: Python<'_>) -> PyResult<()> {
+        edge("LLMLimiter._after_fork", || {
+            self.calling(py, Core::after_fork);
+            Ok(())
+        })
+    }
+
+    /// Counts; seconds of the pause; `(dimension, limit, used, remaining, debt)` of each limit.
+    fn _stats<'py>(&self, py: Python<'py>) -> PyResult<(Counts, f64, Vec<DimensionRow<'py>>)> {
+        edge("LLMLimiter._stats", || {
+            let stats = self.core.stats();
+            let rows = stats.dimensions.iter().map(|known| {
+                let of = |units: u128| amount(py, known.dimension, units);
+                let [limit, left] = [known.limit, known.left].map(u128::from);
+                Ok((
+                    known.dimension.name(),
+                    of(limit)?,
+                    of(known.used)?,
+                    of(left)?,
+                    of(known.debt)?,
+                ))
+            });
+            let rows = rows.collect::<PyResult<_>>()?;
+            let counts = (
+                stats.granted,
+                stats.rejected,
+                stats.settled,
+                stats.released,
+                stats.open,
+                stats.waiting,
+                stats.concurrent,
+                stats.tenants,
+                stats.models,
+            );
+            Ok((counts, seconds(stats.paused), rows))
+        })
+    }
+
+    /// The configured limits by the names of their arguments; ``None`` where there is none.
+    #[getter]
+    fn limits<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        edge("LLMLimiter.limits", || {
+            let limits = PyDict::new(py);
+            for (dimension, limit) in Dimension::ALL.into_iter().zip(self.core.limits()) {
+                let limit = limit.map(|limit| amount(py, dimension, limit.into())).transpose()?;
+                limits.set_item(LIMITS[dimension as usize], limit)?;
+            }
+            Ok(limits)
+        })
+    }
+
+    #[getter]
+    fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    #[getter]
+    fn concurrency(&self) -> Option<u32> {
+        self.core.concurrency()
+    }
+
+    #[getter]
+    fn fairness(&self) -> &'static str {
+        self.fairness.as_str()
+    }
+
+    #[getter]
+    fn enabled(&self) -> bool {
+        self.core.enabled()
+    }
+}

@@ -1,0 +1,210 @@
+//! `Reservation`: what was granted, until it is settled or released.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::denial::usd;
+use super::request::usage;
+use super::{Granted, LLMLimiter};
+use crate::core::limiter::llm::{Amounts, Dimension, Mark, Usage};
+use crate::core::sync::Mutex;
+use crate::py::awaitable::ready;
+use crate::py::edge::edge;
+use crate::py::waiting::Waker;
+
+/// What has become of it.
+const OPEN: u8 = 0;
+const SETTLED: u8 = 1;
+const RELEASED: u8 = 2;
+
+/// Requests, tokens and money that are the caller's until it settles or releases them. One
+/// that goes before is released.
+#[pyclass(frozen, name = "Reservation", module = "ferrogate._core")]
+pub(crate) struct PyReservation {
+    limiter: Py<LLMLimiter>,
+    amounts: Amounts,
+    mark: Mark,
+    /// Taken out once, by whoever ends it; plain data.
+    granted: Mutex<Option<Granted>>,
+    sent: AtomicBool,
+    ended: AtomicU8,
+}
+
+impl PyReservation {
+    pub(super) fn new(limiter: Py<LLMLimiter>, granted: Granted) -> Self {
+        Self {
+            limiter,
+            amounts: *granted.amounts(),
+            mark: granted.mark(),
+            granted: Mutex::new(Some(granted)),
+            sent: AtomicBool::new(false),
+            ended: AtomicU8::new(OPEN),
+        }
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    fn take(&self, ended: u8) -> Option<Granted> {
+        let granted = self.granted.lock().take()?;
+        self.ended.store(ended, Ordering::Relaxed);
+        Some(granted)
+    }
+
+    fn settle_with(&self, py: Python<'_>, usage: &Usage) -> bool {
+        let Some(granted) = self.take(SETTLED) else { return false };
+        self.limiter.get().settle(py, granted, usage);
+        true
+    }
+
+    fn give_back(&self, py: Python<'_>) -> bool {
+        let wakers = self.give_back_quietly();
+        let ended = wakers.is_some();
+        self.limiter.get().wakes.send(py, wakers.unwrap_or_default());
+        ended
+    }
+
+    /// Releases it; whom to wake, or `None` if it had ended.
+    pub(super) fn give_back_quietly(&self) -> Option<Vec<Waker>> {
+        let granted = self.take(RELEASED)?;
+        Some(self.limiter.get().release_quietly(granted, self.sent.load(Ordering::Relaxed)))
+    }
+
+    /// The end of a block: as reserved, or, when it raised, given back.
+    fn end(&self, py: Python<'_>, raised: &Bound<'_, PyAny>) {
+        if raised.is_none() {
+            self.settle_with(py, &Usage::default());
+        } else {
+            self.give_back(py);
+        }
+    }
+}
+
+impl Drop for PyReservation {
+    fn drop(&mut self) {
+        if self.ended.load(Ordering::Relaxed) != OPEN {
+            return;
+        }
+        Python::attach(|py| {
+            // It may go while an error passes, and that must stay the current one.
+            let passing = PyErr::take(py);
+            self.give_back(py);
+            if let Some(passing) = passing {
+                passing.restore(py);
+            }
+        });
+    }
+}
+
+#[pymethods]
+impl PyReservation {
+    #[pyo3(signature = (*, input_tokens = None, output_tokens = None, cost_usd = None))]
+    fn settle(
+        &self,
+        py: Python<'_>,
+        input_tokens: Option<&Bound<'_, PyAny>>,
+        output_tokens: Option<&Bound<'_, PyAny>>,
+        cost_usd: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        edge("Reservation.settle", || {
+            let usage = usage(input_tokens, output_tokens, cost_usd)?;
+            Ok(self.settle_with(py, &usage))
+        })
+    }
+
+    fn release(&self, py: Python<'_>) -> PyResult<bool> {
+        edge("Reservation.release", || Ok(self.give_back(py)))
+    }
+
+    fn mark_sent(&self) {
+        self.sent.store(true, Ordering::Relaxed);
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        raised: &Bound<'_, PyAny>,
+        _value: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        edge("Reservation.__exit__", || {
+            self.end(py, raised);
+            Ok(())
+        })
+    }
+
+    fn __aenter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        edge("Reservation.__aenter__", || ready(slf.py(), slf.clone().into_any()))
+    }
+
+    fn __aexit__<'py>(
+        &self,
+        py: Python<'py>,
+        raised: &Bound<'_, PyAny>,
+        _value: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("Reservation.__aexit__", || {
+            self.end(py, raised);
+            ready(py, py.None().into_bound(py))
+        })
+    }
+
+    #[classattr]
+    fn granted() -> bool {
+        true
+    }
+
+    #[getter]
+    fn input_tokens(&self) -> u64 {
+        self.amounts.get(Dimension::InputTokens)
+    }
+
+    #[getter]
+    fn output_tokens(&self) -> u64 {
+        self.amounts.get(Dimension::OutputTokens)
+    }
+
+    #[getter]
+    fn cost_usd(&self) -> f64 {
+        usd(self.amounts.get(Dimension::Usd))
+    }
+
+    #[getter]
+    fn state(&self) -> &'static str {
+        match self.ended.load(Ordering::Relaxed) {
+            OPEN => "open",
+            SETTLED => "settled",
+            _ => "released",
+        }
+    }
+
+    #[getter]
+    fn sent(&self) -> bool {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    fn __repr__(&self) -> PyResult<String> {
+        edge("Reservation.__repr__", || {
+            let Self { amounts, .. } = self;
+            let tokens = [Dimension::InputTokens, Dimension::OutputTokens].map(|d| amounts.get(d));
+            let money = usd(amounts.get(Dimension::Usd));
+            let state = self.state();
+            Ok(format!(
+                "<Reservation {state}: {} tokens in, {} out, {money} USD>",
+                tokens[0], tokens[1]
+            ))
+        })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.limiter)
+    }
+}
