@@ -1,6 +1,6 @@
 //! What is asked, and what is answered.
 
-use super::amounts::{Amounts, DIMENSIONS, Dimension};
+use super::amounts::{Amounts, Dimension, Totals};
 use super::log::Number;
 use crate::core::clock::{NEVER, Nanos};
 use crate::core::limiter::Reason;
@@ -55,8 +55,8 @@ pub struct Usage {
 pub struct Mark {
     /// Its entry in the log; `None` when the limiter is switched off.
     pub(super) number: Option<Number>,
-    /// What was left of each dimension after it.
-    pub(super) left: [u64; DIMENSIONS],
+    /// What was used of each dimension, itself included.
+    pub(super) used: Totals,
     /// The process that it was granted in, counted by forks.
     pub(super) epoch: u32,
 }

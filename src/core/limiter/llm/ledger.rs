@@ -211,9 +211,9 @@ impl Ledger {
         u64::try_from(u128::from(self.bound(d)).saturating_sub(used)).unwrap_or(u64::MAX)
     }
 
-    /// What could be granted now of each dimension; for [`Ledger::learn`].
-    pub(super) fn all_left(&self, now: Nanos) -> [u64; DIMENSIONS] {
-        Dimension::ALL.map(|dimension| self.left(now, dimension))
+    /// Reserved and spent of each dimension; for [`Ledger::learn`].
+    pub(super) fn all_used(&self) -> Totals {
+        *self.log.used(View::Reserved)
     }
 
     /// The largest part of a limit that so much is, of `whole`; at least 1.
@@ -237,33 +237,29 @@ impl Ledger {
         if self.limited(d) { used.saturating_sub(u128::from(self.bound(d))) } else { 0 }
     }
 
-    /// Keeps to what the provider says. `seen` is what we thought was left when the
-    /// provider judged the request that it answers, and that request's number; without
-    /// it the answer is taken as of now.
+    /// Keeps to what the provider says. `seen` is what we had used when the provider judged
+    /// the request that it answers, and that request's number; without it the answer is
+    /// taken as of now.
     pub(super) fn learn(
         &mut self,
         now: Nanos,
         dimension: Dimension,
         told: &Told,
-        seen: Option<([u64; DIMENSIONS], Number)>,
+        seen: Option<(Totals, Number)>,
     ) {
         let d = dimension.index();
         if let Some(limit) = told.limit.filter(|&limit| limit > 0) {
             self.learned[d] = Some(limit);
         }
         let Some(remaining) = told.remaining else { return };
-        let (ours, as_of) = if let Some((left, number)) = seen {
-            (left[d], number)
-        } else {
-            let used = self.log.used(View::Reserved)[d];
-            let left = u128::from(self.bound(d)).saturating_sub(used);
-            (u64::try_from(left).unwrap_or(u64::MAX), self.log.next())
-        };
+        let (used, as_of) = seen.unwrap_or((self.all_used(), self.log.next()));
         // Answers come back in another order than their requests went.
         if as_of < self.foreign[d].as_of && now < self.foreign[d].until {
             return;
         }
-        let amount = ours.min(self.bound(d)).saturating_sub(remaining);
+        let left = u128::from(self.bound(d)).saturating_sub(used[d]);
+        let amount = left.saturating_sub(u128::from(remaining));
+        let amount = u64::try_from(amount).unwrap_or(u64::MAX);
         // Nothing in a window lasts longer than the window.
         let reset = told.reset.unwrap_or(self.log.period()).min(self.log.period());
         self.foreign[d] = Foreign { amount, until: now.saturating_add(reset), as_of };

@@ -393,7 +393,7 @@ impl<K: Eq + Hash + Copy, W: Clone> LlmLimiter<K, W> {
         let now = inner.tick(&self.clock);
         let here = inner.epoch;
         let answered = answered.filter(|mark| mark.epoch == here);
-        let seen = answered.and_then(|mark| mark.number.map(|number| (mark.left, number)));
+        let seen = answered.and_then(|mark| mark.number.map(|number| (mark.used, number)));
         inner.ledger.learn(now, dimension, told, seen);
         inner.pump(now, out);
     }

@@ -151,8 +151,8 @@ impl<K: Eq + Hash + Copy, W: Clone> Inner<K, W> {
         self.open += 1;
         self.in_use = self.in_use.saturating_add(1);
         let Wanted { amounts, model, tenant } = wanted;
-        let left = [u64::MAX; Dimension::ALL.len()];
-        let mark = Mark { number: None, left, epoch: self.epoch };
+        let used = [0; Dimension::ALL.len()];
+        let mark = Mark { number: None, used, epoch: self.epoch };
         Grant { mark, amounts, model, tenant }
     }
 
@@ -162,7 +162,7 @@ impl<K: Eq + Hash + Copy, W: Clone> Inner<K, W> {
         let number = Some(self.ledger.enter(now, amounts));
         self.in_use = self.in_use.saturating_add(1);
         self.open += 1;
-        let mark = Mark { number, left: self.ledger.all_left(now), epoch: self.epoch };
+        let mark = Mark { number, used: self.ledger.all_used(), epoch: self.epoch };
         Grant { mark, amounts, model, tenant }
     }
 
