@@ -26,6 +26,7 @@ import rows_breaker
 import rows_cache
 import rows_key
 import rows_limiter
+import rows_llm
 import rows_redis
 import rows_retry
 import rows_store
@@ -37,6 +38,7 @@ ROWS = [
     *rows_cache.ROWS,
     *rows_key.ROWS,
     *rows_limiter.ROWS,
+    *rows_llm.ROWS,
     *rows_redis.ROWS,
     *rows_retry.ROWS,
     *rows_store.ROWS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from datetime import timedelta
 from types import EllipsisType
 from typing import Literal, TypedDict
 
@@ -131,7 +132,7 @@ class LLMLimiter(_core.LLMLimiter):
         max_models: int = 256,
         estimate_quantile: float = 0.9,
         default_output_tokens: int | None = None,
-        window_margin: float = 0.0,
+        window_margin: float | timedelta = 0.0,
         clock: _core.ManualClock | None = None,
         enabled: bool = True,
     ) -> LLMLimiter:

@@ -186,7 +186,7 @@ def test_money_is_counted_in_billionths(clock: ManualClock) -> None:
 
 def test_the_window_is_a_minute_and_its_margin(clock: ManualClock) -> None:
     margin = datetime.timedelta(milliseconds=200)
-    limiter = LLMLimiter(requests_per_minute=1, window_margin=margin, clock=clock)  # type: ignore[arg-type]
+    limiter = LLMLimiter(requests_per_minute=1, window_margin=margin, clock=clock)
     limiter.reserve_sync().settle()
     clock.advance(60.1)
     assert not limiter.try_reserve()

@@ -44,21 +44,25 @@ impl PyDenial {
         false
     }
 
+    /// Why: ``"limited"``, ``"queued"``, ``"paused"``, ``"no free slot"``, ``"cost exceeds limit"`` …
     #[getter]
     fn reason(&self) -> &'static str {
         self.0.reason.as_str()
     }
 
+    /// Seconds until the same could be granted if nobody else comes and nothing comes back.
     #[getter]
     fn retry_after(&self) -> f64 {
         seconds(self.0.retry_after)
     }
 
+    /// What is scarce, if that is why.
     #[getter]
     fn dimension(&self) -> Option<&'static str> {
         self.0.dimension.map(Dimension::name)
     }
 
+    /// What that allows per minute.
     #[getter]
     fn limit<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         edge("Denial.limit", || {
@@ -67,6 +71,7 @@ impl PyDenial {
         })
     }
 
+    /// What that would allow now.
     #[getter]
     fn remaining<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         edge("Denial.remaining", || {

@@ -170,6 +170,21 @@ impl LLMLimiter {
         })
     }
 
+    /// Reserves all of it or nothing, now: a :class:`Reservation`, or a :class:`Denial`, which is
+    /// false. Never waits, and never overtakes who does.
+    ///
+    /// Args:
+    ///     input_tokens: of the prompt; 0 if not given.
+    ///     output_tokens: of the answer; not given, as many as the model's answers stay within
+    ///         as a rule (``estimate_quantile``).
+    ///     max_output_tokens: the most that the answer can take: bounds that estimate, and is
+    ///         reserved while the model is unknown.
+    ///     cost_usd: dollars; not given, as the model's calls cost as a rule, 0 at first.
+    ///     model: whose estimates to use and to learn from.
+    ///     tenant: who asks, for ``fairness="weighted"``.
+    ///
+    /// Raises:
+    ///     ValueError, TypeError: a wrong argument.
     #[pyo3(signature = (
         *, input_tokens = None, output_tokens = None, max_output_tokens = None, cost_usd = None,
         model = None, tenant = None
@@ -196,6 +211,19 @@ impl LLMLimiter {
         })
     }
 
+    /// Waits its turn for a :class:`Reservation`; the arguments are those of ``try_reserve``.
+    ///
+    /// Its place in the line is taken by the call. What is granted and never awaited, or whose
+    /// wait is cancelled, is given back.
+    ///
+    /// Args:
+    ///     timeout: seconds (or a timedelta) to wait at most; ``None``: without end. A wait that
+    ///         is sure to take longer (``eta``) is refused at once.
+    ///
+    /// Raises:
+    ///     RateLimitExceeded: not granted within ``timeout``, or a table is full.
+    ///     ValueError: more than can ever be granted, or a wrong argument.
+    ///     TypeError: a wrong argument.
     #[pyo3(signature = (
         *, input_tokens = None, output_tokens = None, max_output_tokens = None, cost_usd = None,
         model = None, tenant = None, timeout = None
@@ -219,6 +247,7 @@ impl LLMLimiter {
         })
     }
 
+    /// ``reserve`` for threads: blocks, and Ctrl-C ends it.
     #[pyo3(signature = (
         *, input_tokens = None, output_tokens = None, max_output_tokens = None, cost_usd = None,
         model = None, tenant = None, timeout = None
@@ -247,6 +276,11 @@ impl LLMLimiter {
         })
     }
 
+    /// A lower bound of the seconds until a newcomer would be granted this; infinite if never.
+    ///
+    /// Counted are what was settled, the requests and prompts of open reservations, and those of
+    /// all who wait before it. The output and money of open reservations are not: they may come
+    /// back at any time. Only a release, or somebody who leaves the line, makes it shorter.
     #[pyo3(signature = (
         *, input_tokens = None, output_tokens = None, max_output_tokens = None, cost_usd = None,
         model = None, tenant = None
@@ -266,6 +300,9 @@ impl LLMLimiter {
         })
     }
 
+    /// Grants nothing for ``duration`` seconds (or a timedelta): the provider asked for patience.
+    ///
+    /// Once for all callers. A pause under way that ends later stays.
     fn pause(&self, py: Python<'_>, duration: &Bound<'_, PyAny>) -> PyResult<()> {
         edge("LLMLimiter.pause", || {
             let length = duration_or_zero("duration", duration)?;
@@ -274,6 +311,7 @@ impl LLMLimiter {
         })
     }
 
+    /// Ends a pause.
     fn resume(&self, py: Python<'_>) -> PyResult<()> {
         edge("LLMLimiter.resume", || {
             self.calling(py, Core::resume);
@@ -281,6 +319,19 @@ impl LLMLimiter {
         })
     }
 
+    /// Keeps to what the provider says of one dimension; it never allows more than the settings.
+    ///
+    /// Args:
+    ///     dimension: ``"requests"``, ``"input_tokens"``, ``"output_tokens"``, ``"tokens"`` or
+    ///         ``"usd"``.
+    ///     limit: what it allows per minute; 0 is taken for garbage.
+    ///     remaining: what it would still allow.
+    ///     reset: seconds (or a timedelta) until it allows all again; a minute at most.
+    ///     reservation: the one that its answer belongs to: ``remaining`` was true when that
+    ///         request arrived. Without it, it is taken as of now.
+    ///
+    /// Raises:
+    ///     ValueError, TypeError: a wrong argument.
     #[pyo3(signature = (dimension, *, limit = None, remaining = None, reset = None, reservation = None))]
     fn learn(
         &self,

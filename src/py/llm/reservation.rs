@@ -19,8 +19,10 @@ const OPEN: u8 = 0;
 const SETTLED: u8 = 1;
 const RELEASED: u8 = 2;
 
-/// Requests, tokens and money that are the caller's until it settles or releases them. One
-/// that goes before is released.
+/// Requests, tokens and dollars that are the caller's until it settles or releases them.
+///
+/// One that is dropped before is released. As a context manager it is settled as reserved
+/// when its block ends, and released when the block raises, unless it has been ended inside.
 #[pyclass(frozen, name = "Reservation", module = "ferrogate._core")]
 pub(crate) struct PyReservation {
     limiter: Py<LLMLimiter>,
@@ -101,6 +103,13 @@ impl Drop for PyReservation {
 
 #[pymethods]
 impl PyReservation {
+    /// The call is done: corrects the reservation to what it took; true if this ended it.
+    ///
+    /// What is not given was as reserved. Under-use is granted to others at once; over-use is a
+    /// debt that counts for a minute from now.
+    ///
+    /// Raises:
+    ///     ValueError, TypeError: a wrong argument; the reservation stays open.
     #[pyo3(signature = (*, input_tokens = None, output_tokens = None, cost_usd = None))]
     fn settle(
         &self,
@@ -115,10 +124,14 @@ impl PyReservation {
         })
     }
 
+    /// The call came to nothing: refunds tokens and dollars, and the request itself unless it
+    /// was marked as sent; true if this ended it.
     fn release(&self, py: Python<'_>) -> PyResult<bool> {
         edge("Reservation.release", || Ok(self.give_back(py)))
     }
 
+    /// The request is on its way: from now on a release does not refund the request itself,
+    /// which the provider has counted.
     fn mark_sent(&self) {
         self.sent.store(true, Ordering::Relaxed);
     }
@@ -162,21 +175,25 @@ impl PyReservation {
         true
     }
 
+    /// Tokens of the prompt, as reserved.
     #[getter]
     fn input_tokens(&self) -> u64 {
         self.amounts.get(Dimension::InputTokens)
     }
 
+    /// Tokens of the answer, as reserved or estimated.
     #[getter]
     fn output_tokens(&self) -> u64 {
         self.amounts.get(Dimension::OutputTokens)
     }
 
+    /// Dollars, as reserved or estimated.
     #[getter]
     fn cost_usd(&self) -> f64 {
         usd(self.amounts.get(Dimension::Usd))
     }
 
+    /// ``"open"``, ``"settled"`` or ``"released"``.
     #[getter]
     fn state(&self) -> &'static str {
         match self.ended.load(Ordering::Relaxed) {
@@ -186,6 +203,7 @@ impl PyReservation {
         }
     }
 
+    /// Whether it was marked as sent.
     #[getter]
     fn sent(&self) -> bool {
         self.sent.load(Ordering::Relaxed)

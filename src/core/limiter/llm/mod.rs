@@ -14,10 +14,10 @@
 //! leaves by an [`Outbox`]. Keys are plain data (`Copy`) and need no grave.
 //!
 //! # Memory
-//! 56 bytes for each reservation of the last window, at most
-//! [`limits without a bound on requests`](Settings::limits) 2^20 of them; 1.1 KB
-//! for each model, twice that if it has been settled with money; 250 bytes for
-//! each tenant that waits or was served ahead of others.
+//! 56 bytes for each reservation of the last window; where
+//! [nothing bounds their number](Settings::limits), 2^20 of them. 1 KB for each
+//! model, 2 if it has been settled with money. Some 200 bytes for each tenant
+//! that waits or was served ahead of others.
 
 mod amounts;
 mod decision;
@@ -37,6 +37,9 @@ mod log_tests;
 #[cfg(test)]
 #[cfg(not(ferrogate_loom))]
 mod model_tests;
+#[cfg(test)]
+#[cfg(not(ferrogate_loom))]
+mod naive;
 #[cfg(test)]
 #[cfg(not(ferrogate_loom))]
 mod tests;
