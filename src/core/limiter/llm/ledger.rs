@@ -117,7 +117,8 @@ impl Ledger {
         self.log.push(now, amounts, true)
     }
 
-    /// Settles a reservation at `actual`; what exceeds it counts from now on.
+    /// Settles a reservation at `actual`; what exceeds it counts from now on. Where there is no
+    /// limit nobody reserves with care: there it counts at its own time, and needs no entry.
     pub(super) fn settle(
         &mut self,
         now: Nanos,
@@ -125,8 +126,13 @@ impl Ledger {
         reserved: &Amounts,
         actual: &Amounts,
     ) {
-        self.log.settle(number, actual.at_most(reserved));
-        let over = actual.above(reserved);
+        let mut inside = actual.at_most(reserved);
+        let mut over = actual.above(reserved);
+        for d in (0..DIMENSIONS).filter(|&d| !self.limited(d)) {
+            inside.0[d] = actual.0[d];
+            over.0[d] = 0;
+        }
+        self.log.settle(number, inside);
         if !over.is_none() {
             self.log.push(now, over, false);
         }

@@ -121,8 +121,13 @@ impl Naive {
         actual: Amounts,
     ) {
         self.open -= 1;
-        let over = Amounts(std::array::from_fn(|d| actual.0[d].saturating_sub(reserved.0[d])));
-        let inside = Amounts(std::array::from_fn(|d| actual.0[d].min(reserved.0[d])));
+        let mut over = Amounts(std::array::from_fn(|d| actual.0[d].saturating_sub(reserved.0[d])));
+        let mut inside = Amounts(std::array::from_fn(|d| actual.0[d].min(reserved.0[d])));
+        for d in 1..DIMENSIONS {
+            if self.limits[d].is_none() {
+                (inside.0[d], over.0[d]) = (actual.0[d], 0);
+            }
+        }
         self.entries[index].amounts = inside;
         if over != Amounts::NONE {
             self.entries.push(Entry { at: now, amounts: over, over });

@@ -119,6 +119,22 @@ fn a_reservation_older_than_the_window_still_runs_into_debt() {
 }
 
 #[test]
+fn over_use_where_there_is_no_limit_is_no_debt() {
+    let clock = ManualClock::starting_at(0);
+    let limits = [Some(10), None, None, None, None];
+    let limiter = limiter(&clock, Settings { limits, ..Settings::default() });
+    let first = reserve(&limiter, &Ask::tokens(0, 0)).unwrap();
+    clock.advance(10 * SECOND);
+    let usage = Usage { output: Some(100), usd: Some(1), input: None };
+    limiter.settle(first, &usage, &mut Out::new());
+    // It is known nevertheless, should a limit come, and counts from the grant.
+    let limits = [Change::Keep, Change::Keep, Change::To(Some(150)), Change::Keep, Change::Keep];
+    limiter.update(limits, Change::Keep, &mut Out::new()).unwrap();
+    assert_eq!(used(&limiter, Dimension::OutputTokens), (100, 0));
+    assert_eq!(reserve(&limiter, &Ask::tokens(0, 51)).unwrap_err().retry_after, 50 * SECOND);
+}
+
+#[test]
 fn a_release_refunds_the_request_only_if_it_was_not_sent() {
     let clock = ManualClock::starting_at(0);
     let limiter = usual(&clock);
