@@ -13,7 +13,8 @@ import httpx2
 import openai
 import pytest
 
-from ferrogate.cli.provider_core import Answer, ProviderConfig, ProviderCore, Refusal
+from ferrogate.cli.provider_config import ProviderConfig
+from ferrogate.cli.provider_core import Answer, ProviderCore, Refusal
 from ferrogate.cli.provider_process import ProviderProcess
 from ferrogate.cli.windows import ExactWindow, format_duration, parse_duration
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from ferrogate.cli._errors import CliError
-from ferrogate.cli.provider_core import ProviderConfig
+from ferrogate.cli.provider_config import ProviderConfig
 from ferrogate.cli.settings import PRICES, Settings
 
 __all__ = ["AUTO", "Parser", "add_flags", "settings_from"]

@@ -1,10 +1,11 @@
 """The provider over HTTP, a process of its own: ``python -m ferrogate.cli.provider``.
 
-An OpenAI-compatible server on loopback: ``POST /v1/chat/completions`` (whole or
-streamed), ``GET /v1/models``, and ``GET /stats`` with its own count. It takes its
-settings as one JSON object in ``--config``, prints ``{"port": N}`` once it
-listens, and ends when its standard input closes: so it never outlives the
-process that started it, however that one died.
+A server on loopback that speaks as OpenAI (``POST /v1/chat/completions``) and as
+Anthropic (``POST /v1/messages``) do, whole or streamed, under the same limits;
+``GET /v1/models``, and ``GET /stats`` with its own count. It takes its settings
+as one JSON object in ``--config``, prints ``{"port": N}`` once it listens, and
+ends when its standard input closes: so it never outlives the process that
+started it, however that one died.
 """
 
 from __future__ import annotations
@@ -20,25 +21,28 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
-from ferrogate.cli.admission import Refused, receive
-from ferrogate.cli.provider_core import Answer, ProviderConfig, ProviderCore
-from ferrogate.cli.wire import ChatRequest, completion, stream_chunks
+from ferrogate.cli.admission import DIALECTS, Admission, Admitted, Refused
+from ferrogate.cli.provider_config import ProviderConfig
+from ferrogate.cli.provider_core import Answer, ProviderCore
+from ferrogate.cli.wire import TENANT_HEADER
 
 __all__ = ["application", "main"]
 
 # Longer than any client waits: an injected timeout is ended by the client.
 _FOREVER = 3600.0
+_MODELS = {"object": "list", "data": [], "has_more": False, "first_id": None, "last_id": None}
 
 
 class _Handlers:
     def __init__(self, core: ProviderCore) -> None:
         self._core = core
-        self._number = 0
+        self._admission = Admission(core)
 
-    async def chat(self, request: web.Request) -> web.StreamResponse:
+    async def post(self, request: web.Request) -> web.StreamResponse:
         arrived = time.monotonic()
         body = await request.read()
-        received = receive(self._core, body, arrived)
+        tenant = request.headers.get(TENANT_HEADER)
+        received = self._admission.receive(DIALECTS[request.path], body, arrived, tenant)
         if isinstance(received, Refused):
             return web.Response(
                 status=received.status,
@@ -46,25 +50,21 @@ class _Handlers:
                 headers=received.headers,
                 content_type="application/json",
             )
-        chat, answer, headers = received.chat, received.answer, received.headers
-        self._number += 1
-        if answer.lost:
+        if received.answer.lost:
             await asyncio.sleep(_FOREVER)
-        if chat.stream:
-            return await self._stream(request, chat, answer, headers)
-        with self._slot(answer):
-            await asyncio.sleep(answer.total)
+        if received.chat.stream:
+            return await self._stream(request, received)
+        with self._slot(received.answer):
+            await asyncio.sleep(received.answer.total)
         return web.Response(
-            body=completion(chat, answer, self._number),
-            headers=headers,
-            content_type="application/json",
+            body=received.whole(), headers=received.headers, content_type="application/json"
         )
 
-    async def _stream(
-        self, request: web.Request, chat: ChatRequest, answer: Answer, headers: dict[str, str]
-    ) -> web.StreamResponse:
-        response = web.StreamResponse(headers=headers | {"content-type": "text/event-stream"})
-        *chunks, last = stream_chunks(chat, answer, self._number)
+    async def _stream(self, request: web.Request, admitted: Admitted) -> web.StreamResponse:
+        kind = {"content-type": "text/event-stream"}
+        response = web.StreamResponse(headers=admitted.headers | kind)
+        *chunks, last = admitted.events()
+        answer = admitted.answer
         with self._slot(answer):
             await response.prepare(request)
             await asyncio.sleep(answer.ttft)
@@ -87,7 +87,7 @@ class _Handlers:
             self._core.finish(answer, delivered=delivered)
 
     async def models(self, _request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": []})
+        return web.json_response(_MODELS)
 
     async def stats(self, _request: web.Request) -> web.Response:
         return web.json_response(self._core.stats())
@@ -97,7 +97,8 @@ def application(core: ProviderCore) -> web.Application:
     """The server's routes over ``core``."""
     handlers = _Handlers(core)
     app = web.Application(client_max_size=1 << 26)
-    app.router.add_post("/v1/chat/completions", handlers.chat)
+    for path in DIALECTS:
+        app.router.add_post(path, handlers.post)
     app.router.add_get("/v1/models", handlers.models)
     app.router.add_get("/stats", handlers.stats)
     return app

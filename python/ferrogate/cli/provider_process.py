@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ferrogate.cli._errors import FAILED, CliError
-from ferrogate.cli.provider_core import ProviderConfig
+from ferrogate.cli.provider_config import ProviderConfig
 
 __all__ = ["ProviderProcess"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ferrogate.cli.provider_core import ProviderConfig
+from ferrogate.cli.provider_config import ProviderConfig
 from ferrogate.cli.traces import Trace
 
 __all__ = ["PRICES", "Settings"]

@@ -13,9 +13,9 @@ import random
 
 import httpx2
 
-from ferrogate.cli.admission import Refused, receive
+from ferrogate.cli.admission import DIALECTS, Admission, Refused
 from ferrogate.cli.provider_core import ProviderCore
-from ferrogate.cli.wire import completion, stream_chunks
+from ferrogate.cli.wire import TENANT_HEADER
 
 __all__ = ["InProcessProvider"]
 
@@ -23,6 +23,8 @@ _LEAST_TRANSIT = 0.002
 _MEAN_EXTRA_TRANSIT = 0.008
 _MOST_TRANSIT = 0.2
 _JSON = {"content-type": "application/json"}
+# What the calendar says when the virtual clock stands at 0: 2025-01-01.
+_EPOCH = 1_735_689_600.0
 
 
 class InProcessProvider(httpx2.AsyncBaseTransport):
@@ -31,22 +33,23 @@ class InProcessProvider(httpx2.AsyncBaseTransport):
     def __init__(self, core: ProviderCore, seed: int) -> None:
         self._core = core
         self._transit = random.Random(f"transit:{seed}")
-        self._number = 0
+        self._admission = Admission(core, _unix)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Answers one request; models are listed at once, everything else is a chat."""
+        """Answers one request; models are listed at once, everything else is asked for."""
         if request.url.path.endswith("/models"):
             return httpx2.Response(200, headers=_JSON, content=b'{"object":"list","data":[]}')
         extra = self._transit.expovariate(1 / _MEAN_EXTRA_TRANSIT)
         await asyncio.sleep(min(_LEAST_TRANSIT + extra, _MOST_TRANSIT))
         arrived = asyncio.get_running_loop().time()
-        received = receive(self._core, await request.aread(), arrived)
+        dialect = DIALECTS[request.url.path]
+        tenant = request.headers.get(TENANT_HEADER)
+        received = self._admission.receive(dialect, await request.aread(), arrived, tenant)
         if isinstance(received, Refused):
             return httpx2.Response(
                 received.status, headers=_JSON | received.headers, content=received.body
             )
-        chat, answer, headers = received.chat, received.answer, received.headers
-        self._number += 1
+        answer, headers = received.answer, received.headers
         patience = float(request.extensions["timeout"]["read"])
         if answer.lost:
             await asyncio.sleep(patience)
@@ -59,12 +62,14 @@ class InProcessProvider(httpx2.AsyncBaseTransport):
             self._core.finish(answer, delivered=delivered)
         if not delivered:
             raise httpx2.ReadTimeout("no answer in time", request=request)
-        if chat.stream:
+        if received.chat.stream:
             return httpx2.Response(
                 200,
                 headers=headers | {"content-type": "text/event-stream"},
-                content=b"".join(stream_chunks(chat, answer, self._number)),
+                content=b"".join(received.events()),
             )
-        return httpx2.Response(
-            200, headers=_JSON | headers, content=completion(chat, answer, self._number)
-        )
+        return httpx2.Response(200, headers=_JSON | headers, content=received.whole())
+
+
+def _unix() -> float:
+    return _EPOCH + asyncio.get_running_loop().time()

@@ -9,28 +9,42 @@ from __future__ import annotations
 import re
 from collections import deque
 
-__all__ = ["ExactWindow", "format_duration", "parse_duration"]
+from ferrogate.cli.meter import Meter
+
+__all__ = ["ExactWindow", "Spent", "format_duration", "parse_duration"]
 
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNIT = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+class Spent:
+    """Units that were counted at one moment."""
+
+    __slots__ = ("at", "units")
+
+    def __init__(self, at: float, units: int) -> None:
+        self.at = at
+        self.units = units
+
+
 class ExactWindow:
     """At most ``limit`` units in every window ``(t - seconds, t]``, whatever its offset."""
 
-    def __init__(self, name: str, limit: int, seconds: float) -> None:
+    def __init__(self, name: str, limit: int, seconds: float, meter: Meter | None = None) -> None:
         self.name = name
         self.limit = limit
         self.seconds = seconds
         self.peak = 0
-        self._spent: deque[tuple[float, int]] = deque()
+        self.meter = meter
+        self._spent: deque[Spent] = deque()
         self._used = 0
 
     def used(self, now: float) -> int:
         """Units spent in the window that ends now."""
         spent = self._spent
-        while spent and spent[0][0] <= now - self.seconds:
-            self._used -= spent.popleft()[1]
+        while spent and spent[0].at <= now - self.seconds:
+            gone = spent.popleft()
+            self._change(gone.at + self.seconds, -gone.units)
         return self._used
 
     def wait(self, now: float, cost: int) -> float:
@@ -40,25 +54,40 @@ class ExactWindow:
         excess = self.used(now) + cost - self.limit
         if excess <= 0:
             return 0.0
-        for at, units in self._spent:
-            excess -= units
+        for spent in self._spent:
+            excess -= spent.units
             if excess <= 0:
-                return at + self.seconds - now
+                return spent.at + self.seconds - now
         raise AssertionError("the window holds less than it has counted")
 
-    def spend(self, now: float, cost: int) -> None:
-        """Counts ``cost`` units at ``now``; the caller has asked `wait` first."""
-        self._spent.append((now, cost))
-        self._used += cost
+    def spend(self, now: float, cost: int) -> Spent:
+        """Counts ``cost`` units at ``now``, which is not before the last of them."""
+        self.used(now)
+        spent = Spent(now, cost)
+        self._spent.append(spent)
+        self._change(now, cost)
         self.peak = max(self.peak, self._used)
+        return spent
+
+    def correct(self, now: float, spent: Spent, units: int) -> None:
+        """What was counted turns out to have been ``units``, fewer than thought."""
+        self.used(now)
+        if spent.at > now - self.seconds:
+            self._change(now, units - spent.units)
+            spent.units = units
 
     def remaining(self, now: float) -> int:
         """Units that could be spent now."""
-        return self.limit - self.used(now)
+        return max(0, self.limit - self.used(now))
 
     def reset(self, now: float) -> float:
         """Seconds until the window is empty again."""
-        return self._spent[-1][0] + self.seconds - now if self.used(now) else 0.0
+        return self._spent[-1].at + self.seconds - now if self.used(now) else 0.0
+
+    def _change(self, at: float, by: int) -> None:
+        self._used += by
+        if self.meter is not None and by:
+            self.meter.move(at, by)
 
 
 def format_duration(seconds: float) -> str:
