@@ -20,8 +20,8 @@ Ferrogate = Callable[..., subprocess.CompletedProcess[str]]
 
 PERCENTILES = {"p50", "p95", "p99", "mean", "max"}
 RUN_KEYS = {
-    "alerts", "answered", "attempts", "components", "errors", "failed", "hits", "interrupted",
-    "joins", "late_wall_seconds", "latency_seconds",
+    "alerts", "answered", "attempts", "components", "errors", "failed", "flow", "hits",
+    "interrupted", "joins", "late_wall_seconds", "latency_seconds",
     "never_granted", "provider", "rejected", "requests", "retries",
     "seconds", "stopped", "tokens_saved", "tokens_spent", "transit_wall_seconds", "unfinished",
     "usd_saved", "usd_spent", "wait_seconds", "waits", "wall_seconds",
@@ -56,8 +56,14 @@ def check_books(report: dict[str, Any]) -> None:
         assert columns[1:] == [provider[key] for key in ("received", "served", "rate_limited")]
         for key in ("latency_seconds", "wait_seconds", "transit_wall_seconds"):
             assert set(run[key]) == PERCENTILES
-        for peak in provider["peaks"].values():
-            assert peak["most_in_any_window"] <= peak["limit"]
+        if report["settings"]["provider"]["output_counted"] == "admission":
+            for peak in provider["peaks"].values():
+                assert peak["most_in_any_window"] <= peak["limit"]
+        tenants = provider["tenants"].values()
+        for key in ("received", "served", "rate_limited", "too_large"):
+            assert sum(tenant[key] for tenant in tenants) == provider[key]
+        assert run["flow"]["rate_limited"] == provider["rate_limited"]
+        assert run["flow"]["refused_at_once"] == len(run["never_granted"])
         performance = run["components"]["performance"]
         assert performance["total_generations"] == run["requests"]
         assert performance["successful"] == run["answered"]
@@ -130,6 +136,7 @@ def test_what_can_never_be_granted_is_refused_at_once_and_listed(ferrogate: Ferr
     for refused in guarded["never_granted"]:
         assert refused["input_tokens"] + refused["output_tokens"] > 4_500
         assert "more than the limit" in refused["reason"]
+        assert refused["refused_after_seconds"] == 0.0
     shown = ferrogate("demo", *flags)
     assert shown.returncode == 0
     assert "can never be granted" in shown.stdout

@@ -23,15 +23,17 @@ from typing import Any, Protocol
 import openai
 
 from ferrogate.cli.traces import Row
-from ferrogate.cli.wire import ARRIVAL_HEADER
+from ferrogate.cli.wire import ARRIVAL_HEADER, TENANT_HEADER
 
 __all__ = [
     "Agent",
     "Ask",
     "Attempts",
+    "Demand",
     "Permit",
     "Refused",
     "Reply",
+    "Reservation",
     "Reuse",
     "Run",
     "UnguardedAgent",
@@ -57,6 +59,15 @@ class Reply:
     text: str
     input_tokens: int
     output_tokens: int
+
+
+@dataclass(slots=True)
+class Demand:
+    """What a tenant's requests asked of the provider, answers from the cache apart."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -89,6 +100,11 @@ class Run:
     interrupted: bool = False
     stopped: str = ""
     """What ended the run early, if it was not the user."""
+    backlog: list[tuple[float, float]] = field(default_factory=list)
+    """When requests waited for a permit, from and to, on the loop's clock."""
+    demand: dict[str, Demand] = field(default_factory=dict)
+    tenants_when_all_was_sent: dict[str, dict[str, int]] = field(default_factory=dict)
+    """The provider's count by tenant at the moment of the last arrival."""
     provider: dict[str, Any] = field(default_factory=dict)
     components: dict[str, Any] = field(default_factory=dict)
 
@@ -118,7 +134,15 @@ class Agent(Protocol):
         ...
 
 
-Permit = Callable[[Ask], AbstractAsyncContextManager[Any]]
+class Reservation(Protocol):
+    """What a permit has taken of the provider's limits."""
+
+    def settle(self, *, input_tokens: int, output_tokens: int) -> None:
+        """The answer has come, and spent so much."""
+        ...
+
+
+Permit = Callable[[Ask], AbstractAsyncContextManager[Reservation | None]]
 """What an attempt has to pass: entered before it is sent, left when it is over."""
 
 
@@ -149,8 +173,13 @@ class Attempts:
         run = ask.run
         while True:
             try:
-                async with permit(ask):
-                    return await self._once(ask.row, run)
+                async with permit(ask) as reservation:
+                    reply = await self._once(ask.row, run)
+                    if reservation is not None:
+                        reservation.settle(
+                            input_tokens=reply.input_tokens, output_tokens=reply.output_tokens
+                        )
+                    return reply
             except openai.APIStatusError as error:
                 kind = f"{error.status_code} {error.code or ''}".strip()
                 headers: Any = error.response.headers
@@ -175,13 +204,15 @@ class Attempts:
         request: dict[str, Any] = {
             "model": self._model,
             "messages": [{"role": "user", "content": row.prompt}],
-            "max_tokens": max(1, row.output_tokens),
+            "max_tokens": row.max_tokens,
             "metadata": {
                 "input_tokens": str(row.input_tokens),
                 "output_tokens": str(row.output_tokens),
             },
             "timeout": self._timeout,
         }
+        if row.tenant:
+            request["extra_headers"] = {TENANT_HEADER: row.tenant}
         create = self._client.chat.completions.with_raw_response.create
         if self._stream:
             raw = await create(**request, stream=True)

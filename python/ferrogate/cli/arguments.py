@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from ferrogate.cli._errors import CliError
-from ferrogate.cli.provider_config import ProviderConfig
+from ferrogate.cli.provider_config import ADMISSION, PRODUCED, ProviderConfig
 from ferrogate.cli.settings import PRICES, Settings
 
 __all__ = ["AUTO", "Parser", "add_flags", "settings_from"]
@@ -100,6 +100,21 @@ def add_flags(parser: argparse.ArgumentParser, *, speed: float) -> None:
         help="turn this share of the requests into SYNTHETIC repeats of earlier ones (default: 0)",
     )
 
+    part.add_argument(
+        "--tenants",
+        type=_whole(1, 1000),
+        default=1,
+        metavar="N",
+        help="deal the requests out to N tenants (default: 1)",
+    )
+    part.add_argument(
+        "--flood",
+        type=_whole(1),
+        default=1,
+        metavar="X",
+        help="the first tenant sends X times as many as another one (default: 1)",
+    )
+
     how = parser.add_argument_group("how it runs")
     how.add_argument(
         "--speed",
@@ -128,7 +143,18 @@ def add_flags(parser: argparse.ArgumentParser, *, speed: float) -> None:
         help="requests per minute (default: auto, 1.05 times the mean rate)",
     )
     limits.add_argument("--rph", type=_whole(0), default=0, metavar="N", help="requests per hour")
-    limits.add_argument("--tpm", type=_whole(0), default=0, metavar="N", help="tokens per minute")
+    limits.add_argument(
+        "--tpm", type=_whole(0), default=0, metavar="N", help="tokens per minute, both kinds"
+    )
+    limits.add_argument("--input-tokens-per-minute", type=_whole(0), default=0, metavar="N")
+    limits.add_argument("--output-tokens-per-minute", type=_whole(0), default=0, metavar="N")
+    limits.add_argument(
+        "--output-counted",
+        choices=(ADMISSION, PRODUCED),
+        default=ADMISSION,
+        help="output tokens count as max_tokens on admission, corrected at the end, or one by one "
+        f"when they are produced (default: {ADMISSION})",
+    )
     limits.add_argument(
         "--concurrency", type=_whole(0), default=0, metavar="N", help="requests at once"
     )
@@ -196,8 +222,10 @@ def settings_from(options: argparse.Namespace) -> Settings:
     """The settings that the flags ask for.
 
     Raises:
-        CliError: a model without a known price.
+        CliError: a model without a known price; a flood without tenants.
     """
+    if options.flood > 1 and options.tenants < 2:
+        raise CliError("--flood: one tenant floods the others: give --tenants at least 2")
     price = options.price or PRICES.get(options.model)
     if price is None:
         raise CliError(f"no price known for {options.model!r}: give one with --price IN,OUT")
@@ -205,6 +233,9 @@ def settings_from(options: argparse.Namespace) -> Settings:
         requests_per_minute=0 if options.rpm == AUTO else options.rpm,
         requests_per_hour=options.rph,
         tokens_per_minute=options.tpm,
+        input_tokens_per_minute=options.input_tokens_per_minute,
+        output_tokens_per_minute=options.output_tokens_per_minute,
+        output_counted=options.output_counted,
         concurrency=options.concurrency,
         rate_429=options.inject_429,
         rate_500=options.inject_500,
@@ -228,4 +259,6 @@ def settings_from(options: argparse.Namespace) -> Settings:
         repeat_rate=options.repeat_rate,
         stream=options.stream,
         automatic_limit=options.rpm == AUTO,
+        tenants=options.tenants,
+        flood=options.flood,
     )

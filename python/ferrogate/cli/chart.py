@@ -54,7 +54,28 @@ def print_chart(report: dict[str, Any], console: Console) -> None:
         text.append(_spark(values, top, steps), style=style)
         text.append(f" most {max(values, default=0.0):.1f}/s")
         console.print(text, no_wrap=True, overflow="ignore", crop=False)
+    binding = next((run["flow"]["binding"] for run in runs.values() if run["flow"]["binding"]), "")
+    if binding:
+        console.print(f"[bold]in use[/bold] of {binding}", highlight=False)
+    for name, run in runs.items():
+        seconds = run["provider"].get("usage", {}).get(binding)
+        if seconds:
+            title = f"in use, {name}"
+            means = _means(seconds, end, width)
+            text = Text(f"{title}\n" if narrow else f"{title:>{label}} ")
+            text.append(_spark(means, 100.0, steps), style="cyan")
+            text.append(f" most {max(means):.0f} %")
+            console.print(text, no_wrap=True, overflow="ignore", crop=False)
     console.print()
+
+
+def _means(seconds: Sequence[float], end: float, width: int) -> list[float]:
+    """The mean of each column's seconds."""
+    span = max(end, 1.0) / width
+    columns = [
+        seconds[int(c * span) : max(int((c + 1) * span), int(c * span) + 1)] for c in range(width)
+    ]
+    return [sum(column) / len(column) if column else 0.0 for column in columns]
 
 
 def _buckets(points: Iterable[tuple[int, int]], end: float, width: int) -> list[float]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ferrogate.cli.chart import print_chart, says
-from ferrogate.cli.units import NONE, duration, number, short, spread, usd
+from ferrogate.cli.units import NONE, duration, number, percent, ratio, short, spread, usd
 
 __all__ = ["render"]
 
@@ -55,6 +55,8 @@ def _heading(trace: dict[str, Any], settings: dict[str, Any]) -> str:
             ("requests_per_minute", "requests/min"),
             ("requests_per_hour", "requests/h"),
             ("tokens_per_minute", "tokens/min"),
+            ("input_tokens_per_minute", "input tokens/min"),
+            ("output_tokens_per_minute", "output tokens/min"),
             ("concurrency", "at once"),
         )
         if provider[key]
@@ -104,6 +106,7 @@ def _rows(runs: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
     yield from if_any("injected timeouts", "provider", "injected_timeout")
     yield from if_any("client hung up", "provider", "abandoned")
     yield counted("most at once", "provider", "peak_in_flight")
+    yield from _flow_rows(runs)
     yield "tokens and money", []
     yield counted("input tokens spent", "tokens_spent", "input")
     yield counted("output tokens spent", "tokens_spent", "output")
@@ -119,6 +122,21 @@ def _rows(runs: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
     yield counted("retries", "retries")
     yield row("until the last answer", lambda run: duration(run["seconds"]))
     yield row("real time of the run", lambda run: duration(run["wall_seconds"]))
+
+
+def _flow_rows(runs: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """How full the provider's limits were while requests waited, and who got how much of them."""
+    flows = [run["flow"] for run in runs.values()]
+    if any(flow["backlog_seconds"] for flow in flows):
+        yield "used while requests waited", []
+        yield "requests waited for", [duration(flow["backlog_seconds"]) for flow in flows]
+        for name in dict.fromkeys(name for flow in flows for name in flow["used_percent"]):
+            yield name, [percent(flow["used_percent"].get(name)) for flow in flows]
+    if any(flow["fairness"] for flow in flows):
+        yield "tenants at the last arrival", []
+        fair = [flow["fairness"] or {} for flow in flows]
+        yield "received / fair share, Jain", [ratio(each.get("jain")) for each in fair]
+        yield "the worst off", [ratio(each.get("worst")) for each in fair]
 
 
 def _table(runs: dict[str, Any], console: Console) -> Table:

@@ -12,7 +12,7 @@ from ferrogate.cli.extras import require_demo_extra
 from ferrogate.cli.generator import generate
 from ferrogate.cli.output import Page, write
 from ferrogate.cli.settings import Settings
-from ferrogate.cli.traces import Trace, read_trace, with_repeats
+from ferrogate.cli.traces import Trace, read_trace, with_repeats, with_tenants
 
 __all__ = ["add_parsers"]
 
@@ -89,7 +89,9 @@ def _demo(options: argparse.Namespace) -> int:
 def _compare(trace: Trace, options: argparse.Namespace, command: str) -> int:
     settings = settings_from(options)
     require_demo_extra(command)
-    trace = with_repeats(trace, settings.repeat_rate, settings.provider.seed)
+    seed = settings.provider.seed
+    trace = with_repeats(trace, settings.repeat_rate, seed)
+    trace = with_tenants(trace, settings.tenants, settings.flood, seed)
     report = _run(trace, settings.fitted_to(trace), quiet=options.json)
     if options.json:
         write(json.dumps(report, indent=1) + "\n")

@@ -8,6 +8,7 @@ from typing import Any
 
 from ferrogate import __version__
 from ferrogate.cli.agent import Run
+from ferrogate.cli.flow import flow_of
 from ferrogate.cli.settings import Settings
 from ferrogate.cli.traces import Trace
 
@@ -101,6 +102,7 @@ def _run(run: Run, settings: Settings) -> dict[str, Any]:
         "late_wall_seconds": round(run.late, 3),
         "seconds": round(run.seconds, 3),
         "wall_seconds": round(run.wall_seconds, 3),
+        "flow": flow_of(run, settings.speed, complete=not (run.interrupted or run.stopped)),
         "provider": run.provider,
         **run.components,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,15 +81,23 @@ async def _run(
         agent: Agent = UnguardedAgent(attempts)
         watch = Watch(settings, clock)
         if guarded:
-            agent = guard = GuardedAgent(attempts, settings, clock)
-            watch = Watch(settings, clock, cache=guard.cache, limiter=guard.limiter)
+            agent = guard = GuardedAgent(attempts, settings, run, clock)
+            watch = Watch(settings, clock, cache=guard.cache, limiter=guard.gate.watched)
 
         def done(ask: Ask, reply: Reply | None, seconds: float) -> None:
             watch.record(ask, reply, seconds)
             tick(run)
 
+        async def all_sent() -> None:
+            # From here on nobody's demand grows: what was received by now is what is compared.
+            if settings.tenants > 1:
+                with suppress(CliError):  # that the provider is gone is told by whom it concerns
+                    run.tenants_when_all_was_sent = (await provider.stats())["tenants"]
+
         async with watch:
-            sending = replay_rows(agent, trace.rows, run, speed=settings.speed, done=done)
+            sending = replay_rows(
+                agent, trace.rows, run, speed=settings.speed, done=done, all_sent=all_sent
+            )
             await _until_the_end(asyncio.create_task(sending), provider, run)
         run.components = watch.report()
         if run.stopped:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import openai
 
-from ferrogate.cli.agent import Agent, Ask, Refused, Reply, Reuse, Run
+from ferrogate.cli.agent import Agent, Ask, Demand, Refused, Reply, Reuse, Run
 from ferrogate.cli.traces import Row
 
 __all__ = ["replay_rows"]
@@ -17,12 +17,18 @@ _Done = Callable[[Ask, Reply | None, float], None]
 
 
 async def replay_rows(
-    agent: Agent, rows: tuple[Row, ...], run: Run, *, speed: float, done: _Done
+    agent: Agent,
+    rows: tuple[Row, ...],
+    run: Run,
+    *,
+    speed: float,
+    done: _Done,
+    all_sent: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Sends every row at its time and waits for the last answer.
 
     ``done`` is called after each of them with the answer, or None, and the trace
-    seconds that it took.
+    seconds that it took; ``all_sent`` once, when nothing more arrives.
 
     On cancellation it cancels what is under way and returns normally, so that
     the report of what was done can be printed.
@@ -49,6 +55,8 @@ async def replay_rows(
             task = loop.create_task(_one(agent, Ask(row, run), speed, done))
             under_way.add(task)
             task.add_done_callback(ended)
+        if all_sent is not None:
+            await all_sent()
         while under_way:
             await asyncio.wait(under_way)
     except asyncio.CancelledError:
@@ -69,12 +77,15 @@ async def _one(agent: Agent, ask: Ask, speed: float, done: _Done) -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
     reply: Reply | None = None
+    never = False
     run = ask.run
     try:
         reply = await agent.ask(ask)
     except Refused as refused:
-        if refused.never:
-            run.never_granted.append(_listed(ask.row, refused))
+        never = refused.never
+        if never:
+            after = (loop.time() - started) * speed
+            run.never_granted.append(_listed(ask.row, refused, after))
         else:
             run.rejected += 1
     except (openai.APIStatusError, openai.APIConnectionError):
@@ -83,6 +94,11 @@ async def _one(agent: Agent, ask: Ask, speed: float, done: _Done) -> None:
         run.failed += 1
         run.errors[type(error).__name__] += 1
     seconds = (loop.time() - started) * speed
+    if ask.reuse is None and not never:
+        demand = run.demand.setdefault(ask.row.tenant, Demand())
+        demand.requests += 1
+        demand.input_tokens += ask.row.input_tokens
+        demand.output_tokens += ask.row.output_tokens
     if reply is not None:
         run.answered += 1
         run.latencies.append(seconds)
@@ -94,11 +110,12 @@ async def _one(agent: Agent, ask: Ask, speed: float, done: _Done) -> None:
     done(ask, reply, seconds)
 
 
-def _listed(row: Row, refused: Refused) -> dict[str, Any]:
+def _listed(row: Row, refused: Refused, after: float) -> dict[str, Any]:
     return {
         "line": row.line,
         "at_seconds": round(row.at, 3),
         "input_tokens": row.input_tokens,
         "output_tokens": row.output_tokens,
+        "refused_after_seconds": round(after, 3),
         "reason": str(refused),
     }

@@ -43,6 +43,9 @@ class Settings:
     repeat_rate: float = 0.0
     stream: bool = False
     automatic_limit: bool = False
+    tenants: int = 1
+    flood: int = 1
+    """How many times the requests of another tenant the first one sends."""
 
     @property
     def speed(self) -> float:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from ferrogate.cli._errors import CliError
 
-__all__ = ["Row", "Trace", "read_trace", "with_repeats"]
+__all__ = ["Row", "Trace", "read_trace", "with_repeats", "with_tenants"]
 
 _AZURE_HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"
 _AZURE_STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.(\d{1,7}))?", re.ASCII)
@@ -51,6 +51,13 @@ class Row:
     line: int
     """Where it stands in the file; 0 for a generated row."""
     synthetic_repeat: bool = False
+    tenant: str = ""
+    """For whose account it is sent; no trace says that."""
+
+    @property
+    def max_tokens(self) -> int:
+        """What its answer may have at most: the APIs take no less than 1."""
+        return max(1, self.output_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +144,23 @@ def with_repeats(trace: Trace, rate: float, seed: int) -> Trace:
             rows.append(replace(source, at=row.at, line=row.line, synthetic_repeat=True))
         else:
             rows.append(row)
+    return replace(trace, rows=tuple(rows))
+
+
+def with_tenants(trace: Trace, tenants: int, flood: int, seed: int) -> Trace:
+    """Deals the rows out to so many tenants, ``flood`` times as many to the first as to another.
+
+    Each of the others gets at least one, at seeded places of the trace.
+    """
+    if tenants < 2:
+        return trace
+    each = max(1, round(len(trace.rows) / (flood + tenants - 1)))
+    if each * (tenants - 1) >= len(trace.rows):
+        raise CliError(f"--tenants: {tenants:,} are too many for {len(trace.rows):,} requests")
+    places = random.Random(f"tenants:{seed}").sample(range(len(trace.rows)), each * (tenants - 1))
+    whose = {place: f"tenant-{1 + index % (tenants - 1)}" for index, place in enumerate(places)}
+    first = "flood" if flood > 1 else "tenant-0"
+    rows = (replace(row, tenant=whose.get(place, first)) for place, row in enumerate(trace.rows))
     return replace(trace, rows=tuple(rows))
 
 

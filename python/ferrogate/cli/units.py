@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["NONE", "duration", "number", "short", "spread", "usd"]
+__all__ = ["NONE", "duration", "number", "percent", "ratio", "short", "spread", "usd"]
 
 NONE = "-"
 """For what is not known."""
@@ -11,6 +11,16 @@ NONE = "-"
 def number(value: int | None) -> str:
     """A count."""
     return NONE if value is None else f"{value:,}"
+
+
+def percent(value: float | None) -> str:
+    """A share of 100."""
+    return NONE if value is None else f"{value:.1f} %"
+
+
+def ratio(value: float | None) -> str:
+    """A share of 1."""
+    return NONE if value is None else f"{value:.3f}"
 
 
 def usd(value: float | None) -> str:

@@ -7,8 +7,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from ferrogate import Cache, HealthMonitor, PerformanceMetrics, RateLimiter
+from ferrogate import Cache, HealthMonitor, PerformanceMetrics
 from ferrogate.cli.agent import Ask, Reply
+from ferrogate.cli.gates import HasStats
 from ferrogate.cli.settings import Settings
 from ferrogate.health import Alert
 from ferrogate.testing import ManualClock
@@ -30,7 +31,7 @@ class Watch:
         clock: ManualClock | None,
         *,
         cache: Cache[Any, Any] | None = None,
-        limiter: RateLimiter | None = None,
+        limiter: HasStats | None = None,
     ) -> None:
         self._settings = settings
         self._interval = _INTERVAL / settings.speed
