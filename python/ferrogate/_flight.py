@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from types import CoroutineType
 from typing import Any, TypeVar
 
-from ferrogate import _failures, _loads
+from ferrogate import _failures, _loads, _suites
 from ferrogate._core import Cache as _NativeCache
 from ferrogate._core import Flight, Freshness, Lookup
 
@@ -61,6 +61,8 @@ def load_sync(
     tags: Iterable[str] | None = None,
 ) -> _T:
     """The value for ``lookup``: loaded by this thread, or by whoever is loading it already."""
+    if _suites.state.bypassed:
+        return function(*args, **(kwargs or {}))
     try:
         return _load_sync(cache, cache._join, lookup, function, args, kwargs, freshness, tags)
     except Exception:
@@ -80,6 +82,8 @@ def load_anew_sync(
     tags: Iterable[str] | None,
 ) -> _T:
     """As :func:`load_sync`, whatever there is."""
+    if _suites.state.bypassed:
+        return function(*args, **(kwargs or {}))
     return _load_sync(cache, cache._join_anew, lookup, function, args, kwargs, freshness, tags)
 
 
@@ -181,6 +185,8 @@ def load_sync_alone(
     tags: Iterable[str] | None = None,
 ) -> _T:
     """Loads and stores without regard for other loads."""
+    if _suites.state.bypassed:
+        return function(*args, **(kwargs or {}))
     flight, handled = cache._depart_alone(lookup), sys.exception()
     try:
         if tags is not None:
@@ -209,6 +215,8 @@ async def load_async_alone(
     tags: Iterable[str] | None = None,
 ) -> _T:
     """Loads in the caller's own coroutine and stores, without regard for other loads."""
+    if _suites.state.bypassed:
+        return await function(*args, **(kwargs or {}))
     flight, handled = cache._depart_alone(lookup), sys.exception()
     try:
         if tags is not None:
@@ -236,6 +244,8 @@ async def load_async(
     tags: Iterable[str] | None = None,
 ) -> _T:
     """The value for ``lookup``: loaded by a task of ours, or by whoever is loading it already."""
+    if _suites.state.bypassed:
+        return await function(*args, **(kwargs or {}))
     try:
         return await _load_async(cache._join, lookup, function, args, kwargs, freshness, tags)
     except Exception:
@@ -255,6 +265,8 @@ async def load_anew_async(
     tags: Iterable[str] | None,
 ) -> _T:
     """As :func:`load_async`, whatever there is."""
+    if _suites.state.bypassed:
+        return await function(*args, **(kwargs or {}))
     return await _load_async(cache._join_anew, lookup, function, args, kwargs, freshness, tags)
 
 

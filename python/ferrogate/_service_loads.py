@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ferrogate import _core, _flight
+from ferrogate import _core, _flight, _suites
 from ferrogate._arguments import seconds_or_never, store_names
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ async def load_once(
         TypeError, ValueError: an argument is wrong; ``factory`` has not been called then.
     """
     load, lookup, marks = _begin(service, ns, key, factory, ttl, tags, tolerant)
+    if _suites.state.bypassed:
+        return await _awaitable(factory())
     args = (lookup, _load, (service, *load), None, None, marks)
     return await _flight.load_async(service._flights, *args)
 
@@ -58,6 +60,8 @@ def load_once_sync(
 ) -> Any:
     """The blocking twin of :func:`load_once`."""
     load, lookup, marks = _begin(service, ns, key, factory, ttl, tags, tolerant)
+    if _suites.state.bypassed:
+        return _no_coroutine(factory())
     args = (lookup, _load_sync, (service, *load), None, None, marks)
     return _flight.load_sync(service._flights, *args)
 

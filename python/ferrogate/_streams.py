@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from typing import Any, Literal
 
-from ferrogate import _flight, _loads
+from ferrogate import _flight, _loads, _suites
 from ferrogate._arguments import whole
 from ferrogate._core import Cache as _NativeCache
 from ferrogate._core import Flight, Freshness, Lookup
@@ -269,6 +269,10 @@ async def read(
     anew: bool = False,
 ) -> AsyncGenerator[Any, None]:
     """The stream for ``lookup``: begun by us, or read along from the first chunk on."""
+    if _suites.state.bypassed:
+        async for chunk in function(*args, **(kwargs or {})):
+            yield chunk
+        return
     loop = asyncio.get_running_loop()
     join = cache._join_anew if anew else cache._join
     while True:

@@ -27,7 +27,7 @@ from typing import (
     cast,
 )
 
-from ferrogate import _core, _failures, _flight, _janitor, _refresh
+from ferrogate import _core, _failures, _flight, _janitor, _refresh, _suites
 from ferrogate._arguments import flag, known_policy, seconds_or_never, text_or_none, whole
 from ferrogate._core import CachedFunction, Freshness, ManualClock, cache_key
 from ferrogate._freshness import Terms, freshness_of
@@ -233,6 +233,7 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
         self._given = given
         if cleanup_interval is not None:
             _janitor.sweep_regularly(self, cleanup_interval)
+        _suites.register(self)
         return self
 
     def __init__(
@@ -348,6 +349,11 @@ class Cache(_core.Cache, MutableMapping[K, V], Generic[K, V]):
         """What ``@cached(cache=self, key=key, tags=tags)`` tags its entries with."""
         return tags
 
+    def _reset(self) -> None:
+        """Forgets entries and counts, for test suites."""
+        self.clear()
+        self.reset_stats()
+
     def items(self) -> ItemsView[K, V]:
         """Keys and values, from the least to the most recently used; counts nothing."""
         return _Items(self)
@@ -443,6 +449,16 @@ def _check_load(
         freshness = freshness_of(cache.ttl, ttl, {})
     return freshness, None if tags is None else _core._check_tags(tags)
 
+
+def _keep_nothing(_self: object, *_: object, **__: object) -> None:
+    pass
+
+
+def _give_default(_self: object, _key: object, default: Any = None, **_: object) -> Any:
+    return default
+
+
+_suites.replaces(Cache, set=_keep_nothing, __setitem__=_keep_nothing, setdefault=_give_default)
 
 # Last: the decorator makes caches of the class above.
 from ferrogate._cached import cached  # noqa: E402

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
 
+from ferrogate import _suites
 from ferrogate._arguments import flag, globally_disabled, text_or_none
 from ferrogate._categories import CategoryCache
 from ferrogate._configuration import (
@@ -129,6 +130,7 @@ class ProductionOptimizer(Startable):
             self.rate_limit_config, name=name, clock=clock, enabled=self.enabled
         )
         self.metrics = PerformanceMetrics(name, clock=clock)
+        _suites.register(self)
         self.health = HealthMonitor(
             self.alert_threshold,
             metrics=self.metrics,
@@ -197,6 +199,10 @@ class ProductionOptimizer(Startable):
     def performance_answer(self) -> PerformanceAnswer:
         """The answer of ``GET /performance``."""
         return {"status": "success", "performance": self.get_performance()}
+
+    def _reset(self) -> None:
+        """Forgets the generations, for test suites; its parts are found by themselves."""
+        self.metrics.reset()
 
     # -- health and dashboard ------------------------------------------------
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast
 
-from ferrogate import _core
+from ferrogate import _core, _suites
 from ferrogate._arguments import (
     flag,
     globally_disabled,
@@ -394,3 +394,32 @@ def _check_warming(
 
 _TRIPLE = 3
 _MISSING = object()
+
+
+def _miss(_self: object, _ns: str, _key: object, default: Any = None) -> Any:
+    return default
+
+
+async def _miss_async(_self: object, _ns: str, _key: object, default: Any = None) -> Any:
+    return default
+
+
+def _nothing(_self: object, *_: object, **__: object) -> bool:
+    return False
+
+
+async def _nothing_async(_self: object, *_: object, **__: object) -> bool:
+    return False
+
+
+_suites.replaces(
+    CacheService,
+    get=_miss_async,
+    get_sync=_miss,
+    set=_nothing_async,
+    set_sync=_nothing,
+    exists=_nothing_async,
+    exists_sync=_nothing,
+    delete=_nothing_async,
+    delete_sync=_nothing,
+)

@@ -8,14 +8,65 @@ import os
 import selectors
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ferrogate import _suites
 from ferrogate._core import ManualClock as _NativeClock
 from ferrogate._core import _seed
 
-__all__ = ["ManualClock", "VirtualTimeLoop", "seed"]
+if TYPE_CHECKING:
+    from ferrogate._scripted import ProviderReply, ProviderRequest, ScriptedProvider
+
+__all__ = [
+    "ManualClock",
+    "ProviderReply",
+    "ProviderRequest",
+    "ScriptedProvider",
+    "VirtualTimeLoop",
+    "bypass",
+    "reset_all",
+    "seed",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # It brings an HTTP server and the command line's provider along, which a clock does not need.
+    if name in ("ProviderReply", "ProviderRequest", "ScriptedProvider"):
+        from ferrogate import _scripted
+
+        return getattr(_scripted, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def reset_all() -> None:
+    """Brings every living component back to how it was made, for the next test.
+
+    Entries and statistics of every ``Cache`` and ``@cached`` (``on_evict`` is
+    told, as by ``clear()``), the windows of every ``RateLimiter``, the
+    generations of every ``ProductionOptimizer``. Settings stay, and so does what
+    lies in the store of a ``CacheService``, which is the test's own business.
+
+    Raises:
+        ExceptionGroup: of what single components raised; all others are reset.
+    """
+    _suites.reset_all()
+
+
+@contextmanager
+def bypass() -> Iterator[None]:
+    """Every component is a transparent no-op until the block ends.
+
+    ``@cached`` and ``get_or_set`` call through, caches keep nothing, limiters
+    grant everything; also those that were made long before, and those that are
+    made meanwhile. What they had kept is gone: it begins with :func:`reset_all`.
+    Not for blocks that run at one time in several threads, nor within a
+    ``with limiter:`` that began outside.
+    """
+    with _suites.bypass():
+        yield
 
 
 def seed(number: int) -> None:

@@ -1,0 +1,130 @@
+"""Resetting and bypassing every component at once."""
+
+from __future__ import annotations
+
+import gc
+import os
+import weakref
+
+import pytest
+
+from ferrogate import Cache, CacheService, ProductionOptimizer, RateLimiter, _suites
+from ferrogate.testing import ManualClock, bypass, reset_all
+
+
+@pytest.mark.parametrize("algorithm", ["sliding_window", "token_bucket"])
+def test_a_limiter_has_all_its_permits_again(algorithm: str) -> None:
+    limiter = RateLimiter("5/minute", "20/hour", burst=2, algorithm=algorithm, max_keys=8)
+    for key in (None, "a", "b"):
+        assert limiter.try_acquire(5, key=key)
+        assert not limiter.try_acquire(key=key)
+    reset_all()
+    for key in (None, "a", "b"):
+        assert limiter.try_acquire(5, key=key), key
+        assert not limiter.try_acquire(key=key)
+    assert [str(limit) for limit in limiter.limits] == ["5/minute", "20/hour"]
+
+
+def test_a_slot_in_use_stays_in_use() -> None:
+    limiter = RateLimiter("2/minute", burst=2)
+    with limiter:
+        assert limiter.try_acquire()
+        reset_all()
+        assert limiter.get_stats()["concurrent_requests"] == 1
+        assert limiter.try_acquire(2)
+    assert limiter.get_stats()["concurrent_requests"] == 0
+
+
+def test_on_a_clock_that_has_moved_since_and_what_a_reset_cannot_do_yet() -> None:
+    clock = ManualClock()
+    limiter = RateLimiter("2/minute", clock=clock)
+    assert limiter.try_acquire(2)
+    clock.advance(0.001)
+    reset_all()
+    assert limiter.try_acquire(2)
+    gcra = RateLimiter("1/minute", algorithm="gcra")
+    assert gcra.try_acquire()
+    reset_all()
+    assert not gcra.try_acquire()
+
+
+def test_caches_and_generations_start_again() -> None:
+    told: list[str] = []
+    cache: Cache[str, int] = Cache(9, on_evict=lambda _key, _value, cause: told.append(cause))
+    optimizer = ProductionOptimizer()
+    cache["a"] = optimizer.cache["b"] = 1
+    assert cache["a"] == 1
+    optimizer.record_generation(success=True, time_seconds=1, tokens=1, retries=0, cost_usd=0.1)
+    reset_all()
+    assert (len(cache), len(optimizer.cache), cache.get_stats()["hits"]) == (0, 0, 0)
+    assert optimizer.metrics.get_stats()["total_generations"] == 0
+    assert len(told) == 1
+
+
+def test_components_are_held_weakly() -> None:
+    before = len(_suites._living)
+    cache: Cache[int, int] = Cache(1)
+    seen = weakref.ref(cache)
+    assert len(_suites._living) == before + 1
+    del cache
+    gc.collect()
+    assert seen() is None
+    assert len(_suites._living) <= before
+
+
+def test_one_that_fails_does_not_keep_the_others() -> None:
+    broken = True
+
+    class Broken:
+        def _reset(self) -> None:
+            if broken:
+                raise OSError("no")
+
+    first, cache, last = Broken(), Cache[int, int](1), Broken()
+    _suites.register(first)
+    cache[1] = 1
+    _suites.register(last)
+    with pytest.raises(ExceptionGroup) as caught:
+        reset_all()
+    broken = False
+    assert len(caught.value.exceptions) == 2
+    assert len(cache) == 0
+
+
+def test_bypass_nests_and_ends_however_the_block_does() -> None:
+    heard: list[bool] = []
+    _suites.tell(heard.append)
+    cache: Cache[int, int] = Cache(2)
+    before = os.environ.get("FERROGATE_DISABLED")
+    with pytest.raises(ZeroDivisionError), bypass():  # noqa: PT012
+        with bypass():
+            cache[1] = 1
+        assert not Cache(1).enabled
+        cache[1] = 1
+        assert len(cache) == 0
+        _ = 1 / 0
+    _suites._listeners.remove(heard.append)
+    assert heard == [True, False]
+    assert os.environ.get("FERROGATE_DISABLED") == before
+    cache[1] = 1
+    assert cache == {1: 1}
+    assert "set" not in vars(Cache)
+
+
+def test_a_bypassed_service_loads_and_keeps_nothing() -> None:
+    with CacheService("memory://") as service:
+        service.set_sync("n", "key", "kept")
+        calls: list[int] = []
+
+        def load() -> str:
+            calls.append(1)
+            return "loaded"
+
+        with bypass():
+            assert [service.get_or_set_sync("n", "key", load) for _ in range(2)] == ["loaded"] * 2
+            assert service.set_sync("n", "other", 1) is False
+            assert service.get_sync("n", "other", "missed") == "missed"
+            assert not service.exists_sync("n", "key")
+            assert not service.delete_sync("n", "key")
+        assert len(calls) == 2
+        assert service.get_sync("n", "key") == "kept"
