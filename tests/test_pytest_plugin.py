@@ -99,6 +99,48 @@ def test_components_made_at_import_are_fresh_in_every_test(pytester: pytest.Pyte
     result.assert_outcomes(passed=6, failed=1)
 
 
+def test_a_reset_that_fails_is_an_error_of_that_test(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+    from ferrogate import _suites
+
+    class Broken:
+        fails = False
+
+        def _reset(self):
+            if self.fails:
+                raise OSError("cannot be reset")
+
+    broken = Broken()
+    _suites.register(broken)
+
+    def test_first():
+        pass
+
+    def test_second():
+        broken.fails = True
+
+    def test_third():
+        broken.fails = False
+
+    @pytest.fixture
+    def failing():
+        kept["a"] = 1
+        yield
+        assert False, "its own"
+
+    def test_fourth(failing):
+        pass
+
+    def test_fifth():
+        assert not kept
+    """,
+    )
+    result.assert_outcomes(passed=5, errors=2)
+    result.stdout.fnmatch_lines(["*OSError: cannot be reset*", "*AssertionError: its own*"])
+
+
 def test_the_reset_can_be_switched_off(pytester: pytest.Pytester) -> None:
     tests = (
         SPOILED

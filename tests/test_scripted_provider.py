@@ -180,7 +180,7 @@ def test_stopping_ends_whoever_still_waits(no_leaked_threads: None) -> None:
         provider.stop()
         for thread in waiting:
             thread.join()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert len(failed) == 2
     assert not any(isinstance(error, openai.APITimeoutError) for error in failed)
     with pytest.raises(RuntimeError, match="not started"):

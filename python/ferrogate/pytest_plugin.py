@@ -17,7 +17,7 @@ pytest-asyncio and anyio as well as those that call ``asyncio.run``.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -55,16 +55,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.fixturenames.insert(0, _BYPASS)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+# A wrapper of the old kind: the plugin is in every pytest of its environment, of whatever age.
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, None]:
     """Resets every component once the test and its fixtures are done."""
-    try:
-        return (yield)
-    finally:
-        if item.config.getini("ferrogate_reset") and item.get_closest_marker(_KEEP) is None:
-            from ferrogate import _suites
+    outcome = yield
+    if item.config.getini("ferrogate_reset") and item.get_closest_marker(_KEEP) is None:
+        from ferrogate import _suites
 
+        try:
             _suites.reset_all()
+        except Exception as error:
+            if outcome.excinfo is None:
+                outcome.force_exception(error)
 
 
 @pytest.fixture

@@ -68,16 +68,28 @@ def test_the_same_on_a_production_trace(
 def test_the_same_over_real_http(ferrogate: Ferrogate) -> None:
     report = report_of(
         ferrogate(
-            *("demo", "--json", "--no-baseline", "--seconds", 50, "--speed", 20, "--rpm", 0),
+            *(
+                "demo",
+                "--json",
+                "--no-baseline",
+                "--seconds",
+                50,
+                "--speed",
+                20,
+                "--margin",
+                1,
+                "--rpm",
+                0,
+            ),
             *("--input-tokens-per-minute", 250_000, "--output-tokens-per-minute", 60_000),
         )
     )
     run = report["runs"]["with"]
     assert run["provider"]["rate_limited"] == 0
     assert run["answered"] == run["requests"]
-    # A minute has 3 s, and the margin takes half a second of each.
+    # A minute has 3 s, and the margin makes 4 of them.
     assert run["flow"]["backlog_seconds"] > 20
-    assert 60 <= run["flow"]["binding_used_percent"] <= 100
+    assert 50 <= run["flow"]["binding_used_percent"] <= 100
 
 
 def test_what_can_never_be_granted_of_either_kind(ferrogate: Ferrogate) -> None:
