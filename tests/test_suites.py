@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import weakref
 
 import pytest
 
-from ferrogate import Cache, CacheService, ProductionOptimizer, RateLimiter, _suites
+from ferrogate import (
+    Cache,
+    CacheService,
+    CircuitBreaker,
+    CircuitBreakerConfig,
+    Guard,
+    ProductionOptimizer,
+    RateLimiter,
+    RetryPolicy,
+    _suites,
+)
 from ferrogate.testing import ManualClock, bypass, reset_all
 
 
@@ -59,6 +70,58 @@ def test_caches_and_generations_start_again() -> None:
     assert (len(cache), len(optimizer.cache), cache.get_stats()["hits"]) == (0, 0, 0)
     assert optimizer.metrics.get_stats()["total_generations"] == 0
     assert len(told) == 1
+
+
+def test_breakers_close_again() -> None:
+    breaker = CircuitBreaker("b", CircuitBreakerConfig(minimum_calls=1))
+    forced = CircuitBreaker("f")
+    forced.force_open()
+    with pytest.raises(OSError, match="down"):
+        breaker.call_sync(fail)
+    assert breaker.is_open()
+    reset_all()
+    assert (breaker.state, forced.state) == ("closed", "closed")
+    assert breaker.get_stats()["calls"] == 0
+
+
+def fail() -> None:
+    raise OSError("down")
+
+
+def test_a_bypass_calls_through_what_guards_calls() -> None:
+    breaker = CircuitBreaker("b", CircuitBreakerConfig(minimum_calls=1))
+    policy = RetryPolicy(attempts=3, base=0.0)
+    guard = Guard("g", breaker=breaker, retry=policy, limiter=RateLimiter("1/hour"))
+    calls: list[int] = []
+
+    def broken() -> None:
+        calls.append(1)
+        raise OSError("down")
+
+    async def fine(number: int) -> int:
+        return number
+
+    async def main() -> None:
+        for owner in (breaker, policy, guard):
+            assert await owner.call(fine, 7) == 7
+            assert await owner.call(int, "8") == 8
+        async with breaker:
+            pass
+
+    with bypass():
+        breaker.force_open()
+        for owner in (breaker, policy, guard):
+            with pytest.raises(OSError, match="down"):
+                owner.call_sync(broken)
+        asyncio.run(main())
+        with breaker:
+            pass
+    assert len(calls) == 3
+    assert policy.get_stats()["calls"] == breaker.get_stats()["rejected"] == 0
+    breaker.reset()
+    with pytest.raises(OSError, match="down"):
+        policy.call_sync(broken)
+    assert len(calls) == 6
 
 
 def test_components_are_held_weakly() -> None:

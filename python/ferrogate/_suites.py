@@ -12,13 +12,27 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import itertools
 import os
 import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-__all__ = ["bypass", "register", "replaces", "reset_all", "state", "tell"]
+__all__ = [
+    "bypass",
+    "call_through",
+    "call_through_sync",
+    "do_nothing",
+    "do_nothing_async",
+    "enter",
+    "enter_async",
+    "register",
+    "replaces",
+    "reset_all",
+    "state",
+    "tell",
+]
 
 
 if TYPE_CHECKING:
@@ -116,6 +130,35 @@ def _set_environment(value: str | None) -> None:
         os.environ.pop(_VARIABLE, None)
     else:
         os.environ[_VARIABLE] = value
+
+
+async def call_through(_self: object, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """For ``call``: the function alone."""
+    result = function(*args, **kwargs)
+    return await result if inspect.isawaitable(result) else result
+
+
+def call_through_sync(_self: object, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """For ``call_sync``: the function alone."""
+    return function(*args, **kwargs)
+
+
+def enter(self: Any) -> Any:
+    """For ``__enter__``: nothing is taken."""
+    return self
+
+
+async def enter_async(self: Any) -> Any:
+    """For ``__aenter__``: nothing is taken."""
+    return self
+
+
+def do_nothing(_self: object, *_: object) -> None:
+    """For ``__exit__``."""
+
+
+async def do_nothing_async(_self: object, *_: object) -> None:
+    """For ``__aexit__``."""
 
 
 def _gone(number: int, _: object) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, overload
 
-from ferrogate import _core
+from ferrogate import _core, _suites
 from ferrogate._guarded import guarded
 from ferrogate.outcome import Outcome
 
@@ -191,6 +191,7 @@ class CircuitBreaker(_core.CircuitBreaker):
         self = super().__new__(cls, name, config, clock=clock, enabled=enabled, classify=classify)
         self.config = config
         _living.add(self)
+        _suites.register(self)
         return self
 
     @overload
@@ -240,6 +241,10 @@ class CircuitBreaker(_core.CircuitBreaker):
         self._watch(event, callback)
         return callback
 
+    def _reset(self) -> None:
+        """Closes it and forgets the window, for test suites; the counters go on."""
+        self.reset()
+
     def __repr__(self) -> str:
         stats = self.get_stats()
         parts = [f"{stats['error_rate']:.0%} of {stats['calls']} calls failed"]
@@ -253,3 +258,14 @@ class CircuitBreaker(_core.CircuitBreaker):
 def _after_fork_in_child() -> None:
     for breaker in tuple(_living):
         breaker._after_fork()
+
+
+_suites.replaces(
+    CircuitBreaker,
+    call=_suites.call_through,
+    call_sync=_suites.call_through_sync,
+    __enter__=_suites.enter,
+    __exit__=_suites.do_nothing,
+    __aenter__=_suites.enter_async,
+    __aexit__=_suites.do_nothing_async,
+)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, cast, overload
 
-from ferrogate import _core
+from ferrogate import _core, _suites
 from ferrogate._arguments import flag
 from ferrogate._guarded import guarded
 from ferrogate.breaker import CircuitBreaker
@@ -171,3 +171,6 @@ class Guard(_core.Guard):
             if what in ("failures", "throttled", "timeouts", "rejected", "fallbacks") and count
         ]
         return f"<Guard {self.name!r}: {', '.join(told)}>"
+
+
+_suites.replaces(Guard, call=_suites.call_through, call_sync=_suites.call_through_sync)

@@ -394,33 +394,21 @@ def _open() -> RateLimiter:
     return RateLimiter("1/second", name="bypassed", enabled=False)
 
 
-def _pass(_self: object, *_: object) -> None:
-    pass
-
-
-async def _pass_async(_self: object, *_: object) -> None:
-    pass
-
-
-def _enter(self: RateLimiter) -> RateLimiter:
-    return self
-
-
-async def _enter_async(self: RateLimiter) -> RateLimiter:
-    return self
-
-
 _suites.replaces(
     RateLimiter,
     try_acquire=lambda _, *args, **named: _core.RateLimiter.try_acquire(_open(), *args, **named),
     acquire=lambda _, *args, **named: _core.RateLimiter.acquire(_open(), *args, **named),
     acquire_sync=lambda _, *args, **named: _core.RateLimiter.acquire_sync(_open(), *args, **named),
     eta=lambda _, *args, **named: _core.RateLimiter.eta(_open(), *args, **named),
-    __enter__=_enter,
-    __exit__=_pass,
-    __aenter__=_enter_async,
-    __aexit__=_pass_async,
+    __enter__=_suites.enter,
+    __exit__=_suites.do_nothing,
+    __aenter__=_suites.enter_async,
+    __aexit__=_suites.do_nothing_async,
 )
 _suites.replaces(
-    _core._Hold, __enter__=_pass, __exit__=_pass, __aenter__=_pass_async, __aexit__=_pass_async
+    _core._Hold,
+    __enter__=_suites.do_nothing,
+    __exit__=_suites.do_nothing,
+    __aenter__=_suites.do_nothing_async,
+    __aexit__=_suites.do_nothing_async,
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, overload
 
-from ferrogate import _core
+from ferrogate import _core, _suites
 from ferrogate._arguments import flag, text_or_none
 from ferrogate._guarded import guarded
 
@@ -302,3 +302,6 @@ def retry(
         clock=clock,
         enabled=enabled,
     )
+
+
+_suites.replaces(RetryPolicy, call=_suites.call_through, call_sync=_suites.call_through_sync)

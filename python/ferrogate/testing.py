@@ -45,7 +45,8 @@ def reset_all() -> None:
     """Brings every living component back to how it was made, for the next test.
 
     Entries and statistics of every ``Cache`` and ``@cached`` (``on_evict`` is
-    told, as by ``clear()``), the windows of every ``RateLimiter``, the
+    told, as by ``clear()``), the windows of every ``RateLimiter``, the state of
+    every ``CircuitBreaker`` (``on_close`` is told, as by ``reset()``), the
     generations of every ``ProductionOptimizer``. Settings stay, and so does what
     lies in the store of a ``CacheService``, which is the test's own business.
 
@@ -59,9 +60,11 @@ def reset_all() -> None:
 def bypass() -> Iterator[None]:
     """Every component is a transparent no-op until the block ends.
 
-    ``@cached`` and ``get_or_set`` call through, caches keep nothing, limiters
-    grant everything; also those that were made long before, and those that are
-    made meanwhile. What they had kept is gone: it begins with :func:`reset_all`.
+    ``@cached`` and ``get_or_set`` call through, and so does ``call`` of guards,
+    breakers and retry policies; caches keep nothing, limiters grant everything;
+    also those that were made long before, and those that are made meanwhile.
+    (Functions decorated with a guard, a breaker or a retry policy long before
+    are still behind it.) What they had kept is gone: it begins with :func:`reset_all`.
     Not for blocks that run at one time in several threads, nor within a
     ``with limiter:`` that began outside.
     """
