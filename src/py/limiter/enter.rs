@@ -46,9 +46,8 @@ impl RateLimiter {
             this.core.count_rejection();
             return Err(this.refusal(py, &request, decision));
         }
-        let ticket = Self::join(slf, request, this.until(within))?;
-        let nothing = py.None();
-        Ok(Entry::Wait(PLACE.import(py, MODULE, "Place")?.call1((ticket, nothing))?))
+        let ticket = Self::join(slf, request, this.until(within), py.None())?;
+        Ok(Entry::Wait(place(py, Ok(ticket))?))
     }
 
     /// [`RateLimiter::enter_in_place`], waiting in this thread.

@@ -4,12 +4,12 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyString};
 
-use super::request::seconds;
 use crate::core::clock::unix_seconds;
 use crate::core::limiter::headers::{Dimension, Observed, Reader, UnixNanos};
 use crate::py::convert::type_name;
 use crate::py::edge::edge;
 use crate::py::names;
+use crate::py::waiting::seconds;
 
 /// No answer has more; what comes after them is not looked at.
 const MOST_HEADERS: usize = 1_000;
