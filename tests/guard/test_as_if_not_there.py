@@ -23,7 +23,7 @@ from ferrogate import CircuitBreaker, Guard, RetryPolicy
 
 OWNERS = [
     pytest.param(Guard("nothing"), id="guard"),
-    pytest.param(CircuitBreaker("never", classify=lambda _: "neutral"), id="breaker"),
+    pytest.param(CircuitBreaker("never", classify=lambda *_: "neutral"), id="breaker"),
     pytest.param(RetryPolicy(attempts=1), id="retry"),
 ]
 
