@@ -12,6 +12,7 @@
 //! 1,024 grants or per gap of more than 4.29 s. A million permits a day take
 //! 4.1 MB. `gcra` and `token_bucket` keep a constant.
 
+pub mod adaptive;
 mod decision;
 mod gcra;
 pub mod headers;
