@@ -6,11 +6,12 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, cast, overload
 
-from ferrogate import _core, _suites
+from ferrogate import _core, _llm_calls, _suites
 from ferrogate._arguments import flag
 from ferrogate._guarded import guarded
 from ferrogate.breaker import CircuitBreaker
 from ferrogate.limiter import RateLimiter
+from ferrogate.llm_limiter import LLMLimiter
 from ferrogate.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -78,6 +79,17 @@ class Guard(_core.Guard):
             waits for one. Its ``classify`` is asked if the guard has none or that says nothing.
         retry: a :class:`RetryPolicy`. What a part of the guard refused is not tried again.
         limiter: a :class:`RateLimiter`; each attempt takes a permit, and a slot if it has those.
+            An :class:`LLMLimiter` has requests, tokens and dollars reserved for each attempt, and
+            settled by what its result says. What failed is taken to have produced nothing, what
+            was cancelled to have taken all that was reserved; HTTP 429 with a ``Retry-After``
+            pauses the limiter for everybody.
+        estimate: for an ``LLMLimiter``: called with the call's arguments, returns the tokens of
+            its prompt, or a dict of the keywords of ``LLMLimiter.reserve``. By default it looks
+            for prompts where the SDKs of OpenAI and Anthropic have them, four characters a token.
+        usage: for an ``LLMLimiter``: called with the result (of a stream: the last item that has
+            a ``usage``), returns a dict of the keywords of ``Reservation.settle``. By default the
+            result's ``usage``, as those SDKs give it.
+        price: for an ``LLMLimiter``: called with the same, returns its cost in USD.
         bulkhead: how many attempts may run at a time; or a :class:`RateLimiter` of slots only.
         timeout: seconds (or a timedelta) that all attempts, waits and pauses may take together.
         attempt_timeout: seconds that each attempt may take, not counting its wait for a permit.
@@ -99,7 +111,10 @@ class Guard(_core.Guard):
         *,
         breaker: CircuitBreaker | None = None,
         retry: RetryPolicy | None = None,
-        limiter: RateLimiter | None = None,
+        limiter: RateLimiter | LLMLimiter | None = None,
+        estimate: Callable[..., Any] | None = None,
+        usage: Callable[[Any], Any] | None = None,
+        price: Callable[[Any], float | None] | None = None,
         bulkhead: int | RateLimiter | None = None,
         timeout: float | timedelta | None = None,
         attempt_timeout: float | timedelta | None = None,
@@ -113,14 +128,21 @@ class Guard(_core.Guard):
         for argument, part, kind in (
             ("breaker", breaker, CircuitBreaker),
             ("retry", retry, RetryPolicy),
-            ("limiter", limiter, RateLimiter),
         ):
             if part is not None and not isinstance(part, kind):
                 got = type(part).__name__
                 raise TypeError(f"{argument}: expected a ferrogate.{kind.__name__}, got {got}")
-        for argument, function in (("fallback", fallback), ("classify", classify)):
-            if function is not None and not callable(function):
-                got = type(function).__name__
+        if limiter is not None and not isinstance(limiter, RateLimiter | LLMLimiter):
+            got = type(limiter).__name__
+            raise TypeError(f"limiter: expected a RateLimiter or an LLMLimiter, got {got}")
+        for_tokens = {"estimate": estimate, "usage": usage, "price": price}
+        for argument, given in for_tokens.items():
+            if given is not None and not isinstance(limiter, LLMLimiter):
+                raise ValueError(f"{argument}: for limiter=LLMLimiter(...) only")
+        callables = {**for_tokens, "fallback": fallback, "classify": classify}
+        for argument, given in callables.items():
+            if given is not None and not callable(given):
+                got = type(given).__name__
                 raise TypeError(f"{argument}: expected a callable or None, got {got}")
         if isinstance(bulkhead, int) and not isinstance(bulkhead, bool):
             if bulkhead < 1:
@@ -135,6 +157,9 @@ class Guard(_core.Guard):
             breaker=breaker,
             retry=retry,
             limiter=limiter,
+            estimate=_llm_calls.estimate if estimate is None else estimate,
+            usage=_llm_calls.usage if usage is None else usage,
+            price=price,
             bulkhead=bulkhead,
             timeout=timeout,
             attempt_timeout=attempt_timeout,

@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
+use super::gate::Pass;
 use super::plan::{Parts, Plan};
+use super::target::Target;
 use super::timing;
 use crate::core::breaker::Permit;
 use crate::core::clock::{NEVER, Nanos};
@@ -16,6 +18,7 @@ use crate::py::awaitable::Visiting;
 use crate::py::breaker::CircuitBreaker;
 use crate::py::edge::unraisable;
 use crate::py::limiter::{Entry, RateLimiter};
+use crate::py::names;
 use crate::py::outcome;
 use crate::py::retry::note;
 
@@ -28,8 +31,10 @@ pub(super) struct Attempts {
     line: Line,
     /// The attempt has been let through and has not ended.
     running: bool,
-    limiter: bool,
+    pass: Option<Pass>,
     bulkhead: bool,
+    /// What of a stream says how much it took.
+    told: Option<Py<PyAny>>,
     permit: Option<Permit>,
     run: Option<Run>,
     /// What the attempt before raised.
@@ -51,8 +56,9 @@ impl Attempts {
             deadline: NEVER,
             line: Line::None,
             running: false,
-            limiter: false,
+            pass: None,
             bulkhead: false,
+            told: None,
             permit: None,
             run: None,
             before: None,
@@ -103,8 +109,26 @@ impl Attempts {
     /// Passes what may refuse an attempt or make it wait. `Some`: to be awaited, and then asked
     /// again.
     #[inline]
-    pub(super) fn admit<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.try_admit(py).inspect_err(|error| self.refused(py, error))
+    pub(super) fn admit<'py>(
+        &mut self,
+        py: Python<'py>,
+        target: &Target,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.try_admit(py, target).inspect_err(|error| self.refused(py, error))
+    }
+
+    /// What was to be awaited has come.
+    pub(super) fn arrived(&mut self, py: Python<'_>, came: Py<PyAny>) -> PyResult<()> {
+        match std::mem::replace(&mut self.line, Line::None) {
+            Line::None => {}
+            Line::Limiter => {
+                if let Some(gate) = self.plan.parts().gate {
+                    self.pass = Some(gate.passed(py, came)?);
+                }
+            }
+            Line::Bulkhead => self.bulkhead = true,
+        }
+        Ok(())
     }
 
     /// A part of ours, or a cancellation, has kept an attempt from beginning.
@@ -120,21 +144,20 @@ impl Attempts {
     }
 
     #[inline]
-    fn try_admit<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        match std::mem::replace(&mut self.line, Line::None) {
-            Line::None => {}
-            Line::Limiter => self.limiter = true,
-            Line::Bulkhead => self.bulkhead = true,
-        }
+    fn try_admit<'py>(
+        &mut self,
+        py: Python<'py>,
+        target: &Target,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let parts = self.plan.parts();
-        if !self.limiter && !self.bulkhead {
+        if self.pass.is_none() && !self.bulkhead {
             self.check(py)?;
         }
-        if let Some(limiter) = parts.limiter
-            && !self.limiter
+        if let Some(gate) = parts.gate
+            && self.pass.is_none()
         {
-            match RateLimiter::enter_in_place(limiter.bind(py), self.left())? {
-                Entry::Granted => self.limiter = true,
+            match gate.enter(py, target, self.left())? {
+                Entry::Granted => self.pass = Some(Pass::Permit),
                 Entry::Wait(place) => {
                     self.line = Line::Limiter;
                     return Ok(Some(place));
@@ -164,7 +187,7 @@ impl Attempts {
             return Err(self.timed_out(py));
         }
         match parts.breaker {
-            Some(breaker) if parts.limiter.is_some() || parts.bulkhead.is_some() => {
+            Some(breaker) if parts.gate.is_some() || parts.bulkhead.is_some() => {
                 breaker.get().check(py)
             }
             _ => Ok(()),
@@ -185,16 +208,15 @@ impl Attempts {
     }
 
     /// [`Attempts::admit`], waiting in this thread.
-    pub(super) fn admit_blocking(&mut self, py: Python<'_>) -> PyResult<()> {
-        self.try_admit_blocking(py).inspect_err(|error| self.refused(py, error))
+    pub(super) fn admit_blocking(&mut self, py: Python<'_>, target: &Target) -> PyResult<()> {
+        self.try_admit_blocking(py, target).inspect_err(|error| self.refused(py, error))
     }
 
-    fn try_admit_blocking(&mut self, py: Python<'_>) -> PyResult<()> {
+    fn try_admit_blocking(&mut self, py: Python<'_>, target: &Target) -> PyResult<()> {
         self.check(py)?;
         let parts = self.plan.parts();
-        if let Some(limiter) = parts.limiter {
-            limiter.get().enter_blocking(py, self.left())?;
-            self.limiter = true;
+        if let Some(gate) = parts.gate {
+            self.pass = Some(gate.enter_blocking(py, target, self.left())?);
         }
         if let Some(bulkhead) = parts.bulkhead {
             bulkhead.get().enter_blocking(py, self.left())?;
@@ -230,7 +252,18 @@ impl Attempts {
         may: bool,
     ) -> PyResult<Option<Nanos>> {
         let outcome = self.classify(py, result);
-        self.release(py, outcome);
+        self.release_with(py, outcome, result.as_ref().ok());
+        if outcome == Outcome::Throttled
+            && let Some(gate) = self.plan.parts().gate
+        {
+            let wait = match result {
+                Ok(value) => outcome::retry_after(value.bind(py)),
+                Err(error) => outcome::retry_after(error.value(py).as_any()),
+            };
+            if let Some(wait) = wait {
+                gate.pause(py, wait);
+            }
+        }
         if self.run.is_none() || outcome == Outcome::Success || !may {
             return Ok(None);
         }
@@ -319,11 +352,29 @@ impl Attempts {
         })
     }
 
+    /// An item of a stream has come; one that says how much it took is kept until the end.
+    #[inline]
+    pub(super) fn note_item(&mut self, item: &Bound<'_, PyAny>) {
+        if matches!(self.pass, Some(Pass::Reservation(_)))
+            && item
+                .getattr_opt(names::usage(item.py()))
+                .is_ok_and(|usage| usage.is_some_and(|usage| !usage.is_none()))
+        {
+            self.told = Some(item.clone().unbind());
+        }
+    }
+
     /// Gives back what an attempt holds that ended with `outcome`.
     #[inline]
     pub(super) fn release(&mut self, py: Python<'_>, outcome: Outcome) {
+        self.release_with(py, outcome, None);
+    }
+
+    #[inline]
+    fn release_with(&mut self, py: Python<'_>, outcome: Outcome, result: Option<&Py<PyAny>>) {
         let parts = self.plan.parts();
-        if std::mem::take(&mut self.running) {
+        let ran = std::mem::take(&mut self.running);
+        if ran {
             parts.count_outcome(outcome);
         }
         self.line = Line::None;
@@ -332,14 +383,18 @@ impl Attempts {
         {
             bulkhead.get().release(py);
         }
-        if std::mem::take(&mut self.limiter)
-            && let Some(limiter) = parts.limiter
-        {
-            limiter.get().release(py);
+        let mut spend = None;
+        if let (Some(pass), Some(gate)) = (self.pass.take(), parts.gate) {
+            if ran {
+                let told = self.told.take();
+                spend = gate.end(py, pass, outcome, told.as_ref().or(result));
+            } else {
+                gate.give_back(py, pass);
+            }
         }
         // Last, as its callbacks may do anything, and for any time.
         if let (Some(permit), Some(breaker)) = (self.permit.take(), parts.breaker) {
-            CircuitBreaker::end(breaker.bind(py), permit, outcome, None);
+            CircuitBreaker::end(breaker.bind(py), permit, outcome, spend);
         }
     }
 
@@ -365,6 +420,12 @@ impl Attempts {
 
     pub(super) fn traverse<E>(&self, visit: &Visiting<'_, E>) -> Result<(), E> {
         visit(self.plan.owner())?;
+        if let Some(Pass::Reservation(reservation)) = &self.pass {
+            visit(reservation.as_any())?;
+        }
+        if let Some(told) = &self.told {
+            visit(told)?;
+        }
         self.before.as_ref().map_or(Ok(()), visit)
     }
 }

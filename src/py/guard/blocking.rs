@@ -28,7 +28,7 @@ pub(crate) fn call(py: Python<'_>, plan: Plan, target: &Target) -> PyResult<Py<P
     let attempts = &mut running.attempts;
     attempts.begin();
     loop {
-        let result = match attempts.admit_blocking(py) {
+        let result = match attempts.admit_blocking(py, target) {
             Ok(()) => target.call(py).and_then(|value| plain(target, value)),
             Err(error) => return fall_back(py, attempts, error, target),
         };

@@ -31,7 +31,7 @@ impl Call {
     /// Begins an attempt.
     #[inline]
     fn admit(&mut self, py: Python<'_>) -> PyResult<Next> {
-        if let Some(place) = self.attempts.admit(py)? {
+        if let Some(place) = self.attempts.admit(py, &self.target)? {
             return Next::of(At::Line, place);
         }
         match self.target.call(py).and_then(Inner::of) {
@@ -68,7 +68,8 @@ impl Steps for Call {
             At::Attempt | At::Item => self.attempted(py, result),
             At::Fallback => result.map(Next::Done),
             At::Line => {
-                result.inspect_err(|error| self.attempts.refused(py, error))?;
+                let came = result.inspect_err(|error| self.attempts.refused(py, error))?;
+                self.attempts.arrived(py, came)?;
                 self.admit(py)
             }
             At::Pause => result.and_then(|_| self.admit(py)),

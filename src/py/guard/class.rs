@@ -8,6 +8,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::blocking;
 use super::call::call;
+use super::gate::Gate;
 use super::plan::{Counts, Parts, Plan};
 use super::target::Target;
 use crate::core::clock::{Clock, Nanos};
@@ -26,7 +27,7 @@ pub(crate) struct Guard {
     pub(super) clock_object: Option<Py<PyAny>>,
     breaker: Option<Py<CircuitBreaker>>,
     retry: Option<Py<PyRetryPolicy>>,
-    limiter: Option<Py<RateLimiter>>,
+    gate: Option<Gate>,
     bulkhead: Option<Py<RateLimiter>>,
     fallback: Option<Py<PyAny>>,
     classify: Option<Py<PyAny>>,
@@ -50,7 +51,7 @@ impl Guard {
             guard: Some(self),
             breaker: self.breaker.as_ref(),
             retry: self.retry.as_ref(),
-            limiter: self.limiter.as_ref(),
+            gate: self.gate.as_ref(),
             bulkhead: self.bulkhead.as_ref(),
             fallback: self.fallback.as_ref(),
             classify: self.classify.as_ref(),
@@ -63,13 +64,16 @@ impl Guard {
 #[pymethods]
 impl Guard {
     #[new]
-    #[pyo3(signature = (name, *, breaker, retry, limiter, bulkhead, timeout, attempt_timeout, fallback, classify, clock, enabled))]
+    #[pyo3(signature = (name, *, breaker, retry, limiter, estimate, usage, price, bulkhead, timeout, attempt_timeout, fallback, classify, clock, enabled))]
     #[allow(clippy::too_many_arguments, reason = "called by ferrogate.Guard alone, by keyword")]
     fn new(
         name: String,
         breaker: Option<Py<CircuitBreaker>>,
         retry: Option<Py<PyRetryPolicy>>,
-        limiter: Option<Py<RateLimiter>>,
+        limiter: Option<&Bound<'_, PyAny>>,
+        estimate: Py<PyAny>,
+        usage: Py<PyAny>,
+        price: Option<Py<PyAny>>,
         bulkhead: Option<Py<RateLimiter>>,
         timeout: Option<&Bound<'_, PyAny>>,
         attempt_timeout: Option<&Bound<'_, PyAny>>,
@@ -79,11 +83,12 @@ impl Guard {
         enabled: bool,
     ) -> PyResult<Self> {
         edge("Guard", || {
+            let gate = limiter.map(|limiter| Gate::new(limiter, estimate, usage, price));
             Ok(Self {
                 name,
                 breaker,
                 retry,
-                limiter,
+                gate: gate.transpose()?,
                 bulkhead,
                 fallback,
                 classify,
@@ -158,7 +163,9 @@ impl Guard {
         visit.call(&self.clock_object)?;
         visit.call(&self.breaker)?;
         visit.call(&self.retry)?;
-        visit.call(&self.limiter)?;
+        if let Some(gate) = &self.gate {
+            gate.traverse(&visit)?;
+        }
         visit.call(&self.bulkhead)?;
         visit.call(&self.fallback)?;
         visit.call(&self.classify)

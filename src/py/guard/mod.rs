@@ -9,6 +9,7 @@ mod blocking;
 mod call;
 mod class;
 mod function;
+mod gate;
 mod inner;
 mod machine;
 mod plan;

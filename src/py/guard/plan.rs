@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pyo3::prelude::*;
 
 use super::class::Guard;
+use super::gate::Gate;
 use crate::core::clock::{Clock, NEVER, Nanos};
 use crate::core::outcome::Outcome;
 use crate::py::breaker::CircuitBreaker;
@@ -27,7 +28,7 @@ pub(super) struct Parts<'a> {
     pub(super) guard: Option<&'a Guard>,
     pub(super) breaker: Option<&'a Py<CircuitBreaker>>,
     pub(super) retry: Option<&'a Py<PyRetryPolicy>>,
-    pub(super) limiter: Option<&'a Py<RateLimiter>>,
+    pub(super) gate: Option<&'a Gate>,
     pub(super) bulkhead: Option<&'a Py<RateLimiter>>,
     pub(super) fallback: Option<&'a Py<PyAny>>,
     pub(super) classify: Option<&'a Py<PyAny>>,

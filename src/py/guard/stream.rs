@@ -171,7 +171,7 @@ impl StreamStep {
     /// Begins an attempt.
     fn admit(&mut self, py: Python<'_>) -> PyResult<Next> {
         let live = self.live()?;
-        if let Some(place) = live.attempts.admit(py)? {
+        if let Some(place) = live.attempts.admit(py, &live.target)? {
             return Next::of(At::Line, place);
         }
         match live.target.call(py).and_then(Inner::of) {
@@ -295,7 +295,11 @@ impl Steps for StreamStep {
 
     fn ended(&mut self, py: Python<'_>, at: At, result: PyResult<Py<PyAny>>) -> PyResult<Next> {
         match (at, result) {
-            (At::Line | At::Pause, Ok(_)) => self.admit(py),
+            (At::Line, Ok(came)) => {
+                self.live()?.attempts.arrived(py, came)?;
+                self.admit(py)
+            }
+            (At::Pause, Ok(_)) => self.admit(py),
             (At::Line, Err(error)) => {
                 self.live()?.attempts.refused(py, &error);
                 Err(error)
@@ -303,7 +307,10 @@ impl Steps for StreamStep {
             (At::Fallback | At::Attempt, Ok(iterable)) => self.opened(iterable.bind(py)),
             (At::Fallback | At::Pause, Err(error)) => Err(error),
             (At::Item, Ok(_)) if matches!(self.ask, Ask::Close) => Ok(self.closed(py)),
-            (At::Item, Ok(item)) => Ok(self.item(item)),
+            (At::Item, Ok(item)) => {
+                self.live()?.attempts.note_item(item.bind(py));
+                Ok(self.item(item))
+            }
             (At::Item | At::Attempt, Err(error)) => self.broken(py, error),
         }
     }

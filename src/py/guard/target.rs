@@ -61,12 +61,22 @@ impl Target {
     /// Calls it; any number of times.
     #[inline]
     pub(super) fn call<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.call_other(py, &self.function)
+    }
+
+    /// Calls another function with its arguments.
+    #[inline]
+    pub(super) fn call_other<'py>(
+        &self,
+        py: Python<'py>,
+        function: &Py<PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let names = self.names.as_ref();
         let positional = self.args.len() - names.map_or(0, |names| names.bind(py).len());
         // SAFETY: attached; `Py` is a pointer to a live object, so the vector is an array of them.
         unsafe {
             let result = ffi::PyObject_Vectorcall(
-                self.function.as_ptr(),
+                function.as_ptr(),
                 self.args.as_ptr().cast(),
                 positional,
                 names.map_or(std::ptr::null_mut(), Py::as_ptr),

@@ -16,7 +16,7 @@ use pyo3::types::{PyDict, PyString};
 
 use self::denial::{PyDenial, amount};
 use self::request::{LIMITS, ask, change, limit, nano_usd, slots, weights, whole};
-use self::reservation::PyReservation;
+pub(crate) use self::reservation::PyReservation;
 use crate::core::clock::{NEVER, Nanos};
 use crate::core::key::Key;
 use crate::core::limiter::Outbox;
@@ -84,6 +84,11 @@ impl LLMLimiter {
         let mut out = Out::new();
         self.core.release(granted, sent, &mut out);
         out.take_wakes()
+    }
+
+    /// Grants nothing for so long.
+    pub(crate) fn pause_for(&self, py: Python<'_>, length: Nanos) {
+        self.calling(py, |core, out| core.pause(length, out));
     }
 
     /// An awaitable that becomes a reservation.

@@ -8,6 +8,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::denial::usd;
 use super::request::usage;
 use super::{Granted, LLMLimiter};
+use crate::core::breaker::Spend;
 use crate::core::limiter::llm::{Amounts, Dimension, Mark, Usage};
 use crate::core::sync::Mutex;
 use crate::py::awaitable::ready;
@@ -73,6 +74,33 @@ impl PyReservation {
     pub(super) fn give_back_quietly(&self) -> Option<Vec<Waker>> {
         let granted = self.take(RELEASED)?;
         Some(self.limiter.get().release_quietly(granted, self.sent.load(Ordering::Relaxed)))
+    }
+
+    /// It was not sent.
+    pub(crate) fn back_out(&self, py: Python<'_>) {
+        self.give_back(py);
+    }
+
+    /// It was sent, and nobody knows what it took.
+    pub(crate) fn as_reserved(&self, py: Python<'_>) {
+        self.settle_with(py, &Usage::default());
+    }
+
+    /// It was sent, and no answer was made.
+    pub(crate) fn produced_nothing(&self, py: Python<'_>) {
+        self.settle_with(py, &Usage { output: Some(0), usd: Some(0), input: None });
+    }
+
+    /// It was sent, and refused before anything was made of it.
+    pub(crate) fn sent_and_refused(&self, py: Python<'_>) {
+        self.sent.store(true, Ordering::Relaxed);
+        self.give_back(py);
+    }
+
+    /// What it stands for.
+    pub(crate) fn spend(&self) -> Spend {
+        let tokens = self.amounts.get(Dimension::InputTokens);
+        Spend { usd: usd(self.amounts.get(Dimension::Usd)), tokens }
     }
 
     /// The end of a block: as reserved, or, when it raised, given back.

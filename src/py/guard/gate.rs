@@ -1,0 +1,218 @@
+//! The limiter of a guard: permits, or a model's requests, tokens and dollars.
+
+use pyo3::exceptions::PyException;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::target::Target;
+use crate::core::breaker::Spend;
+use crate::core::clock::{Nanos, secs_from_nanos};
+use crate::core::outcome::Outcome;
+use crate::py::edge::unraisable;
+use crate::py::limiter::{Entry, RateLimiter};
+use crate::py::llm::{LLMLimiter, PyReservation};
+use crate::py::names;
+
+/// What a guard's attempts pass before they may go.
+pub(super) enum Gate {
+    /// A permit, and a slot if those are bounded.
+    Permits(Py<RateLimiter>),
+    /// A reservation.
+    Tokens(Box<Tokens>),
+}
+
+/// A model's limits, and how a call's share of them is found.
+pub(super) struct Tokens {
+    limiter: Py<LLMLimiter>,
+    /// From the call's arguments to the keywords of `reserve`.
+    estimate: Py<PyAny>,
+    /// From a result to the keywords of `settle`.
+    usage: Py<PyAny>,
+    /// From a result to its cost in USD.
+    price: Option<Py<PyAny>>,
+}
+
+/// What an attempt has from its gate.
+pub(super) enum Pass {
+    Permit,
+    Reservation(Py<PyReservation>),
+}
+
+impl Gate {
+    pub(super) fn new(
+        limiter: &Bound<'_, PyAny>,
+        estimate: Py<PyAny>,
+        usage: Py<PyAny>,
+        price: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        if let Ok(limiter) = limiter.cast::<RateLimiter>() {
+            return Ok(Self::Permits(limiter.clone().unbind()));
+        }
+        let limiter = limiter.cast::<LLMLimiter>()?.clone().unbind();
+        Ok(Self::Tokens(Box::new(Tokens { limiter, estimate, usage, price })))
+    }
+
+    /// Asks for a pass; what is to be awaited becomes it by [`Gate::passed`].
+    #[inline]
+    pub(super) fn enter<'py>(
+        &self,
+        py: Python<'py>,
+        target: &Target,
+        within: Option<Nanos>,
+    ) -> PyResult<Entry<'py>> {
+        match self {
+            Self::Permits(limiter) => RateLimiter::enter_in_place(limiter.bind(py), within),
+            Self::Tokens(tokens) => {
+                let asked = tokens.asked(py, target, within)?;
+                let limiter = tokens.limiter.bind(py);
+                limiter.call_method(names::reserve(py), (), Some(&asked)).map(Entry::Wait)
+            }
+        }
+    }
+
+    /// [`Gate::enter`], waiting in this thread.
+    pub(super) fn enter_blocking(
+        &self,
+        py: Python<'_>,
+        target: &Target,
+        within: Option<Nanos>,
+    ) -> PyResult<Pass> {
+        match self {
+            Self::Permits(limiter) => {
+                limiter.get().enter_blocking(py, within)?;
+                Ok(Pass::Permit)
+            }
+            Self::Tokens(tokens) => {
+                let asked = tokens.asked(py, target, within)?;
+                let limiter = tokens.limiter.bind(py);
+                let reservation = limiter.call_method(names::reserve_sync(py), (), Some(&asked))?;
+                Ok(Pass::Reservation(reservation.cast_into()?.unbind()))
+            }
+        }
+    }
+
+    /// What was awaited has come.
+    pub(super) fn passed(&self, py: Python<'_>, came: Py<PyAny>) -> PyResult<Pass> {
+        match self {
+            Self::Permits(_) => Ok(Pass::Permit),
+            Self::Tokens(_) => Ok(Pass::Reservation(came.into_bound(py).cast_into()?.unbind())),
+        }
+    }
+
+    /// The attempt did not begin.
+    pub(super) fn give_back(&self, py: Python<'_>, pass: Pass) {
+        match (self, pass) {
+            (Self::Permits(limiter), Pass::Permit) => limiter.get().release(py),
+            (_, Pass::Reservation(reservation)) => reservation.get().back_out(py),
+            (Self::Tokens(_), Pass::Permit) => {}
+        }
+    }
+
+    /// The attempt has ended: its slot goes back, its reservation becomes what it took.
+    ///
+    /// What is not known counts as reserved: the provider counted the request when it came. One
+    /// that failed has produced nothing; one that met HTTP 429 was not counted at all, but for
+    /// the request.
+    pub(super) fn end(
+        &self,
+        py: Python<'_>,
+        pass: Pass,
+        outcome: Outcome,
+        result: Option<&Py<PyAny>>,
+    ) -> Option<Spend> {
+        let (Self::Tokens(tokens), Pass::Reservation(reservation)) = (self, &pass) else {
+            if let (Self::Permits(limiter), Pass::Permit) = (self, &pass) {
+                limiter.get().release(py);
+            }
+            return None;
+        };
+        let reservation = reservation.bind(py);
+        let settled = match outcome {
+            Outcome::Success => tokens.used(py, result).and_then(|used| {
+                reservation.call_method(names::settle(py), (), Some(&used)).map(drop)
+            }),
+            Outcome::Failure => {
+                let spend = reservation.get().spend();
+                reservation.get().produced_nothing(py);
+                return Some(spend);
+            }
+            Outcome::Throttled => {
+                reservation.get().sent_and_refused(py);
+                return None;
+            }
+            Outcome::Neutral => Ok(()),
+        };
+        if let Err(error) = settled {
+            // The call itself has its result.
+            unraisable(error, tokens.usage.bind(py));
+        }
+        reservation.get().as_reserved(py);
+        None
+    }
+
+    /// The other side asks for patience: once for all who share the limiter.
+    pub(super) fn pause(&self, py: Python<'_>, length: Nanos) {
+        if let Self::Tokens(tokens) = self {
+            tokens.limiter.get().pause_for(py, length);
+        }
+    }
+
+    pub(super) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Permits(limiter) => visit.call(limiter),
+            Self::Tokens(tokens) => {
+                visit.call(&tokens.limiter)?;
+                visit.call(&tokens.estimate)?;
+                visit.call(&tokens.usage)?;
+                visit.call(&tokens.price)
+            }
+        }
+    }
+}
+
+impl Tokens {
+    /// The keywords of `reserve`.
+    fn asked<'py>(
+        &self,
+        py: Python<'py>,
+        target: &Target,
+        within: Option<Nanos>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let asked = target.call_other(py, &self.estimate)?;
+        let asked = if let Ok(keywords) = asked.cast::<PyDict>() {
+            keywords.copy()?
+        } else {
+            let keywords = PyDict::new(py);
+            keywords.set_item(names::input_tokens(py), asked)?;
+            keywords
+        };
+        if let Some(within) = within {
+            asked.set_item(names::timeout(py), secs_from_nanos(within))?;
+        }
+        Ok(asked)
+    }
+
+    /// The keywords of `settle`.
+    fn used<'py>(
+        &self,
+        py: Python<'py>,
+        result: Option<&Py<PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let Some(result) = result else { return Ok(PyDict::new(py)) };
+        let used = self.usage.bind(py).call1((result,))?;
+        let used = if used.is_none() { PyDict::new(py) } else { used.cast::<PyDict>()?.copy()? };
+        if let Some(price) = &self.price {
+            match price.bind(py).call1((result,)) {
+                Ok(cost) if cost.is_none() => {}
+                Ok(cost) => used.set_item(names::cost_usd(py), cost)?,
+                // What it took is known all the same.
+                Err(error) if error.is_instance_of::<PyException>(py) => {
+                    unraisable(error, price.bind(py));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(used)
+    }
+}
