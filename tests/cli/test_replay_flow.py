@@ -122,10 +122,23 @@ def test_output_counted_when_produced(ferrogate: Ferrogate) -> None:
     assert report["runs"]["with"]["provider"]["rate_limited"] <= 5
 
 
+def test_a_flood_of_a_thousand_to_one_takes_nobody_s_share(ferrogate: Ferrogate) -> None:
+    flags = ("--virtual", "--json", "--no-baseline", "--seconds", 200, "--rpm", 0)
+    flood = ("--tenants", 5, "--flood", 1_000)
+    for limit in (100_000, 250_000):
+        limits = ("--input-tokens-per-minute", limit)
+        flow = report_of(ferrogate("demo", *flags, *limits, *flood))["runs"]["with"]["flow"]
+        assert flow["rate_limited"] == 0
+        assert flow["binding_used_percent"] >= 95
+        assert flow["fairness"]["unit"] == "input tokens"
+        assert flow["fairness"]["jain"] >= 0.95
+
+
 def test_a_flood_is_seen_in_who_got_what(ferrogate: Ferrogate) -> None:
-    """A single line serves the flood first, and the index says so."""
+    """With a limit an hour there is a single line, which serves the flood first."""
     flags = ("--virtual", "--json", "--seconds", 120, "--tenants", 5, "--flood", 100)
-    report = report_of(ferrogate("demo", *flags, "--rpm", 60, "--retries", 0))
+    limits = ("--rpm", 60, "--rph", 10_000)
+    report = report_of(ferrogate("demo", *flags, *limits, "--retries", 0))
     for run in report["runs"].values():
         fairness = run["flow"]["fairness"]
         assert fairness["unit"] == "requests"

@@ -28,10 +28,10 @@ from ferrogate.cli.settings import Settings
 from ferrogate.cli.traces import Row
 from ferrogate.testing import ManualClock
 
-__all__ = ["Gate", "HasStats", "Taken", "WindowGate"]
+__all__ = ["WAITERS", "Gate", "HasStats", "Taken", "WindowGate"]
 
 # More than any trace has rows in line; the bound is there for those who have no trace.
-_WAITERS = 1_000_000
+WAITERS = 1_000_000
 
 
 class HasStats(Protocol):
@@ -101,7 +101,7 @@ class WindowGate:
             if not texts and not slots:
                 return None
             return RateLimiter(
-                *texts, burst=slots or None, max_waiters=_WAITERS, name=name, clock=clock
+                *texts, burst=slots or None, max_waiters=WAITERS, name=name, clock=clock
             )
 
         weights: tuple[tuple[str, int, Callable[[Row], int]], ...] = (

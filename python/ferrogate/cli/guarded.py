@@ -13,6 +13,7 @@ from ferrogate import Cache, RateLimitExceeded, cached
 from ferrogate.cli.agent import Ask, Attempts, Refused, Reply, Reservation, Reuse, Run
 from ferrogate.cli.backlog import Backlog
 from ferrogate.cli.gates import Gate, WindowGate
+from ferrogate.cli.llm_gate import LLMGate
 from ferrogate.cli.settings import Settings
 from ferrogate.testing import ManualClock
 
@@ -28,7 +29,8 @@ class GuardedAgent:
     def __init__(
         self, attempts: Attempts, settings: Settings, run: Run, clock: ManualClock | None
     ) -> None:
-        self.gate: Gate = WindowGate(settings, clock)
+        gate: type[LLMGate | WindowGate] = LLMGate if LLMGate.fits(settings) else WindowGate
+        self.gate: Gate = gate(settings, clock)
         self._backlog = Backlog(run.backlog, asyncio.get_running_loop().time)
         self._speed = settings.speed
         self._margin = settings.margin
