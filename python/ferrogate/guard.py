@@ -135,11 +135,11 @@ class Guard(_core.Guard):
         if limiter is not None and not isinstance(limiter, RateLimiter | LLMLimiter):
             got = type(limiter).__name__
             raise TypeError(f"limiter: expected a RateLimiter or an LLMLimiter, got {got}")
-        for_tokens = {"estimate": estimate, "usage": usage, "price": price}
-        for argument, given in for_tokens.items():
-            if given is not None and not isinstance(limiter, LLMLimiter):
+        for_tokens: dict[str, object] = {"estimate": estimate, "usage": usage, "price": price}
+        for argument, function in for_tokens.items():
+            if function is not None and not isinstance(limiter, LLMLimiter):
                 raise ValueError(f"{argument}: for limiter=LLMLimiter(...) only")
-        callables = {**for_tokens, "fallback": fallback, "classify": classify}
+        callables: dict[str, object] = {**for_tokens, "fallback": fallback, "classify": classify}
         for argument, given in callables.items():
             if given is not None and not callable(given):
                 got = type(given).__name__
