@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from types import EllipsisType
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from ferrogate import _core
 from ferrogate._arguments import flag, text_or_none
 from ferrogate._core import Denial, Reservation
+from ferrogate._headers import RateLimitHeaders
 
 __all__ = ["Denial", "LLMDimensionStats", "LLMLimiter", "LLMLimiterStats", "Reservation"]
 
@@ -202,6 +203,47 @@ class LLMLimiter(_core.LLMLimiter):
             ),
             concurrency,
         )
+
+    def observe(
+        self,
+        headers: Mapping[Any, Any] | Iterable[tuple[Any, Any]],
+        status: int | None = None,
+        *,
+        reservation: _core.Reservation | None = None,
+    ) -> RateLimitHeaders:
+        """Learns from the headers of an answer: limits, what is left of them, how long to wait.
+
+        What they say only lowers what this limiter allows. After a 429 (and whenever there is a
+        ``Retry-After``) it grants nothing to anybody for as long as they ask; once, not for each
+        caller. Whatever the headers hold, this raises nothing about it.
+
+        Args:
+            headers: as :meth:`RateLimitHeaders.parse` takes them.
+            status: the answer's HTTP status.
+            reservation: the one that the answer belongs to: what is left was true when that
+                request arrived.
+
+        Returns:
+            What could be read.
+
+        Raises:
+            TypeError, ValueError: ``headers`` is neither a mapping nor pairs, or ``status`` is
+                no HTTP status.
+        """
+        told = RateLimitHeaders.parse(headers, status)
+        for dimension in ("requests", "tokens", "input_tokens", "output_tokens"):
+            said = getattr(told, dimension)
+            if said.limit is not None or said.remaining is not None:
+                self.learn(
+                    dimension,
+                    limit=said.limit,
+                    remaining=said.remaining,
+                    reset=said.reset_in,
+                    reservation=reservation,
+                )
+        if told.pause:
+            self.pause(told.pause)
+        return told
 
     def get_stats(self) -> LLMLimiterStats:
         """Counts since construction and what is in use now."""

@@ -44,6 +44,8 @@ names! {
     items: "items",
     jumps: "_jumps_to_timers",
     notes: "__notes__",
+    observe: "observe",
+    reservation: "reservation",
     reserve: "reserve",
     reserve_sync: "reserve_sync",
     response: "response",

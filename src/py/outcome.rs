@@ -12,7 +12,7 @@ use crate::py::edge::{FerrogateError, edge, unraisable};
 use crate::py::limiter::headers::observe;
 use crate::py::names;
 
-const TOO_MANY_REQUESTS: i64 = 429;
+pub(crate) const TOO_MANY_REQUESTS: i64 = 429;
 /// Answers of HTTP that say something about the other side's health, below 500: request timeout
 /// and too early. All others of that hundred are about the request.
 const UNWELL: [i64; 2] = [408, 425];
@@ -97,6 +97,14 @@ pub(crate) fn retry_after(said: &Bound<'_, PyAny>) -> Option<Nanos> {
     })
 }
 
+/// The headers of an exception's response, or of a response itself.
+pub(crate) fn headers<'py>(said: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = said.py();
+    let response = said.getattr_opt(names::response(py))?.filter(|response| !response.is_none());
+    let headers = response.as_ref().unwrap_or(said).getattr_opt(names::headers(py))?;
+    Ok(headers.filter(|headers| !headers.is_none()))
+}
+
 fn read_retry_after(said: &Bound<'_, PyAny>) -> PyResult<Option<Nanos>> {
     let py = said.py();
     if let Some(after) = said.getattr_opt(names::retry_after(py))?
@@ -105,9 +113,7 @@ fn read_retry_after(said: &Bound<'_, PyAny>) -> PyResult<Option<Nanos>> {
     {
         return Ok(Some(nanos_from_secs(after.extract()?).min(LONGEST_RETRY_AFTER)));
     }
-    let response = said.getattr_opt(names::response(py))?.filter(|response| !response.is_none());
-    let headers = response.as_ref().unwrap_or(said).getattr_opt(names::headers(py))?;
-    let Some(headers) = headers.filter(|headers| !headers.is_none()) else { return Ok(None) };
+    let Some(headers) = headers(said)? else { return Ok(None) };
     let observed = observe(&headers, unix_seconds())?;
     let status = status(said).and_then(|status| u16::try_from(status).ok());
     Ok(status.map_or(observed.retry_after, |status| observed.pause(status)))

@@ -16,6 +16,7 @@ from ferrogate import (
     LLMLimiter,
     RateLimiter,
     RateLimitExceeded,
+    RetryBudget,
     RetryPolicy,
 )
 from ferrogate.testing import ManualClock
@@ -243,3 +244,49 @@ def test_what_only_counts_tokens_needs_a_limiter_of_them(argument: str) -> None:
     given = {argument: 5}
     with pytest.raises(TypeError, match=f"{argument}: expected a callable"):
         Guard("wrong", limiter=limits(None), **given)
+
+
+def test_the_providers_headers_are_learned_from() -> None:
+    class Response:
+        status_code = 200
+        headers = {  # noqa: RUF012 -- as a response has them
+            "x-ratelimit-limit-requests": "100",
+            "x-ratelimit-remaining-requests": "0",
+            "x-ratelimit-reset-requests": "30s",
+        }
+
+    class WithHeaders(Refused):
+        def __init__(self) -> None:
+            super().__init__(429)
+            self.response = Response()
+            self.response.headers = {"retry-after-ms": "7000"}
+
+    async def main(clock: ManualClock) -> None:
+        limiter = limits(clock)
+        guard = Guard("tokens", limiter=limiter, clock=clock)
+        await guard.call(create, **CALL, answer=Response())
+        assert limiter.eta(input_tokens=1) > 20
+        await asyncio.sleep(60)
+        with pytest.raises(WithHeaders):
+            await guard.call(create, **CALL, answer=WithHeaders())
+        assert limiter.eta(input_tokens=1) == pytest.approx(7, abs=0.01)
+
+    on_virtual_time(main)
+
+
+def test_retries_are_paid_from_a_budget_in_dollars() -> None:
+    async def main(clock: ManualClock) -> None:
+        budget = RetryBudget(1.0, usd_per_minute=0.5, clock=clock)
+        guard = Guard(
+            "paid",
+            limiter=LLMLimiter(usd_per_minute=100.0, clock=clock),
+            retry=RetryPolicy(attempts=10, base=0, budget=budget, clock=clock),
+            estimate=lambda **_: {"cost_usd": 0.2},
+            clock=clock,
+        )
+        with pytest.raises(Refused) as gave_up:
+            await guard.call(create, **CALL, answer=Refused(500))
+        assert guard.get_stats()["retries"] == 2
+        assert gave_up.value.__notes__[0].endswith("(budget)")
+
+    on_virtual_time(main)

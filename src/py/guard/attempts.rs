@@ -35,6 +35,8 @@ pub(super) struct Attempts {
     bulkhead: bool,
     /// What of a stream says how much it took.
     told: Option<Py<PyAny>>,
+    /// What an attempt may cost, in millionths of a USD.
+    cost: Option<u64>,
     permit: Option<Permit>,
     run: Option<Run>,
     /// What the attempt before raised.
@@ -59,6 +61,7 @@ impl Attempts {
             pass: None,
             bulkhead: false,
             told: None,
+            cost: None,
             permit: None,
             run: None,
             before: None,
@@ -252,18 +255,14 @@ impl Attempts {
         may: bool,
     ) -> PyResult<Option<Nanos>> {
         let outcome = self.classify(py, result);
-        self.release_with(py, outcome, result.as_ref().ok());
-        if outcome == Outcome::Throttled
-            && let Some(gate) = self.plan.parts().gate
-        {
-            let wait = match result {
-                Ok(value) => outcome::retry_after(value.bind(py)),
-                Err(error) => outcome::retry_after(error.value(py).as_any()),
-            };
-            if let Some(wait) = wait {
-                gate.pause(py, wait);
+        if let (Some(gate), Some(pass)) = (self.plan.parts().gate, &self.pass) {
+            match result {
+                Ok(value) => gate.observe(py, pass, outcome, value.bind(py)),
+                Err(error) => gate.observe(py, pass, outcome, error.value(py).as_any()),
             }
+            self.cost = pass.micro_usd();
         }
+        self.release_with(py, outcome, result.as_ref().ok());
         if self.run.is_none() || outcome == Outcome::Success || !may {
             return Ok(None);
         }
@@ -288,11 +287,11 @@ impl Attempts {
             Err(error) => {
                 let error = error.value(py).as_any();
                 let wait = outcome::retry_after(error);
-                policy.after_error(run, error, outcome, wait, None, now)?
+                policy.after_error(run, error, outcome, wait, self.cost, now)?
             }
             Ok(value) => {
                 let wait = outcome::retry_after(value.bind(py));
-                run.after(policy.policy(), outcome, wait, None, now)
+                run.after(policy.policy(), outcome, wait, self.cost, now)
             }
         };
         match verdict {

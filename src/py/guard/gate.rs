@@ -13,6 +13,7 @@ use crate::py::edge::unraisable;
 use crate::py::limiter::{Entry, RateLimiter};
 use crate::py::llm::{LLMLimiter, PyReservation};
 use crate::py::names;
+use crate::py::outcome::{self, TOO_MANY_REQUESTS};
 
 /// What a guard's attempts pass before they may go.
 pub(super) enum Gate {
@@ -37,6 +38,18 @@ pub(super) struct Tokens {
 pub(super) enum Pass {
     Permit,
     Reservation(Py<PyReservation>),
+}
+
+impl Pass {
+    /// What was reserved for it, in millionths of a USD; `None` where nobody counts money.
+    pub(super) fn micro_usd(&self) -> Option<u64> {
+        match self {
+            Self::Permit => None,
+            Self::Reservation(reservation) => {
+                Some((reservation.get().spend().usd * 1e6).round() as u64)
+            }
+        }
+    }
 }
 
 impl Gate {
@@ -151,10 +164,18 @@ impl Gate {
         None
     }
 
-    /// The other side asks for patience: once for all who share the limiter.
-    pub(super) fn pause(&self, py: Python<'_>, length: Nanos) {
-        if let Self::Tokens(tokens) = self {
-            tokens.limiter.get().pause_for(py, length);
+    /// Learns from what an attempt brought: the provider's headers, or a wish to be left alone,
+    /// which holds once for all who share the limiter.
+    pub(super) fn observe(
+        &self,
+        py: Python<'_>,
+        pass: &Pass,
+        outcome: Outcome,
+        said: &Bound<'_, PyAny>,
+    ) {
+        let (Self::Tokens(tokens), Pass::Reservation(reservation)) = (self, pass) else { return };
+        if let Err(error) = tokens.observe(py, reservation, outcome, said) {
+            unraisable(error, said);
         }
     }
 
@@ -172,6 +193,31 @@ impl Gate {
 }
 
 impl Tokens {
+    fn observe(
+        &self,
+        py: Python<'_>,
+        reservation: &Py<PyReservation>,
+        outcome: Outcome,
+        said: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let Some(headers) = outcome::headers(said)? else {
+            let wait =
+                if outcome == Outcome::Throttled { outcome::retry_after(said) } else { None };
+            if let Some(wait) = wait {
+                self.limiter.get().pause_for(py, wait);
+            }
+            return Ok(());
+        };
+        let keywords = PyDict::new(py);
+        keywords.set_item(names::reservation(py), reservation)?;
+        let status = outcome::status(said).or(match outcome {
+            Outcome::Throttled => Some(TOO_MANY_REQUESTS),
+            _ => None,
+        });
+        self.limiter.call_method(py, names::observe(py), (headers, status), Some(&keywords))?;
+        Ok(())
+    }
+
     /// The keywords of `reserve`.
     fn asked<'py>(
         &self,
