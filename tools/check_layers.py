@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # What every part of the core may use; the rest are components that do not know each other.
 SHARED = {"cases", "clock", "error", "flight", "key", "metrics", "outcome", "random"}
-SHARED |= {"snapshot", "sync"}
+SHARED |= {"quantile", "snapshot", "sync"}
 # Composition happens here.
 COMPOSERS = {"guard"}
 

@@ -30,6 +30,7 @@ from ferrogate.exceptions import (
 )
 from ferrogate.guard import Guard
 from ferrogate.health import AlertThreshold, HealthMonitor
+from ferrogate.hedge import Hedge
 from ferrogate.limiter import Decision, Limit, RateLimitConfig, RateLimiter, rate_limited
 from ferrogate.llm_limiter import LLMLimiter
 from ferrogate.metrics import PerformanceMetrics
@@ -56,6 +57,7 @@ __all__ = [
     "Guard",
     "GuardTimeout",
     "HealthMonitor",
+    "Hedge",
     "InternalError",
     "LLMLimiter",
     "LRUCache",

@@ -436,6 +436,19 @@ class CircuitBreaker:
     def __reduce__(self) -> NoReturn: ...
 
 @disjoint_base
+class Hedge:
+    def __new__(
+        cls,
+        to: Callable[..., Any] | None,
+        delay: float | timedelta | None,
+        quantile: float,
+        budget: RetryBudget,
+    ) -> Self: ...
+    def _stats(self) -> tuple[int, int, float | None]: ...
+    @property
+    def budget(self) -> RetryBudget: ...
+
+@disjoint_base
 class Guard:
     def __new__(
         cls,
@@ -448,6 +461,7 @@ class Guard:
         usage: Callable[[Any], Any],
         price: Callable[[Any], Any] | None,
         bulkhead: RateLimiter | None,
+        hedge: Hedge | None,
         timeout: float | timedelta | None,
         attempt_timeout: float | timedelta | None,
         fallback: Callable[[Exception], Any] | None,
@@ -863,3 +877,7 @@ class CacheService:
 @final
 class _Watch:
     def __call__(self, *args: Any, **kwargs: Any) -> None: ...
+
+@final
+class _Rival:
+    def __call__(self, *task: Any) -> None: ...

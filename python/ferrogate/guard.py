@@ -10,6 +10,7 @@ from ferrogate import _core, _llm_calls, _suites
 from ferrogate._arguments import flag
 from ferrogate._guarded import guarded
 from ferrogate.breaker import CircuitBreaker
+from ferrogate.hedge import Hedge
 from ferrogate.limiter import RateLimiter
 from ferrogate.llm_limiter import LLMLimiter
 from ferrogate.retry import RetryPolicy
@@ -91,6 +92,7 @@ class Guard(_core.Guard):
             result's ``usage``, as those SDKs give it.
         price: for an ``LLMLimiter``: called with the same, returns its cost in USD.
         bulkhead: how many attempts may run at a time; or a :class:`RateLimiter` of slots only.
+        hedge: a :class:`Hedge`: a second call beside one that takes long.
         timeout: seconds (or a timedelta) that all attempts, waits and pauses may take together.
         attempt_timeout: seconds that each attempt may take, not counting its wait for a permit.
             A plain function cannot be interrupted; for those both are looked at in between.
@@ -116,6 +118,7 @@ class Guard(_core.Guard):
         usage: Callable[[Any], Any] | None = None,
         price: Callable[[Any], float | None] | None = None,
         bulkhead: int | RateLimiter | None = None,
+        hedge: Hedge | None = None,
         timeout: float | timedelta | None = None,
         attempt_timeout: float | timedelta | None = None,
         fallback: Callable[[Exception], Any] | None = None,
@@ -128,6 +131,7 @@ class Guard(_core.Guard):
         for argument, part, kind in (
             ("breaker", breaker, CircuitBreaker),
             ("retry", retry, RetryPolicy),
+            ("hedge", hedge, Hedge),
         ):
             if part is not None and not isinstance(part, kind):
                 got = type(part).__name__
@@ -161,6 +165,7 @@ class Guard(_core.Guard):
             usage=_llm_calls.usage if usage is None else usage,
             price=price,
             bulkhead=bulkhead,
+            hedge=hedge,
             timeout=timeout,
             attempt_timeout=attempt_timeout,
             fallback=fallback,

@@ -1,6 +1,7 @@
 //! The pure core: algorithms and state, without Python, I/O or a clock of its own.
 //!
-//! A component may use [`clock`], [`sync`], [`error`], [`key`], [`outcome`] and [`random`], never
+//! A component may use [`clock`], [`sync`], [`error`], [`key`], [`outcome`], [`quantile`] and
+//! [`random`], never
 //! another component; composition happens above.
 #![forbid(unsafe_code)]
 
@@ -14,6 +15,7 @@ pub mod key;
 pub mod limiter;
 pub mod metrics;
 pub mod outcome;
+pub mod quantile;
 pub mod random;
 pub mod retry;
 pub mod sync;

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from ferrogate import Guard, _core
+from ferrogate import Guard, Hedge, _core
 
 Recipe = Callable[[], Callable[[], object]]
 
@@ -101,6 +101,21 @@ async def closed_by(stream: Any) -> None:
         await stream.athrow(KeyError("k"))
 
 
+def hedged() -> None:
+    """A call that its rival beats."""
+
+    async def main() -> None:
+        took: list[int] = []
+
+        async def call() -> None:
+            took.append(1)
+            await asyncio.sleep(60 if len(took) == 1 else 0)
+
+        await Guard("panics", hedge=Hedge(delay=0.001)).call(call)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
 RECIPES: dict[str, Recipe] = {
     "Guard": lambda: lambda: Guard("panics"),
     "Guard._counts": of_guard(lambda g: g.get_stats()),
@@ -123,6 +138,8 @@ RECIPES: dict[str, Recipe] = {
     "GuardedStream.aclose": of_stream(lambda s: s.aclose()),
     "GuardedStream.asend": of_stream(lambda s: s.asend(None)),
     "GuardedStream.athrow": of_stream(closed_by),
+    "Hedge": lambda: Hedge,
+    "Hedge._stats": lambda: lambda: Hedge().get_stats(),
     "_Alarm.__call__": lambda: rung,
     "_outcome_of": lambda: lambda: _core._outcome_of(ValueError()),
 }
@@ -146,6 +163,9 @@ EXCUSED = {
     "GuardedFunction.__dict__": READS,
     "GuardedFunction.guard": READS,
     "GuardedStream.__aiter__": "returns itself",
+    "Hedge.budget": READS,
+    "_Rival.__call__": "through the edge; a loop's callback, whose errors the loop logs",
+    "_Watch.__call__": "through the edge; a loop's callback, whose errors the loop logs",
 }
 
 THROUGH = {"GuardedFunction._doc": "GuardedFunction.__doc__"}

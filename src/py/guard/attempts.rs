@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
+use super::class::Guard;
 use super::gate::Pass;
 use super::plan::{Parts, Plan};
 use super::target::Target;
@@ -77,7 +78,14 @@ impl Attempts {
     #[inline]
     pub(super) fn begin(&mut self) {
         let parts = self.plan.parts();
-        parts.count(|counts| &counts.calls);
+        if !parts.is_rival {
+            parts.count(|counts| &counts.calls);
+        }
+        if let Some(guard) = self.plan.hedged()
+            && let Some(hedge) = guard.get().hedge()
+        {
+            hedge.get().deposit();
+        }
         self.deadline = parts.deadline();
         if let Some(policy) = parts.retry {
             let policy = policy.get();
@@ -363,6 +371,28 @@ impl Attempts {
         }
     }
 
+    /// The guard whose calls may be hedged.
+    #[inline]
+    pub(super) fn hedged(&self) -> Option<&Py<Guard>> {
+        self.plan.hedged()
+    }
+
+    /// The first of two calls has ended without an answer, and the attempt goes on with the second.
+    pub(super) fn beaten(&mut self, py: Python<'_>, outcome: Outcome) {
+        self.give_back_bulkhead(py);
+        if let (Some(pass), Some(gate)) = (self.pass.take(), self.plan.parts().gate) {
+            gate.end(py, pass, outcome, None);
+        }
+    }
+
+    fn give_back_bulkhead(&mut self, py: Python<'_>) {
+        if std::mem::take(&mut self.bulkhead)
+            && let Some(bulkhead) = self.plan.parts().bulkhead
+        {
+            bulkhead.get().release(py);
+        }
+    }
+
     /// Gives back what an attempt holds that ended with `outcome`.
     #[inline]
     pub(super) fn release(&mut self, py: Python<'_>, outcome: Outcome) {
@@ -377,11 +407,8 @@ impl Attempts {
             parts.count_outcome(outcome);
         }
         self.line = Line::None;
-        if std::mem::take(&mut self.bulkhead)
-            && let Some(bulkhead) = parts.bulkhead
-        {
-            bulkhead.get().release(py);
-        }
+        self.give_back_bulkhead(py);
+        let parts = self.plan.parts();
         let mut spend = None;
         if let (Some(pass), Some(gate)) = (self.pass.take(), parts.gate) {
             if ran {

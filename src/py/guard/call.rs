@@ -1,8 +1,10 @@
 //! One guarded call of a coroutine function.
 
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
 use super::attempts::Attempts;
+use super::hedge::{Second, Standby};
 use super::inner::Inner;
 use super::machine::{At, Machine, Next, Steps};
 use super::plan::Plan;
@@ -11,6 +13,8 @@ use super::timing;
 use crate::core::clock::Nanos;
 use crate::core::outcome::Outcome;
 use crate::py::awaitable::{Stop, Visit, driven};
+use crate::py::edge::unraisable;
+use crate::py::names;
 
 /// One guarded call.
 struct Call {
@@ -18,12 +22,26 @@ struct Call {
     target: Target,
     /// The fallback answers, which nobody judges.
     fallen: bool,
+    /// When the attempt began, if it may be hedged.
+    since: Nanos,
+    standby: Option<Standby>,
+    /// How the first of two calls failed; the second is waited for.
+    first: Option<PyErr>,
+    second: Option<Py<PyAny>>,
 }
 
 /// A coroutine that calls `target` through `plan`.
 #[inline]
 pub(crate) fn call(py: Python<'_>, plan: Plan, target: Target) -> PyResult<Bound<'_, PyAny>> {
-    let call = Call { attempts: Attempts::new(plan), target, fallen: false };
+    let call = Call {
+        attempts: Attempts::new(plan),
+        target,
+        fallen: false,
+        since: 0,
+        standby: None,
+        first: None,
+        second: None,
+    };
     driven(py, Box::new(Machine::new(call)))
 }
 
@@ -34,11 +52,53 @@ impl Call {
         if let Some(place) = self.attempts.admit(py, &self.target)? {
             return Next::of(At::Line, place);
         }
+        if let Some(guard) = self.attempts.hedged() {
+            self.since = guard.get().clock.now();
+        }
         match self.target.call(py).and_then(Inner::of) {
             Ok(Ok(inner)) => Ok(Next::Drive(At::Attempt, inner)),
             // A plain function: what it returned is the result.
             Ok(Err(value)) => self.attempted(py, Ok(value.unbind())),
             Err(error) => self.attempted(py, Err(error)),
+        }
+    }
+
+    /// How long a call took that nobody stood by for.
+    #[inline]
+    fn observe(&self) {
+        if let Some(guard) = self.attempts.hedged().map(Py::get)
+            && let Some(hedge) = guard.hedge()
+        {
+            hedge.get().observe(guard.clock.now().saturating_sub(self.since));
+        }
+    }
+
+    /// The first of two calls has ended.
+    #[cold]
+    fn hedged(
+        &mut self,
+        py: Python<'_>,
+        standby: Standby,
+        result: PyResult<Py<PyAny>>,
+    ) -> PyResult<Next> {
+        match (standby.end(py, self.attempts.parts().clock())?, result) {
+            (Second::None, result) => self.attempted(py, result),
+            (Second::Won(task, true), Err(error)) if timing::is_cancellation(py, &error) => {
+                self.attempts.beaten(py, Outcome::Neutral);
+                let answer = task.call_method0(py, names::result(py));
+                self.attempted(py, answer)
+            }
+            (Second::Won(..), result) => self.attempted(py, result),
+            (Second::Running(task), Err(error)) if error.is_instance_of::<PyException>(py) => {
+                self.attempts.beaten(py, Outcome::Failure);
+                self.first = Some(error);
+                self.second = Some(task.clone_ref(py));
+                Next::of(At::Rival, task.into_bound(py))
+            }
+            (Second::Running(task), result) => {
+                task.call_method0(py, names::cancel(py))?;
+                self.attempted(py, result)
+            }
         }
     }
 
@@ -65,7 +125,24 @@ impl Steps for Call {
     #[inline]
     fn ended(&mut self, py: Python<'_>, at: At, result: PyResult<Py<PyAny>>) -> PyResult<Next> {
         match at {
-            At::Attempt | At::Item => self.attempted(py, result),
+            At::Attempt | At::Item => match self.standby.take() {
+                None => {
+                    self.observe();
+                    self.attempted(py, result)
+                }
+                Some(standby) => self.hedged(py, standby, result),
+            },
+            At::Rival => {
+                let first = self.first.take();
+                self.second = None;
+                match (result, first) {
+                    // Both have failed: the first one's error is the call's.
+                    (Err(error), Some(first)) if error.is_instance_of::<PyException>(py) => {
+                        self.attempted(py, Err(first))
+                    }
+                    (result, _) => self.attempted(py, result),
+                }
+            }
             At::Fallback => result.map(Next::Done),
             At::Line => {
                 let came = result.inspect_err(|error| self.attempts.refused(py, error))?;
@@ -87,10 +164,37 @@ impl Steps for Call {
 
     #[inline]
     fn limit(&self, at: At) -> Option<Nanos> {
-        if at == At::Attempt { self.attempts.limit() } else { None }
+        match at {
+            At::Attempt => self.attempts.limit(),
+            At::Rival => self.attempts.left(),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    fn suspended(&mut self, py: Python<'_>, at: At) -> PyResult<()> {
+        if at == At::Attempt
+            && self.standby.is_none()
+            && let Some(guard) = self.attempts.hedged()
+        {
+            self.standby = Standby::set(py, guard, &self.target, self.since)?;
+        }
+        Ok(())
     }
 
     fn abandon(&mut self, py: Python<'_>) {
+        let second = match self.standby.take() {
+            None => self.second.take(),
+            Some(standby) => match standby.end(py, self.attempts.parts().clock()) {
+                Ok(Second::Running(task) | Second::Won(task, _)) => Some(task),
+                Ok(Second::None) | Err(_) => None,
+            },
+        };
+        if let Some(task) = second
+            && let Err(error) = task.call_method0(py, names::cancel(py))
+        {
+            unraisable(error, task.bind(py));
+        }
         self.attempts.release(py, Outcome::Neutral);
     }
 
@@ -104,6 +208,12 @@ impl Steps for Call {
 
     fn traverse(&self, visit: Visit<'_>) -> Result<(), Stop> {
         self.attempts.traverse(visit)?;
+        if let Some(standby) = &self.standby {
+            standby.traverse(visit)?;
+        }
+        if let Some(second) = &self.second {
+            visit(second)?;
+        }
         self.target.traverse(visit)
     }
 }

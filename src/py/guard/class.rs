@@ -9,6 +9,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::blocking;
 use super::call::call;
 use super::gate::Gate;
+use super::hedge::Hedge;
 use super::plan::{Counts, Parts, Plan};
 use super::target::Target;
 use crate::core::clock::{Clock, Nanos};
@@ -29,6 +30,7 @@ pub(crate) struct Guard {
     retry: Option<Py<PyRetryPolicy>>,
     gate: Option<Gate>,
     bulkhead: Option<Py<RateLimiter>>,
+    hedge: Option<Py<Hedge>>,
     fallback: Option<Py<PyAny>>,
     classify: Option<Py<PyAny>>,
     timeout: Option<Nanos>,
@@ -38,6 +40,11 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
+    #[inline]
+    pub(super) fn hedge(&self) -> Option<&Py<Hedge>> {
+        self.hedge.as_ref().filter(|_| self.enabled)
+    }
+
     #[inline]
     pub(super) fn parts(&self) -> Parts<'_> {
         if !self.enabled {
@@ -57,6 +64,7 @@ impl Guard {
             classify: self.classify.as_ref(),
             timeout: self.timeout,
             attempt_timeout: self.attempt_timeout,
+            is_rival: false,
         }
     }
 }
@@ -64,7 +72,7 @@ impl Guard {
 #[pymethods]
 impl Guard {
     #[new]
-    #[pyo3(signature = (name, *, breaker, retry, limiter, estimate, usage, price, bulkhead, timeout, attempt_timeout, fallback, classify, clock, enabled))]
+    #[pyo3(signature = (name, *, breaker, retry, limiter, estimate, usage, price, bulkhead, hedge, timeout, attempt_timeout, fallback, classify, clock, enabled))]
     #[allow(clippy::too_many_arguments, reason = "called by ferrogate.Guard alone, by keyword")]
     fn new(
         name: String,
@@ -75,6 +83,7 @@ impl Guard {
         usage: Py<PyAny>,
         price: Option<Py<PyAny>>,
         bulkhead: Option<Py<RateLimiter>>,
+        hedge: Option<Py<Hedge>>,
         timeout: Option<&Bound<'_, PyAny>>,
         attempt_timeout: Option<&Bound<'_, PyAny>>,
         fallback: Option<Py<PyAny>>,
@@ -90,6 +99,7 @@ impl Guard {
                 retry,
                 gate: gate.transpose()?,
                 bulkhead,
+                hedge,
                 fallback,
                 classify,
                 timeout: optional_duration("timeout", timeout)?,
@@ -167,6 +177,7 @@ impl Guard {
             gate.traverse(&visit)?;
         }
         visit.call(&self.bulkhead)?;
+        visit.call(&self.hedge)?;
         visit.call(&self.fallback)?;
         visit.call(&self.classify)
     }

@@ -20,6 +20,8 @@ pub(super) enum At {
     Item,
     /// The pause before the next attempt.
     Pause,
+    /// The second of two calls, when the first has failed.
+    Rival,
     /// The fallback.
     Fallback,
 }
@@ -52,6 +54,11 @@ pub(super) trait Steps: Send + Sync {
     fn failed(&mut self, py: Python<'_>, error: PyErr) -> PyResult<Next>;
     /// How long what is driven may take from now on; `None`: without end.
     fn limit(&self, at: At) -> Option<Nanos>;
+    /// Something was handed to the event loop: from here on time passes.
+    fn suspended(&mut self, py: Python<'_>, at: At) -> PyResult<()> {
+        let _ = (py, at);
+        Ok(())
+    }
     /// What it holds goes back, if it has not gone back yet.
     fn abandon(&mut self, py: Python<'_>);
     fn attempts(&self) -> Option<&Attempts>;
@@ -107,6 +114,7 @@ impl<S: Steps> Machine<S> {
                 if self.timer.is_none() {
                     self.wind(py, at)?;
                 }
+                self.steps.suspended(py, at)?;
                 return Ok(Ok(Step::Yield(value)));
             }
             Ok(Step::Return(value)) => Ok(value),

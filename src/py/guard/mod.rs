@@ -10,6 +10,7 @@ mod call;
 mod class;
 mod function;
 mod gate;
+mod hedge;
 mod inner;
 mod machine;
 mod plan;
@@ -28,6 +29,8 @@ pub(crate) use self::target::Target;
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<class::Guard>()?;
     m.add_class::<function::GuardedFunction>()?;
+    m.add_class::<hedge::Hedge>()?;
+    m.add_class::<hedge::Rival>()?;
     m.add_class::<stream::GuardedStream>()?;
     m.add_class::<timing::PyAlarm>()?;
     m.add_class::<watch::Watch>()

@@ -16,6 +16,8 @@ use crate::py::retry::PyRetryPolicy;
 pub(crate) enum Plan {
     /// All of a guard's.
     Guard(Py<Guard>),
+    /// Those of a guard that the second of two calls goes through.
+    Rival(Py<Guard>),
     /// A breaker alone.
     Breaker(Py<CircuitBreaker>),
     /// A retry policy alone.
@@ -34,6 +36,8 @@ pub(super) struct Parts<'a> {
     pub(super) classify: Option<&'a Py<PyAny>>,
     /// Bound on all attempts and pauses together.
     pub(super) timeout: Option<Nanos>,
+    /// A part of another call.
+    pub(super) is_rival: bool,
     /// Bound on each attempt.
     pub(super) attempt_timeout: Option<Nanos>,
 }
@@ -53,6 +57,7 @@ impl Plan {
     pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
         match self {
             Self::Guard(guard) => Self::Guard(guard.clone_ref(py)),
+            Self::Rival(guard) => Self::Rival(guard.clone_ref(py)),
             Self::Breaker(breaker) => Self::Breaker(breaker.clone_ref(py)),
             Self::Retry(policy) => Self::Retry(policy.clone_ref(py)),
         }
@@ -62,15 +67,25 @@ impl Plan {
     pub(super) fn parts(&self) -> Parts<'_> {
         match self {
             Self::Guard(guard) => guard.get().parts(),
+            Self::Rival(guard) => guard.get().parts().of_rival(),
             Self::Breaker(breaker) => Parts { breaker: Some(breaker), ..Parts::default() },
             Self::Retry(policy) => Parts { retry: Some(policy), ..Parts::default() },
+        }
+    }
+
+    /// The guard whose calls may be hedged.
+    #[inline]
+    pub(super) fn hedged(&self) -> Option<&Py<Guard>> {
+        match self {
+            Self::Guard(guard) if guard.get().hedge().is_some() => Some(guard),
+            _ => None,
         }
     }
 
     /// The object itself.
     pub(super) fn owner(&self) -> &Py<PyAny> {
         match self {
-            Self::Guard(guard) => guard.as_any(),
+            Self::Guard(guard) | Self::Rival(guard) => guard.as_any(),
             Self::Breaker(breaker) => breaker.as_any(),
             Self::Retry(policy) => policy.as_any(),
         }
@@ -78,6 +93,11 @@ impl Plan {
 }
 
 impl<'a> Parts<'a> {
+    /// The second call is part of the first one's attempt.
+    fn of_rival(self) -> Self {
+        Self { breaker: None, retry: None, fallback: None, timeout: None, is_rival: true, ..self }
+    }
+
     /// When the calls that begin now must have ended.
     #[inline]
     pub(super) fn deadline(&self) -> Nanos {

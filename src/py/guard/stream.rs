@@ -304,8 +304,10 @@ impl Steps for StreamStep {
                 self.live()?.attempts.refused(py, &error);
                 Err(error)
             }
-            (At::Fallback | At::Attempt, Ok(iterable)) => self.opened(iterable.bind(py)),
-            (At::Fallback | At::Pause, Err(error)) => Err(error),
+            (At::Fallback | At::Attempt | At::Rival, Ok(iterable)) => {
+                self.opened(iterable.bind(py))
+            }
+            (At::Fallback | At::Pause | At::Rival, Err(error)) => Err(error),
             (At::Item, Ok(_)) if matches!(self.ask, Ask::Close) => Ok(self.closed(py)),
             (At::Item, Ok(item)) => {
                 self.live()?.attempts.note_item(item.bind(py));
@@ -348,7 +350,7 @@ impl Steps for StreamStep {
             // Once it flows only the deadline bounds it: its pace is the reader's matter, too.
             At::Item if live.flowing => live.attempts.left(),
             At::Item | At::Attempt => live.attempts.limit(),
-            At::Line | At::Pause | At::Fallback => None,
+            At::Line | At::Pause | At::Rival | At::Fallback => None,
         }
     }
 

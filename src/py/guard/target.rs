@@ -53,6 +53,15 @@ impl Target {
         Ok(Self { function, args: all, names: Some(PyTuple::new(args.py(), names)?.unbind()) })
     }
 
+    /// The same call, of another function if there is one.
+    pub(super) fn clone_ref(&self, py: Python<'_>, function: Option<&Py<PyAny>>) -> Self {
+        Self {
+            function: function.unwrap_or(&self.function).clone_ref(py),
+            args: self.args.iter().map(|held| held.clone_ref(py)).collect(),
+            names: self.names.as_ref().map(|names| names.clone_ref(py)),
+        }
+    }
+
     /// The function.
     pub(crate) fn function(&self) -> &Py<PyAny> {
         &self.function

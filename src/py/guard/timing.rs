@@ -56,7 +56,38 @@ enum Set {
     /// By the loop's one timer.
     Limit(Limit),
     /// By a timer of its own.
-    Handle(Py<PyAny>),
+    Handle(Handle),
+}
+
+/// A timer of a loop.
+pub(super) struct Handle(Py<PyAny>);
+
+impl Handle {
+    /// Calls back after so long.
+    pub(super) fn set(
+        event_loop: &Bound<'_, PyAny>,
+        clock: Option<&Py<PyAny>>,
+        after: Nanos,
+        callback: &Bound<'_, PyAny>,
+    ) -> PyResult<Self> {
+        let py = event_loop.py();
+        let after = secs_from_nanos(after);
+        let handle = match clock {
+            None => event_loop.call_method1(names::call_later(py), (after, callback))?,
+            Some(clock) => {
+                CALL_LATER.import(py, MODULE, "call_later")?.call1((clock, after, callback))?
+            }
+        };
+        Ok(Self(handle.unbind()))
+    }
+
+    pub(super) fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.bind(py).call_method0(names::cancel(py)).map(drop)
+    }
+
+    pub(super) fn object(&self) -> &Py<PyAny> {
+        &self.0
+    }
 }
 
 impl Timer {
@@ -68,10 +99,9 @@ impl Timer {
     ) -> PyResult<Option<Self>> {
         let Some((alarm, event_loop)) = Alarm::of_this_task(py)? else { return Ok(None) };
         let alarm = Arc::new(alarm);
-        let set = if let Some(clock) = clock {
+        let set = if clock.is_some() {
             let ring = Bound::new(py, PyAlarm(Arc::clone(&alarm)))?;
-            let arguments = (clock, secs_from_nanos(after), ring);
-            Set::Handle(CALL_LATER.import(py, MODULE, "call_later")?.call1(arguments)?.unbind())
+            Set::Handle(Handle::set(&event_loop, clock, after, ring.as_any())?)
         } else {
             Set::Limit(Limit::set(&event_loop, &alarm, after)?)
         };
@@ -85,9 +115,7 @@ impl Timer {
         }
         match self.set {
             Set::Limit(limit) => limit.unset(py)?,
-            Set::Handle(handle) => {
-                handle.bind(py).call_method0(names::cancel(py))?;
-            }
+            Set::Handle(handle) => handle.cancel(py)?,
         }
         Ok(false)
     }
@@ -95,7 +123,7 @@ impl Timer {
     pub(super) fn traverse(&self, visit: Visit<'_>) -> Result<(), Stop> {
         match &self.set {
             Set::Limit(limit) => limit.traverse(visit),
-            Set::Handle(handle) => visit(handle),
+            Set::Handle(handle) => visit(handle.object()),
         }
     }
 }

@@ -15,6 +15,13 @@ pub(crate) struct PyRetryBudget {
     name: Option<String>,
 }
 
+impl PyRetryBudget {
+    /// What decides.
+    pub(crate) fn core(&self) -> &RetryBudget {
+        &self.core
+    }
+}
+
 #[pymethods]
 impl PyRetryBudget {
     #[new]

@@ -1,9 +1,9 @@
 //! How a limiter of LLM traffic is set up.
 
 use super::amounts::{DIMENSIONS, Dimension};
-use super::estimate::PerMille;
 use crate::core::clock::{Nanos, SECOND};
 use crate::core::error::InvalidArgument;
+use crate::core::quantile::PerMille;
 
 /// The output of an answer of which nothing is known, if the limits allow it.
 const DEFAULT_OUTPUT: u64 = 1024;
