@@ -8,6 +8,7 @@ use ferrogate::core::cache::{Bounds, Graveyard, Insert, Policy, Table};
 use ferrogate::core::clock::{Clock, ManualClock, SECOND};
 use ferrogate::core::key::Key;
 use ferrogate::core::key::encode::{Encoder, tag};
+use ferrogate::core::limiter::llm::{self, Ask, LlmLimiter, NANO_USD, Usage};
 use ferrogate::core::limiter::{Algorithm, Limiter, Outbox, Settings};
 use ferrogate::core::sync::Mutex;
 
@@ -174,5 +175,37 @@ fn limiter(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, cache, keys, limiter);
+/// A call's way through a limiter of four dimensions that holds a minute of 600 calls.
+fn llm_limiter(c: &mut Criterion) {
+    let mut group = c.benchmark_group("LLM limiter, four dimensions");
+    for (name, fairness) in [
+        ("reserve and settle", llm::Fairness::Fifo),
+        ("reserve and settle, weighted", llm::Fairness::Weighted),
+    ] {
+        let time = ManualClock::default();
+        let settings = llm::Settings {
+            limits: [Some(1_000), Some(1_000_000), Some(1_000_000), None, Some(10 * NANO_USD)],
+            concurrency: Some(10),
+            fairness,
+            ..llm::Settings::default()
+        };
+        let limiter = LlmLimiter::<u64, ()>::new(settings, Clock::Manual(time.clone()));
+        let Ok(limiter) = limiter else { continue };
+        let ask = Ask { model: Some(1), tenant: Some(2), ..Ask::tokens(400, 300) };
+        let usage = Usage { input: Some(400), output: Some(100), usd: Some(NANO_USD / 1_000) };
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                time.advance(SECOND / 10);
+                let mut out = Outbox::new();
+                limiter
+                    .try_reserve(&ask, &mut out)
+                    .map(|grant| limiter.settle(grant, &usage, &mut out))
+                    .is_ok()
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, cache, keys, limiter, llm_limiter);
 criterion_main!(benches);

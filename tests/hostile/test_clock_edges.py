@@ -14,6 +14,7 @@ from ferrogate import (
     CacheConfig,
     HealthMonitor,
     Limit,
+    LLMLimiter,
     PerformanceMetrics,
     RateLimiter,
     cached,
@@ -39,6 +40,9 @@ def test_a_jump_expires_everything_and_breaks_nothing(jump: float | timedelta) -
         RateLimiter("2/minute", algorithm="gcra", clock=clock),
         RateLimiter("2/minute", algorithm="token_bucket", clock=clock),
     ]
+    calls = LLMLimiter(requests_per_minute=2, tokens_per_minute=20, clock=clock)
+    calls.reserve_sync(input_tokens=5, output_tokens=5).settle(output_tokens=30)
+    assert not calls.try_reserve()
     metrics = PerformanceMetrics(clock=clock)
     cache["a"] = for_ever["a"] = 1
     for limiter in limiters:
@@ -56,6 +60,8 @@ def test_a_jump_expires_everything_and_breaks_nothing(jump: float | timedelta) -
         assert limiter.try_acquire(), limiter
         assert limiter.eta(1) < math.inf
         assert limiter.get_stats()["waiting"] == 0
+    calls.reserve_sync(input_tokens=5, output_tokens=5).settle(output_tokens=30)
+    assert calls.eta() < math.inf
     stats = metrics.get_stats()
     assert stats["total_generations"] == 1
     assert all(math.isfinite(v) for v in stats.values() if isinstance(v, float))
@@ -64,6 +70,8 @@ def test_a_jump_expires_everything_and_breaks_nothing(jump: float | timedelta) -
     cache["a"] = 2
     limiters[0].try_acquire()
     limiters[0].get_stats()
+    calls.try_reserve()
+    calls.get_stats()
 
 
 def test_at_the_end_of_time() -> None:
@@ -118,6 +126,23 @@ FROM_ZERO: dict[str, tuple[str, Callable[[Any], object]]] = {
     ),
     "acquire(timeout=)": ("timeout", lambda d: RateLimiter("1/second").acquire(timeout=d).close()),
     "rate_limited(timeout=)": ("timeout", lambda d: rate_limited("1/second", timeout=d)(int)),
+    "LLMLimiter(window_margin=)": (
+        "window_margin",
+        lambda d: LLMLimiter(concurrency=1, window_margin=d),
+    ),
+    "LLMLimiter.learn(reset=)": (
+        "reset",
+        lambda d: LLMLimiter(concurrency=1).learn("requests", remaining=1, reset=d),
+    ),
+    "LLMLimiter.pause": ("duration", lambda d: LLMLimiter(concurrency=1).pause(d)),
+    "reserve(timeout=)": (
+        "timeout",
+        lambda d: LLMLimiter(concurrency=1).reserve(timeout=d).close(),
+    ),
+    "reserve_sync(timeout=)": (
+        "timeout",
+        lambda d: LLMLimiter(concurrency=1).reserve_sync(timeout=d),
+    ),
     "ManualClock.advance": ("by", lambda d: ManualClock().advance(d)),
 }
 
@@ -151,6 +176,8 @@ def test_what_is_no_number_is_refused(where: str, bad: object) -> None:
     argument, take = (DURATIONS | FROM_ZERO)[where]
     if bad is None and where not in {
         "Limit(period)",
+        "LLMLimiter(window_margin=)",
+        "LLMLimiter.pause",
         "ManualClock.advance",
         "HealthMonitor(interval=)",
         "HealthMonitor(timeout=)",

@@ -24,7 +24,9 @@ PRELUDE = (
     f"PROMISE, ROUNDS = {PROMISE * (40 if MEMCHECK else 1)}, {ROUNDS}"
     + """
 import asyncio, os, signal, statistics, sys, threading, time
-from ferrogate import Cache, CacheService, HealthMonitor, RateLimiter, cached, rate_limited
+from ferrogate import (
+    Cache, CacheService, HealthMonitor, LLMLimiter, RateLimiter, cached, rate_limited
+)
 
 def interrupted(blocking):
     # Has the process interrupted while `blocking` blocks; how long it took to come back.
@@ -160,6 +162,32 @@ blocking = lambda: limiter.acquire_sync(1, timeout=1800)
 """,
         """
 assert limiter.get_stats()["waiting"] == 1
+""",
+    ),
+    "reserve_sync": (
+        """
+limiter = LLMLimiter(input_tokens_per_minute=100)
+held = limiter.reserve_sync(input_tokens=60)
+blocking = lambda: limiter.reserve_sync(input_tokens=50)
+""",
+        """
+assert limiter.get_stats()["waiting"] == 0
+limiter.reserve_sync(input_tokens=40).settle()
+assert held.settle()
+assert limiter.get_stats()["open"] == 0
+""",
+    ),
+    "reserve_sync behind others": (
+        """
+limiter = LLMLimiter(concurrency=1)
+held = limiter.reserve_sync()
+ahead = in_background(lambda: limiter.reserve_sync().settle())
+while not limiter.get_stats()["waiting"]: time.sleep(0.001)
+blocking = lambda: limiter.reserve_sync(timeout=1800)
+""",
+        """
+assert limiter.get_stats()["waiting"] == 1
+held.release()
 """,
     ),
     "with limiter": (

@@ -314,6 +314,28 @@ def step(i):
 """,
         1.0,
     ),
+    "reserve, settle, release, drop and deny": (
+        """
+from ferrogate import LLMLimiter
+from ferrogate.testing import ManualClock
+clock = ManualClock()
+limiter = LLMLimiter(
+    requests_per_minute=500, tokens_per_minute=50_000, usd_per_minute=5, fairness="weighted",
+    max_tenants=50, max_models=20, clock=clock,
+)
+def step(i):
+    asked = dict(input_tokens=100, cost_usd=0.01, model=f"m {i}", tenant=f"t {i}")
+    if reserved := limiter.try_reserve(output_tokens=50, **asked):
+        if i % 3 == 0: reserved.settle(output_tokens=i % 200, cost_usd=0.02)
+        elif i % 3 == 1: reserved.release()
+    else:
+        reserved.retry_after
+    limiter.try_reserve(**asked)
+    limiter.eta(**asked)
+    if i % 300 == 0: clock.advance(20); limiter.get_stats(); repr(limiter)
+""",
+        1.0,
+    ),
     "waits that time out, are cancelled or granted": (
         """
 limiter = RateLimiter("1/hour", burst=1)

@@ -35,6 +35,9 @@ mod line_tests;
 #[cfg(not(ferrogate_loom))]
 mod log_tests;
 #[cfg(test)]
+#[cfg(ferrogate_loom)]
+mod loom_tests;
+#[cfg(test)]
 #[cfg(not(ferrogate_loom))]
 mod model_tests;
 #[cfg(test)]

@@ -159,9 +159,8 @@ impl<K> Settings<K> {
     pub(super) fn checked(self) -> Result<Self, InvalidArgument> {
         check_limits(&self.limits, self.concurrency)?;
         if self.period == 0 || self.period > MAX_PERIOD {
-            let message =
-                format!("expected more than 0 s and at most 292 years, got {} ns", self.period);
-            return Err(InvalidArgument::new("period", message));
+            let message = "expected a margin that leaves windows of at most 292 years";
+            return Err(InvalidArgument::new("window_margin", message));
         }
         for (argument, value) in
             [("max_tenants", self.max_tenants), ("max_models", self.max_models)]

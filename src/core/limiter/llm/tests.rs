@@ -462,5 +462,5 @@ fn contradictions_are_refused() {
         let settings = Settings { limits, estimate_quantile, ..usual() };
         assert_eq!(new(settings), "estimate_quantile");
     }
-    assert_eq!(new(Settings { limits, period: 0, ..usual() }), "period");
+    assert_eq!(new(Settings { limits, period: 0, ..usual() }), "window_margin");
 }
