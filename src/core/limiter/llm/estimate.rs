@@ -45,8 +45,11 @@ impl<K: Eq + Hash + Copy> Estimates<K> {
         self.models.len()
     }
 
-    /// What a call really took; `None`: its caller did not say.
+    /// What a call really took; `None`: its caller did not say. An answer that was not made,
+    /// of no tokens at no cost, says nothing about those that are: an hour of failed calls
+    /// would have the next good ones reserve nothing.
     pub(super) fn observe(&mut self, model: Option<K>, output: Option<u64>, usd: Option<u64>) {
+        let (output, usd) = (output.filter(|&tokens| tokens > 0), usd.filter(|&nano| nano > 0));
         if output.is_none() && usd.is_none() {
             return;
         }
@@ -80,13 +83,25 @@ mod tests {
         let mut estimates = Estimates::new(PerMille(500), 2);
         for model in 0..10u32 {
             for _ in 0..ENOUGH {
-                estimates.observe(Some(model), Some(u64::from(model)), None);
+                estimates.observe(Some(model), Some(u64::from(model) + 1), None);
             }
         }
         assert_eq!(estimates.models(), 2);
-        assert_eq!(estimates.output(Some(0)), Some(0));
-        assert_eq!(estimates.output(Some(1)), Some(1));
+        assert_eq!(estimates.output(Some(0)), Some(1));
+        assert_eq!(estimates.output(Some(1)), Some(2));
         assert_eq!(estimates.output(Some(7)), estimates.output(None));
         assert_eq!(estimates.usd(None), None);
+    }
+
+    #[test]
+    fn answers_that_were_not_made_say_nothing() {
+        let mut estimates = Estimates::new(PerMille(900), 2);
+        for _ in 0..ENOUGH {
+            estimates.observe(Some(1), Some(7), Some(5));
+        }
+        for _ in 0..5_000 {
+            estimates.observe(Some(1), Some(0), Some(0));
+        }
+        assert_eq!((estimates.output(Some(1)), estimates.usd(Some(1))), (Some(7), Some(5)));
     }
 }
