@@ -53,25 +53,6 @@ def thrown(guard: Guard) -> None:
     raise AssertionError("nothing was raised")
 
 
-class Task:
-    def cancel(self) -> bool:
-        return True
-
-
-def rung() -> None:
-    """An alarm of a task that takes too long."""
-
-    async def main() -> None:
-        guard = Guard("panics", attempt_timeout=0.001)
-        try:
-            await guard.call(asyncio.sleep, 60)
-        except TimeoutError:
-            return
-        raise AssertionError("it was not late")
-
-    asyncio.run(asyncio.wait_for(main(), 30))
-
-
 def attribute(function: Any) -> None:
     function.note = 1
     del function.note
@@ -101,21 +82,6 @@ async def closed_by(stream: Any) -> None:
         await stream.athrow(KeyError("k"))
 
 
-def hedged() -> None:
-    """A call that its rival beats."""
-
-    async def main() -> None:
-        took: list[int] = []
-
-        async def call() -> None:
-            took.append(1)
-            await asyncio.sleep(60 if len(took) == 1 else 0)
-
-        await Guard("panics", hedge=Hedge(delay=0.001)).call(call)
-
-    asyncio.run(asyncio.wait_for(main(), 30))
-
-
 RECIPES: dict[str, Recipe] = {
     "Guard": lambda: lambda: Guard("panics"),
     "Guard._counts": of_guard(lambda g: g.get_stats()),
@@ -140,7 +106,6 @@ RECIPES: dict[str, Recipe] = {
     "GuardedStream.athrow": of_stream(closed_by),
     "Hedge": lambda: Hedge,
     "Hedge._stats": lambda: lambda: Hedge().get_stats(),
-    "_Alarm.__call__": lambda: rung,
     "_outcome_of": lambda: lambda: _core._outcome_of(ValueError()),
 }
 
@@ -164,6 +129,7 @@ EXCUSED = {
     "GuardedFunction.guard": READS,
     "GuardedStream.__aiter__": "returns itself",
     "Hedge.budget": READS,
+    "_Alarm.__call__": "through the edge; a loop's callback, whose errors the loop logs",
     "_Rival.__call__": "through the edge; a loop's callback, whose errors the loop logs",
     "_Watch.__call__": "through the edge; a loop's callback, whose errors the loop logs",
 }
