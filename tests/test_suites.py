@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import weakref
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -101,15 +102,27 @@ def test_a_bypass_calls_through_what_guards_calls() -> None:
     async def fine(number: int) -> int:
         return number
 
+    async def stream(number: int) -> AsyncIterator[int]:
+        yield number
+
+    decorated = [(owner(fine), owner(stream), owner(broken)) for owner in (breaker, policy, guard)]
+
     async def main() -> None:
         for owner in (breaker, policy, guard):
             assert await owner.call(fine, 7) == 7
             assert await owner.call(int, "8") == 8
+        for function, items, _ in decorated:
+            assert await function(7) == 7
+            assert [item async for item in items(7)] == [7]
         async with breaker:
             pass
 
     with bypass():
         breaker.force_open()
+        for _, _, function in decorated:
+            with pytest.raises(OSError, match="down"):
+                function()
+        calls.clear()
         for owner in (breaker, policy, guard):
             with pytest.raises(OSError, match="down"):
                 owner.call_sync(broken)

@@ -60,11 +60,10 @@ def reset_all() -> None:
 def bypass() -> Iterator[None]:
     """Every component is a transparent no-op until the block ends.
 
-    ``@cached`` and ``get_or_set`` call through, and so does ``call`` of guards,
-    breakers and retry policies; caches keep nothing, limiters grant everything;
-    also those that were made long before, and those that are made meanwhile.
-    (Functions decorated with a guard, a breaker or a retry policy long before
-    are still behind it.) What they had kept is gone: it begins with :func:`reset_all`.
+    ``@cached`` and ``get_or_set`` call through, and so do guards, breakers and
+    retry policies; caches keep nothing, limiters grant everything; also those
+    that were made long before, and those that are made meanwhile.
+    What they had kept is gone: it begins with :func:`reset_all`.
     Not for blocks that run at one time in several threads, nor within a
     ``with limiter:`` that began outside.
     """

@@ -131,6 +131,7 @@ EXCUSED = {
     "Hedge.budget": READS,
     "_Alarm.__call__": "through the edge; a loop's callback, whose errors the loop logs",
     "_Rival.__call__": "through the edge; a loop's callback, whose errors the loop logs",
+    "_set_bypass": "stores one bit",
     "_Watch.__call__": "through the edge; a loop's callback, whose errors the loop logs",
 }
 

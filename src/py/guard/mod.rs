@@ -27,6 +27,7 @@ pub(crate) use self::plan::Plan;
 pub(crate) use self::target::Target;
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(function::set_bypass, m)?)?;
     m.add_class::<class::Guard>()?;
     m.add_class::<function::GuardedFunction>()?;
     m.add_class::<hedge::Hedge>()?;
