@@ -24,6 +24,7 @@ import hit_ratios
 import markdown
 import rows_breaker
 import rows_cache
+import rows_guard
 import rows_key
 import rows_limiter
 import rows_llm
@@ -36,6 +37,7 @@ VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
 ROWS = [
     *rows_breaker.ROWS,
     *rows_cache.ROWS,
+    *rows_guard.ROWS,
     *rows_key.ROWS,
     *rows_limiter.ROWS,
     *rows_llm.ROWS,

@@ -1,0 +1,110 @@
+"""The guard row: everything around a call that suspends once and succeeds, as nearly all do."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib import import_module
+from typing import Any
+
+from measure import Contender, Namespace, Row, Target
+
+KEYS = tuple(range(100))
+# So many that nobody ever waits for a permit.
+MANY = 100_000_000
+ATTEMPT_SECONDS = 30.0
+
+
+async def work() -> None:
+    """An answer from elsewhere: one turn of the loop."""
+    await asyncio.sleep(0)
+
+
+def bare() -> Namespace:
+    return {"f": work}
+
+
+def ours(**more: Any) -> Namespace:
+    ferrogate = import_module("ferrogate")
+    guard = ferrogate.Guard(
+        "api",
+        breaker=ferrogate.CircuitBreaker("api"),
+        retry=ferrogate.RetryPolicy(attempts=3),
+        limiter=ferrogate.RateLimiter(f"{MANY}/minute"),
+        attempt_timeout=ATTEMPT_SECONDS,
+        **more,
+    )
+
+    def verify() -> None:
+        stats = guard.get_stats()
+        assert stats["successes"] == stats["calls"] > 0, stats
+        assert guard.get_stats()["retries"] == 0
+
+    return {"f": guard(work), "verify": verify}
+
+
+def ours_with_all() -> Namespace:
+    return ours(bulkhead=100, timeout=60.0, fallback=lambda _: None)
+
+
+def rivals() -> Namespace:
+    """aiolimiter within purgatory within stamina, with asyncio's own time limit."""
+    limiter = import_module("aiolimiter").AsyncLimiter(MANY, 60)
+    breakers = import_module("purgatory").AsyncCircuitBreakerFactory()
+    stamina = import_module("stamina")
+
+    @stamina.retry(on=OSError, attempts=3)
+    @breakers("api")
+    async def f() -> None:
+        async with limiter, asyncio.timeout(ATTEMPT_SECONDS):
+            await work()
+
+    return {"f": f}
+
+
+def lighter_rivals() -> Namespace:
+    """aiolimiter within pybreaker within tenacity, with asyncio's own time limit."""
+    limiter = import_module("aiolimiter").AsyncLimiter(MANY, 60)
+    breaker = import_module("pybreaker").CircuitBreaker()
+    tenacity = import_module("tenacity")
+
+    @tenacity.retry(
+        stop=tenacity.stop_after_attempt(3), retry=tenacity.retry_if_exception_type(OSError)
+    )
+    async def f() -> None:
+        with breaker.calling():
+            async with limiter, asyncio.timeout(ATTEMPT_SECONDS):
+                await work()
+
+    return {"f": f}
+
+
+ROWS = [
+    Row(
+        "a guarded call that suspends once: limit, breaker, retry, time limit",
+        Target(over=1_500, says="≤ 1,500 ns over the bare call"),
+        [
+            Contender("the bare call", "await f()", bare),
+            Contender("ferrogate", "await f()", ours, "ferrogate"),
+            Contender(
+                "ferrogate, bulkhead, deadline and fallback too",
+                "await f()",
+                ours_with_all,
+                "ferrogate",
+            ),
+            Contender(
+                "aiolimiter + pybreaker + tenacity + asyncio.timeout",
+                "await f()",
+                lighter_rivals,
+                "tenacity",
+            ),
+            Contender(
+                "aiolimiter + purgatory + stamina + asyncio.timeout",
+                "await f()",
+                rivals,
+                "stamina",
+            ),
+        ],
+        KEYS,
+        fresh=True,
+    )
+]
