@@ -52,13 +52,11 @@ def rivals() -> Namespace:
     breakers = import_module("purgatory").AsyncCircuitBreakerFactory()
     stamina = import_module("stamina")
 
-    @stamina.retry(on=OSError, attempts=3)
-    @breakers("api")
     async def f() -> None:
         async with limiter, asyncio.timeout(ATTEMPT_SECONDS):
             await work()
 
-    return {"f": f}
+    return {"f": stamina.retry(on=OSError, attempts=3)(breakers("api")(f))}
 
 
 def lighter_rivals() -> Namespace:
@@ -67,15 +65,15 @@ def lighter_rivals() -> Namespace:
     breaker = import_module("pybreaker").CircuitBreaker()
     tenacity = import_module("tenacity")
 
-    @tenacity.retry(
-        stop=tenacity.stop_after_attempt(3), retry=tenacity.retry_if_exception_type(OSError)
-    )
     async def f() -> None:
         with breaker.calling():
             async with limiter, asyncio.timeout(ATTEMPT_SECONDS):
                 await work()
 
-    return {"f": f}
+    retry = tenacity.retry(
+        stop=tenacity.stop_after_attempt(3), retry=tenacity.retry_if_exception_type(OSError)
+    )
+    return {"f": retry(f)}
 
 
 ROWS = [
