@@ -9,6 +9,7 @@ from ferrogate._core import __version__
 from ferrogate._headers import RateLimitDimension, RateLimitHeaders
 from ferrogate._results import ResultCache
 from ferrogate._view import CacheView
+from ferrogate.batch import Batch, BatchError, BatchProgress
 from ferrogate.breaker import CircuitBreaker, CircuitBreakerConfig
 from ferrogate.cache import (
     Cache,
@@ -41,6 +42,9 @@ from ferrogate.service import CacheService, CacheUnavailable
 
 __all__ = [
     "AlertThreshold",
+    "Batch",
+    "BatchError",
+    "BatchProgress",
     "Cache",
     "CacheClient",
     "CacheConfig",

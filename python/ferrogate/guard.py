@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import os
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, cast, overload
 
 from ferrogate import _core, _llm_calls, _suites
 from ferrogate._arguments import flag
 from ferrogate._guarded import guarded
+from ferrogate.batch import Batch, BatchProgress
 from ferrogate.breaker import CircuitBreaker
 from ferrogate.hedge import Hedge
 from ferrogate.limiter import RateLimiter
@@ -22,6 +24,7 @@ __all__ = ["Guard", "GuardStats"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_Item = TypeVar("_Item")
 
 
 class GuardStats(TypedDict):
@@ -187,6 +190,50 @@ class Guard(_core.Guard):
         first item. ``attempt_timeout`` bounds the time to that, ``timeout`` the whole.
         """
         return guarded(function, self, "guard")
+
+    def map(
+        self,
+        function: Callable[[_Item], Awaitable[_R]],
+        items: Iterable[_Item] | AsyncIterable[_Item],
+        *,
+        concurrency: int = 16,
+        progress: bool | Callable[[BatchProgress], object] = False,
+        resume: str | os.PathLike[str] | None = None,
+    ) -> Batch[_Item, _R]:
+        """Calls ``function(item)`` for each of ``items`` through the guard.
+
+        ::
+
+            answers = await guard.map(ask, prompts, concurrency=50, progress=True, resume="a.jsonl")
+
+            async for done in guard.map(ask, prompts):  # as they come
+                print(done.item, done.value or done.error)
+
+        Awaited it is the list of values in the order of the items; items that failed do not
+        stop the others, and raise a :class:`BatchError` at the end. When the reader leaves or is
+        cancelled, calls under way are cancelled.
+
+        Args:
+            function: a coroutine function (or a plain one) of one item; not guarded itself.
+            items: taken as they are needed; may be asynchronous.
+            concurrency: calls under way at one time.
+            progress: ``True`` writes to standard error; or called with a :class:`BatchProgress`
+                after each item.
+            resume: a file that every value is appended to, as a line of JSON. A batch that is run
+                again with it does not call for the items that have a value there. Items must have a
+                ``cache_key``, and values must come back equal from JSON.
+
+        Raises:
+            ValueError, TypeError: a wrong argument, or a file that is not a batch's.
+        """
+        return Batch(
+            self,
+            function,
+            items,
+            concurrency=concurrency,
+            progress=progress,
+            resume=resume,
+        )
 
     def get_stats(self) -> GuardStats:
         """Counts since construction."""
