@@ -242,6 +242,30 @@ assert one.get_or_set_sync("ns", "k", lambda: 1) == 1
 assert other.get_sync("ns", "k") == 1
 """,
     ),
+    "a guarded call's pause before it is made again": (
+        """
+from ferrogate import Guard, RetryPolicy
+guard = Guard("g", bulkhead=1, retry=RetryPolicy(3, base=30, jitter="none"))
+def fails(): raise ValueError
+blocking = lambda: guard.call_sync(fails)
+""",
+        """
+assert guard.call_sync(max, 1, 2) == 2
+""",
+    ),
+    "a guarded call's wait for a slot": (
+        """
+from ferrogate import Guard
+slots = RateLimiter(burst=1)
+guard = Guard("g", bulkhead=slots)
+slots.__enter__()
+blocking = lambda: guard.call_sync(max, 1, 2)
+""",
+        """
+slots.__exit__(None, None, None)
+assert guard.call_sync(max, 1, 2) == 2
+""",
+    ),
     "a cache service's load": (
         """
 one, other = store(lease_seconds=3600), store(lease_seconds=3600)

@@ -42,6 +42,45 @@ asyncio.run(main())
         0,
         "",
     ),
+    "guarded calls, awaited, pending, left and never begun": (
+        """
+from ferrogate import Guard, Hedge, RetryPolicy
+guard = Guard("g", bulkhead=5, timeout=60, attempt_timeout=50, retry=RetryPolicy(3, base=30),
+              hedge=Hedge(delay=0.001))
+@guard
+async def f(seconds):
+    await asyncio.sleep(seconds)
+    if seconds: raise ValueError
+@guard
+async def stream():
+    yield 1
+    await asyncio.sleep(60)
+async def main():
+    await asyncio.gather(*(f(0) for _ in range(20)))
+    tasks = [asyncio.ensure_future(f(x)) for x in (60, 60, 0.001, 60, 60, 60)]
+    items = stream()
+    await anext(items)
+    await asyncio.sleep(0.01)
+    globals()["keep"] = tasks, items, f(1), stream()
+asyncio.run(main())
+""",
+        0,
+        "",
+    ),
+    "guarded calls of daemon threads": (
+        """
+from ferrogate import Guard, RetryPolicy
+keep = Slow()
+guard = Guard("g", bulkhead=1, attempt_timeout=50, retry=RetryPolicy(9, base=60, max_delay=60))
+def fails():
+    raise ValueError
+async def main():
+    await asyncio.gather(*(guard.call(asyncio.sleep, 0.001) for i in range(9000)))
+daemons(lambda: asyncio.run(main()), lambda: guard.call_sync(fails))
+""",
+        0,
+        "",
+    ),
     "pending flights on a loop that is closed": (
         """
 @cached

@@ -398,6 +398,48 @@ import logging; logging.disable()
 """,
         0.4,
     ),
+    "calls through a guard that fail, pause, are late, hedged or left": (
+        """
+import contextlib
+from ferrogate import Guard, Hedge, LLMLimiter, RetryBudget, RetryPolicy
+from ferrogate.testing import ManualClock
+clock = ManualClock()
+limiter = LLMLimiter(requests_per_minute=10**9, tokens_per_minute=10**12, clock=clock)
+guard = Guard(
+    "api", limiter=limiter, bulkhead=50, clock=clock, timeout=60, attempt_timeout=20,
+    retry=RetryPolicy(3, base=0, budget=RetryBudget(1.0, clock=clock), clock=clock),
+    hedge=Hedge(delay=5), fallback=lambda error: None,
+)
+shared = Guard("shared", timeout=30)
+@guard
+async def f(i):
+    await asyncio.sleep(0)
+    if i % 3 == 0: raise ValueError(i)
+    if i % 11 == 0: await asyncio.Event().wait()
+    return [i]
+@guard
+async def stream(i):
+    for n in range(i % 5): yield [n]
+@guard
+def plain(i):
+    if i % 3 == 0: raise ValueError(i)
+async def some(i):
+    tasks = [asyncio.ensure_future(f(i + n)) for n in range(6)]
+    tasks += [asyncio.ensure_future(shared.call(asyncio.sleep, 0)) for _ in range(4)]
+    for _ in range(5): await asyncio.sleep(0)
+    tasks[4].cancel()
+    for _ in range(20):
+        clock.advance(5)
+        for _ in range(3): await asyncio.sleep(0)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    async for _ in stream(i): break
+    f(i).close()
+def step(i):
+    plain(i)
+    if i % 50 == 0: loop.run_until_complete(some(i))
+""",
+        0.4,
+    ),
     "metrics": (
         """
 metrics = PerformanceMetrics()
