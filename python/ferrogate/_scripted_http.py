@@ -68,6 +68,7 @@ class Exchange(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     daemon_threads = False  # those that are not are joined when it closes
+    request_queue_size = 1024  # of the usual five, a test's hundred connections lose most
 
     def __init__(self, answer: Callable[[Exchange], None]) -> None:
         super().__init__(("127.0.0.1", 0), Exchange)
