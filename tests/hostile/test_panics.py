@@ -475,6 +475,7 @@ RECIPES: dict[str, Recipe] = {
     "RateLimiter.try_acquire": of_limiter(lambda r: r.try_acquire(1, "key")),
     "Ready.throw": of_cache(throw),
     "RetryBudget": new(RetryBudget),
+    "RetryBudget._withdraw": new(lambda: RetryBudget()._withdraw()),
     "RetryBudget._stats": new(lambda: RetryBudget().get_stats()),
     "RetryPolicy": new(RetryPolicy),
     "RetryPolicy._stats": new(lambda: RetryPolicy().get_stats()),

@@ -82,9 +82,28 @@ async def closed_by(stream: Any) -> None:
         await stream.athrow(KeyError("k"))
 
 
+def opened(call: Callable[[Guard, _core._OpenAttempt], object]) -> Recipe:
+    """An attempt ends once, so every call has one of its own."""
+
+    def recipe() -> Callable[[], object]:
+        guard = Guard("panics")
+
+        def step() -> object:
+            attempt = _core._OpenAttempt()
+            guard._open_sync(attempt, False, double, 1)
+            return call(guard, attempt)
+
+        return step
+
+    return recipe
+
+
 RECIPES: dict[str, Recipe] = {
     "Guard": lambda: lambda: Guard("panics"),
     "Guard._counts": of_guard(lambda g: g.get_stats()),
+    "Guard._open": opened(lambda g, a: finished(g._open(a, False, double_later, 1))),
+    "Guard._open_sync": opened(lambda g, a: g._open_sync(a, True, double, 1)),
+    "Guard._parts": of_guard(lambda g: g._parts()),
     "Guard.call": of_guard(lambda g: finished(g.call(double_later, 1))),
     "Guard.call_sync": of_guard(lambda g: g.call_sync(double, 1)),
     "Driven.send": of_guard(lambda g: finished(g.call(double_later, 1))),
@@ -106,6 +125,9 @@ RECIPES: dict[str, Recipe] = {
     "GuardedStream.athrow": of_stream(closed_by),
     "Hedge": lambda: Hedge,
     "Hedge._stats": lambda: lambda: Hedge().get_stats(),
+    "_OpenAttempt": lambda: _core._OpenAttempt,
+    "_OpenAttempt.abandon": opened(lambda _, a: a.abandon()),
+    "_OpenAttempt.end": opened(lambda _, a: a.end(None)),
     "_outcome_of": lambda: lambda: _core._outcome_of(ValueError()),
 }
 

@@ -69,6 +69,12 @@ impl Attempts {
         }
     }
 
+    /// Hands over the attempt that is running, to whoever knows when it ends.
+    pub(super) fn hand_over(&mut self, py: Python<'_>) -> Self {
+        let empty = Self::new(self.plan.clone_ref(py));
+        std::mem::replace(self, empty)
+    }
+
     #[inline]
     pub(super) fn parts(&self) -> Parts<'_> {
         self.plan.parts()
@@ -77,16 +83,8 @@ impl Attempts {
     /// The call begins now.
     #[inline]
     pub(super) fn begin(&mut self) {
+        self.begin_once();
         let parts = self.plan.parts();
-        if !parts.is_rival {
-            parts.count(|counts| &counts.calls);
-        }
-        if let Some(guard) = self.plan.hedged()
-            && let Some(hedge) = guard.get().hedge()
-        {
-            hedge.get().deposit();
-        }
-        self.deadline = parts.deadline();
         if let Some(policy) = parts.retry {
             let policy = policy.get();
             let left = self.left();
@@ -98,6 +96,22 @@ impl Attempts {
                 None => run,
             });
         }
+    }
+
+    /// [`Attempts::begin`] for a call that is not made again: it cannot be, or it has been already
+    /// and whoever makes it has paid for that.
+    #[inline]
+    pub(super) fn begin_once(&mut self) {
+        let parts = self.plan.parts();
+        if !parts.is_rival {
+            parts.count(|counts| &counts.calls);
+        }
+        if let Some(guard) = self.plan.hedged()
+            && let Some(hedge) = guard.get().hedge()
+        {
+            hedge.get().deposit();
+        }
+        self.deadline = parts.deadline();
     }
 
     /// What is left until the deadline; `None`: no end.

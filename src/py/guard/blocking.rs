@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 
 use super::attempts::Attempts;
 use super::inner::am_await;
+use super::open::Opens;
 use super::plan::Plan;
 use super::target::Target;
 use super::timing;
@@ -24,14 +25,35 @@ impl Drop for Running<'_> {
 
 /// Calls it until it succeeds or nothing more is to be tried.
 pub(crate) fn call(py: Python<'_>, plan: Plan, target: &Target) -> PyResult<Py<PyAny>> {
+    run(py, plan, target, None)
+}
+
+/// [`call`], but an attempt that brings a result has not ended with that.
+pub(super) fn open(
+    py: Python<'_>,
+    plan: Plan,
+    target: &Target,
+    opens: &Opens,
+) -> PyResult<Py<PyAny>> {
+    run(py, plan, target, Some(opens))
+}
+
+fn run(py: Python<'_>, plan: Plan, target: &Target, opens: Option<&Opens>) -> PyResult<Py<PyAny>> {
     let mut running = Running { py, attempts: Attempts::new(plan) };
     let attempts = &mut running.attempts;
-    attempts.begin();
+    match opens {
+        Some(Opens { once: true, .. }) => attempts.begin_once(),
+        _ => attempts.begin(),
+    }
     loop {
         let result = match attempts.admit_blocking(py, target) {
             Ok(()) => target.call(py).and_then(|value| plain(target, value)),
             Err(error) => return fall_back(py, attempts, error, target),
         };
+        if let (Some(opens), Ok(_)) = (opens, &result) {
+            opens.attempt.get().keep(py, attempts.hand_over(py));
+            return result;
+        }
         match (attempts.ended(py, &result, true)?, result) {
             (None, Ok(value)) => return Ok(value),
             (None, Err(error)) => return fall_back(py, attempts, error, target),

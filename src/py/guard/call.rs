@@ -4,9 +4,11 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
 use super::attempts::Attempts;
+use super::class::Guard;
 use super::hedge::{Second, Standby};
 use super::inner::Inner;
 use super::machine::{At, Machine, Next, Steps};
+use super::open::Opens;
 use super::plan::Plan;
 use super::target::Target;
 use super::timing;
@@ -28,31 +30,54 @@ struct Call {
     /// How the first of two calls failed; the second is waited for.
     first: Option<PyErr>,
     second: Option<Py<PyAny>>,
+    /// Who ends an attempt that has brought a result.
+    opens: Option<Opens>,
 }
 
 /// A coroutine that calls `target` through `plan`.
 #[inline]
 pub(crate) fn call(py: Python<'_>, plan: Plan, target: Target) -> PyResult<Bound<'_, PyAny>> {
-    let call = Call {
-        attempts: Attempts::new(plan),
-        target,
-        fallen: false,
-        since: 0,
-        standby: None,
-        first: None,
-        second: None,
-    };
+    driven(py, Box::new(Machine::new(Call::new(plan, target, None))))
+}
+
+/// [`call`], but an attempt that brings a result has not ended with that, and is not hedged.
+pub(super) fn open(
+    py: Python<'_>,
+    plan: Plan,
+    target: Target,
+    opens: Opens,
+) -> PyResult<Bound<'_, PyAny>> {
+    let call = Call::new(plan, target, Some(opens));
     driven(py, Box::new(Machine::new(call)))
 }
 
 impl Call {
+    fn new(plan: Plan, target: Target, opens: Option<Opens>) -> Self {
+        Self {
+            attempts: Attempts::new(plan),
+            target,
+            fallen: false,
+            since: 0,
+            standby: None,
+            first: None,
+            second: None,
+            opens,
+        }
+    }
+
+    /// The guard whose calls may be hedged: of two answers that are read later, none has won.
+    #[inline]
+    fn hedges(&self) -> Option<&Py<Guard>> {
+        if self.opens.is_some() { None } else { self.attempts.hedged() }
+    }
+
     /// Begins an attempt.
     #[inline]
     fn admit(&mut self, py: Python<'_>) -> PyResult<Next> {
         if let Some(place) = self.attempts.admit(py, &self.target)? {
             return Next::of(At::Line, place);
         }
-        if let Some(guard) = self.attempts.hedged() {
+        if let Some(guard) = self.hedges() {
             self.since = guard.get().clock.now();
         }
         match self.target.call(py).and_then(Inner::of) {
@@ -66,7 +91,7 @@ impl Call {
     /// How long a call took that nobody stood by for.
     #[inline]
     fn observe(&self) {
-        if let Some(guard) = self.attempts.hedged().map(Py::get)
+        if let Some(guard) = self.hedges().map(Py::get)
             && let Some(hedge) = guard.hedge()
         {
             hedge.get().observe(guard.clock.now().saturating_sub(self.since));
@@ -104,6 +129,10 @@ impl Call {
 
     #[inline]
     fn attempted(&mut self, py: Python<'_>, result: PyResult<Py<PyAny>>) -> PyResult<Next> {
+        if let (Some(opens), Ok(_)) = (&self.opens, &result) {
+            opens.attempt.get().keep(py, self.attempts.hand_over(py));
+            return result.map(Next::Done);
+        }
         match self.attempts.ended(py, &result, true)? {
             None => result.map(Next::Done),
             Some(0) => self.admit(py),
@@ -118,7 +147,10 @@ impl Call {
 impl Steps for Call {
     #[inline]
     fn begin(&mut self, py: Python<'_>) -> PyResult<Next> {
-        self.attempts.begin();
+        match &self.opens {
+            Some(Opens { once: true, .. }) => self.attempts.begin_once(),
+            _ => self.attempts.begin(),
+        }
         self.admit(py)
     }
 
@@ -175,7 +207,7 @@ impl Steps for Call {
     fn suspended(&mut self, py: Python<'_>, at: At) -> PyResult<()> {
         if at == At::Attempt
             && self.standby.is_none()
-            && let Some(guard) = self.attempts.hedged()
+            && let Some(guard) = self.hedges()
         {
             self.standby = Standby::set(py, guard, &self.target, self.since)?;
         }
@@ -213,6 +245,9 @@ impl Steps for Call {
         }
         if let Some(second) = &self.second {
             visit(second)?;
+        }
+        if let Some(opens) = &self.opens {
+            visit(opens.attempt.as_any())?;
         }
         self.target.traverse(visit)
     }

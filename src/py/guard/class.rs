@@ -7,9 +7,10 @@ use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::blocking;
-use super::call::call;
+use super::call::{call, open};
 use super::gate::Gate;
 use super::hedge::Hedge;
+use super::open::{OpenAttempt, Opens};
 use super::plan::{Counts, Parts, Plan};
 use super::target::Target;
 use crate::core::clock::{Clock, Nanos};
@@ -136,6 +137,48 @@ impl Guard {
         edge("Guard.call_sync", || {
             let target = Target::new(function, args, kwargs)?;
             blocking::call(slf.py(), Plan::Guard(slf.clone().unbind()), &target)
+        })
+    }
+
+    /// `call`, but an attempt that brings a result lasts until `attempt` is told how it ended.
+    /// With `once` there is one attempt only.
+    #[pyo3(signature = (attempt, once, function, /, *args))]
+    fn _open<'py>(
+        slf: &Bound<'py, Self>,
+        attempt: Py<OpenAttempt>,
+        once: bool,
+        function: Py<PyAny>,
+        args: &Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge("Guard._open", || {
+            let target = Target::new(function, args, None)?;
+            let plan = Plan::Guard(slf.clone().unbind());
+            open(slf.py(), plan, target, Opens { attempt, once })
+        })
+    }
+
+    /// `call_sync`, as `_open`.
+    #[pyo3(signature = (attempt, once, function, /, *args))]
+    fn _open_sync<'py>(
+        slf: &Bound<'py, Self>,
+        attempt: Py<OpenAttempt>,
+        once: bool,
+        function: Py<PyAny>,
+        args: &Bound<'py, PyTuple>,
+    ) -> PyResult<Py<PyAny>> {
+        edge("Guard._open_sync", || {
+            let target = Target::new(function, args, None)?;
+            let plan = Plan::Guard(slf.clone().unbind());
+            blocking::open(slf.py(), plan, &target, &Opens { attempt, once })
+        })
+    }
+
+    /// Its retry policy, and the clock that it was given.
+    #[allow(clippy::type_complexity)] // spelled out in `_core.pyi`
+    fn _parts(&self, py: Python<'_>) -> PyResult<(Option<Py<PyRetryPolicy>>, Option<Py<PyAny>>)> {
+        edge("Guard._parts", || {
+            let retry = self.retry.as_ref().map(|policy| policy.clone_ref(py));
+            Ok((retry, self.clock_object.as_ref().map(|clock| clock.clone_ref(py))))
         })
     }
 

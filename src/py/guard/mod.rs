@@ -13,6 +13,7 @@ mod gate;
 mod hedge;
 mod inner;
 mod machine;
+mod open;
 mod plan;
 mod stream;
 mod target;
@@ -29,6 +30,7 @@ pub(crate) use self::target::Target;
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(function::set_bypass, m)?)?;
     m.add_class::<class::Guard>()?;
+    m.add_class::<open::OpenAttempt>()?;
     m.add_class::<function::GuardedFunction>()?;
     m.add_class::<hedge::Hedge>()?;
     m.add_class::<hedge::Rival>()?;

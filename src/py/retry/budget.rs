@@ -53,6 +53,11 @@ impl PyRetryBudget {
         })
     }
 
+    /// Pays for a retry that is made elsewhere; false if there is not enough.
+    fn _withdraw(&self) -> PyResult<bool> {
+        edge("RetryBudget._withdraw", || Ok(self.core.try_withdraw(None)))
+    }
+
     /// `(calls, retries, refused, refused_usd, saved, reserve, usd_last_minute)`
     fn _stats(&self) -> PyResult<(u64, u64, u64, u64, f64, f64, f64)> {
         edge("RetryBudget._stats", || {
