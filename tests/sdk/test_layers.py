@@ -101,6 +101,14 @@ async def eventually_async(true: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
+def guarded(name: str, budget: RetryBudget | None = None, attempts: int = 3) -> Guard:
+    """On a clock that stands still: no call is ever due again."""
+    clock = ManualClock()
+    budget = RetryBudget(clock=clock) if budget is None else budget
+    policy = RetryPolicy(attempts=attempts, base=0, budget=budget, clock=clock)
+    return Guard(name, retry=policy, clock=clock)
+
+
 SDKS = pytest.mark.parametrize("sdk", ["openai", "anthropic"])
 
 
@@ -125,8 +133,7 @@ def test_with_one_there_are_the_attempts_of_its_policy(
 ) -> None:
     refuses(provider, status)
     budget = RetryBudget()
-    guard = Guard(sdk, retry=RetryPolicy(attempts=3, base=0.001, budget=budget))
-    transport = GuardedTransport(guard)
+    transport = GuardedTransport(guarded(sdk, budget))
 
     async def main() -> None:
         async with client_of(sdk, provider, RetryingHTTP(transport)) as client:
@@ -147,7 +154,7 @@ def test_with_one_there_are_the_attempts_of_its_policy(
 
 def test_blocking_layers_come_to_the_same(provider: ScriptedProvider) -> None:
     refuses(provider)
-    guard = Guard("openai", retry=RetryPolicy(attempts=3, base=0.001, budget=RetryBudget()))
+    guard = guarded("openai")
     http = httpx2.Client(transport=RetryingHTTPSync(SyncGuardedTransport(guard)))
 
     @tenacity.retry(stop=tenacity.stop_after_attempt(5), reraise=True)
@@ -163,8 +170,8 @@ def test_blocking_layers_come_to_the_same(provider: ScriptedProvider) -> None:
 @pytest.mark.parametrize("calls", [1, 10, 60])
 def test_many_calls_share_one_budget(provider: ScriptedProvider, calls: int) -> None:
     refuses(provider)
-    budget = RetryBudget(0.2, min_per_second=0.000001, window=5_000_000)  # 5 in reserve
-    guard = Guard("openai", retry=RetryPolicy(attempts=3, base=0.001, budget=budget))
+    budget = RetryBudget(0.2, window=5, clock=ManualClock())  # 5 in reserve
+    guard = guarded("openai", budget)
 
     async def main() -> None:
         async with client_of("openai", provider, RetryingHTTP(GuardedTransport(guard))) as client:
@@ -254,21 +261,33 @@ def test_a_pause_of_the_provider_holds_for_all_calls(provider: ScriptedProvider)
     asyncio.run(main())
 
 
-def test_an_answer_that_never_comes(provider: ScriptedProvider) -> None:
-    """A timeout is an exception and has no header: the SDK tries again, and nothing is sent."""
-    refuses(provider, ProviderReply(hangs=True))
-    policy = RetryPolicy(attempts=2, base=0.001, budget=RetryBudget())
-    guard = Guard("openai", retry=policy, attempt_timeout=0.1)
-    transport = GuardedTransport(guard)
+def test_an_error_of_the_connection_has_no_header(provider: ScriptedProvider) -> None:
+    """The SDK tries again, and nothing is sent."""
+    refuses(provider, ScriptedProvider.disconnect)
+    transport = GuardedTransport(guarded("openai", attempts=2))
 
     async def main() -> None:
-        http = httpx2.AsyncClient(transport=transport)
-        async with openai.AsyncOpenAI(
-            base_url=provider.openai_url, api_key="k", http_client=http
-        ) as client:
-            with pytest.raises(openai.APITimeoutError):
+        async with client_of("openai", provider, transport) as client:
+            with pytest.raises(openai.APIConnectionError):
                 await client.chat.completions.create(model="m", messages=[])
 
     asyncio.run(main())
     assert provider.count() == 2
-    assert transport.get_stats()["answered_again"] >= 2
+    assert transport.get_stats()["answered_again"] == 2
+
+
+def test_an_answer_that_never_comes_is_a_timeout_of_the_client(provider: ScriptedProvider) -> None:
+    refuses(provider, ScriptedProvider.timeout)
+    guard = Guard("openai", retry=RetryPolicy(attempts=2, base=0), attempt_timeout=0.1)
+    transport = GuardedTransport(guard)
+
+    async def main() -> None:
+        async with client_of("openai", provider, transport) as client:
+            asked = client.with_options(max_retries=0).chat.completions
+            with pytest.raises(openai.APITimeoutError) as caught:
+                await asked.create(model="m", messages=[])
+            assert isinstance(caught.value.__cause__, httpx2.ReadTimeout)
+
+    asyncio.run(main())
+    assert transport.get_stats()["sent"] == 2
+    assert provider.count() <= 2

@@ -40,7 +40,10 @@ def side(request: pytest.FixtureRequest) -> Side:
 
 
 def guarded(attempts: int = 3, **parts: Any) -> Guard:
-    return Guard("provider", retry=RetryPolicy(attempts=attempts, base=0), **parts)
+    """On a clock that stands still: what failed does so until the test says otherwise."""
+    clock = parts.pop("clock", None) or ManualClock()
+    policy = RetryPolicy(attempts=attempts, base=0, clock=clock)
+    return Guard("provider", retry=policy, clock=clock, **parts)
 
 
 def test_an_answer_passes_as_it_is(side: Side) -> None:

@@ -4,6 +4,7 @@ Each module needs its package, and nothing else imports it. A guard under HTTP c
 under the SDKs of OpenAI and Anthropic:
 
 - :mod:`ferrogate.integrations.httpx`, :mod:`ferrogate.integrations.httpx2`: transports
+- :mod:`ferrogate.integrations.aiohttp`: a middleware for sessions
 
 Adapters for frameworks that bring a cache interface of their own:
 

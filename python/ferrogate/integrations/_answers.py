@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ferrogate.exceptions import CircuitBreakerOpenError, FerrogateError, RateLimitExceeded
@@ -23,6 +23,8 @@ class Answer:
     body: bytes
     error: FerrogateError | None = None
     """Why there was no other, where it was made here."""
+    source: Any = None
+    """The response of a library that has no way to make one."""
 
     def header(self, name: bytes) -> str:
         """A header's value, or ``""``."""
@@ -41,7 +43,7 @@ class Answer:
             changed[b"retry-after"] = str(math.ceil(again_in)).encode()
             changed[b"retry-after-ms"] = str(math.ceil(again_in * 1000)).encode()
         kept = [pair for pair in self.headers if pair[0].lower() not in changed]
-        return Answer(self.status, kept + list(changed.items()), self.body, self.error)
+        return replace(self, headers=kept + list(changed.items()))
 
 
 class Answered(Exception):

@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from ferrogate import _core, _suites
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ferrogate.testing import ManualClock
 
 __all__ = [
+    "KEPT_BODY",
     "Begun",
     "Exchanges",
     "GuardedTransportStats",
@@ -44,7 +45,7 @@ _LONGEST_HOLD = 30.0
 #: For so long after that it is still the same call.
 _MEMORY = 60.0
 #: Bytes of a failure's body that are kept for those who come again.
-_KEPT_BODY = 16_384
+KEPT_BODY = 16_384
 _MOST_PAUSES = 256
 
 #: These differ from attempt to attempt of one call. All others tell calls apart, so that nobody
@@ -241,7 +242,7 @@ class Exchanges:
             self._counts["answered_again"] += 1
         if isinstance(failure, Answer):
             return Begun(failure=failure.final(max(left, 0.0)))
-        return Begun(failure=copy.copy(failure))
+        return Begun(failure=_copied(failure))
 
     def on_the_way(self) -> None:
         """A request is sent."""
@@ -276,15 +277,16 @@ class Exchanges:
             return answer
         asked = RateLimitHeaders.parse(answer.headers, answer.status).pause
         kept = answer
-        if len(answer.body) > _KEPT_BODY:
-            kept = made_here(answer.status, f"HTTP {answer.status}", "too_long_to_keep")
+        if len(answer.body) > KEPT_BODY:
+            short = made_here(answer.status, f"HTTP {answer.status}", "too_long_to_keep")
+            kept = replace(short, source=answer.source)
         self._remember(sent, kept, asked or 0.0)
         return answer.final()
 
     def failed(self, sent: Sent, error: Exception) -> None:
         """All attempts ended without an answer."""
         # A copy has no traceback, whose frames would keep a lot.
-        self._remember(sent, copy.copy(error), 0.0)
+        self._remember(sent, _copied(error), 0.0)
 
     def _remember(self, sent: Sent, failure: Answer | Exception, asked: float) -> None:
         if sent.body is None:
@@ -357,6 +359,17 @@ def _teach(limiter: Any, said: RateLimitHeaders, reservation: Any) -> None:
             reset=heard.reset_in,
             reservation=reservation,
         )
+
+
+def _copied(error: Exception) -> Exception:
+    """The same error, without its traceback."""
+    try:
+        made: Any = copy.copy(error)
+    except Exception:
+        # Its constructor takes other arguments than it has told its base.
+        made = type(error).__new__(type(error), *error.args)
+        made.__dict__.update(error.__dict__)
+    return made if isinstance(made, Exception) else error
 
 
 def _make_room(table: dict[bytes, Any], most: int) -> None:
