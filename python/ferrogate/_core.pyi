@@ -481,12 +481,24 @@ class Guard:
         self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
     ) -> _T: ...
     def _open(
-        self, attempt: _OpenAttempt, once: bool, function: Callable[..., Any], /, *args: Any
+        self,
+        attempt: _OpenAttempt,
+        once: bool,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        **kwargs: Any,
     ) -> Driven[Any]: ...
     def _open_sync(
-        self, attempt: _OpenAttempt, once: bool, function: Callable[..., Any], /, *args: Any
+        self,
+        attempt: _OpenAttempt,
+        once: bool,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any: ...
-    def _parts(self) -> tuple[RetryPolicy | None, ManualClock | None]: ...
+    def _parts(self) -> tuple[RetryPolicy | None, ManualClock | None, bool]: ...
     @property
     def name(self) -> str: ...
     @property

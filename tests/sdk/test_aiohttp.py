@@ -281,8 +281,7 @@ def test_a_request_that_is_read_once_is_sent_once(provider: ScriptedProvider) ->
 def test_a_limiter_is_told_what_a_call_took(provider: ScriptedProvider) -> None:
     limiter = LLMLimiter(tokens_per_minute=10_000)
     provider.script([ProviderReply(text="ok", input_tokens=11, output_tokens=7)])
-    middleware = GuardedMiddleware(guarded(), limiter=limiter)
-    used(provider, middleware, ask)
+    used(provider, GuardedMiddleware(guarded(limiter=limiter)), ask)
     assert limiter.get_stats()["dimensions"]["tokens"]["used"] == 18
 
 

@@ -307,25 +307,35 @@ def test_long_bodies_are_given_on_as_they_come(side: Side) -> None:
 
 
 def test_a_limiter_is_asked_for_each_attempt_and_told_what_it_took(side: Side) -> None:
-    limiter = LLMLimiter(
-        requests_per_minute=10, tokens_per_minute=10_000, clock=(clock := ManualClock())
-    )
-    used = json.dumps({"usage": {"prompt_tokens": 11, "completion_tokens": 7}}).encode()
-    client = side.client([503, (200, JSON, [used])], guarded(clock=clock), limiter=limiter)
-    assert client.ask().status_code == 200
+    clock = ManualClock()
+    limiter = LLMLimiter(requests_per_minute=10, tokens_per_minute=10_000, clock=clock)
+    usage = {"usage": {"prompt_tokens": 11, "completion_tokens": 7}}
+    asked: list[Any] = []
+
+    def estimate(request: Any, **fields: Any) -> dict[str, Any]:
+        asked.append((request.url, fields))
+        return {"input_tokens": 100, "max_output_tokens": fields["max_tokens"]}
+
+    guard = guarded(clock=clock, limiter=limiter, estimate=estimate)
+    replies = [429, (200, JSON, [json.dumps(usage).encode()]), (200, EVENTS, [events_of([usage])])]
+    client = side.client(replies, guard)
+    assert client.ask().usage == {"input_tokens": 11, "output_tokens": 7}
+    assert asked == [(URL, {"model": "m", "max_tokens": 50})] * 2
     stats = limiter.get_stats()
     assert stats["dimensions"]["requests"]["used"] == 2
     assert stats["dimensions"]["tokens"]["used"] == 18
-    assert (stats["granted"], stats["settled"], stats["released"]) == (2, 1, 1)
+    assert (stats["granted"], stats["open"]) == (2, 0)
+    client.stream(json={"max_tokens": 50})
+    assert limiter.get_stats()["dimensions"]["tokens"]["used"] == 36
 
 
 def test_a_limiter_hears_what_the_provider_says(side: Side) -> None:
     clock = ManualClock()
     limiter = LLMLimiter(requests_per_minute=10, clock=clock)
-    guard = Guard("provider", retry=RetryPolicy(attempts=1, clock=clock), clock=clock)
+    guard = guarded(attempts=1, clock=clock, limiter=limiter)
     told = JSON | {"x-ratelimit-limit-requests": "5", "x-ratelimit-remaining-requests": "4"}
     slow = (429, JSON | {"retry-after": "20"}, [b"{}"])
-    client = side.client([(200, told, [b"{}"]), slow], guard, limiter=limiter)
+    client = side.client([(200, told, [b"{}"]), slow], guard)
     assert client.ask().status_code == 200
     assert limiter.get_stats()["dimensions"]["requests"]["limit"] == 5
     assert client.ask().status_code == 429
@@ -335,10 +345,11 @@ def test_a_limiter_hears_what_the_provider_says(side: Side) -> None:
 def test_more_than_a_limiter_ever_grants_is_refused_at_once(side: Side) -> None:
     limiter = LLMLimiter(input_tokens_per_minute=1)
     breaker = CircuitBreaker("provider")
-    client = side.client([], Guard("provider", breaker=breaker), limiter=limiter)
-    response = client.ask()
-    assert (response.status_code, len(side.requests)) == (429, 0)
-    assert "retry-after" not in response.headers
+    client = side.client([], Guard("provider", breaker=breaker, limiter=limiter))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="input_tokens"):
+            client.ask(json={"messages": "a long question"})
+    assert client.transport.get_stats()["answered_again"] == 0
     assert breaker.get_stats()["failures"] == 0
 
 
@@ -388,7 +399,6 @@ def test_a_fallback_answers_with_a_response(side: Side) -> None:
 WRONG: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (lambda cls: cls(None), TypeError, "guard: expected a ferrogate.Guard"),
     (lambda cls: cls(guarded(), 1), TypeError, "transport: expected an httpx"),
-    (lambda cls: cls(guarded(), limiter=RateLimiter("1/s")), TypeError, "limiter: expected"),
     (lambda cls: cls(guarded(), budget=1), TypeError, "budget: expected"),
     (lambda cls: cls(guarded(), max_wait=-1), ValueError, "max_wait: expected"),
     (lambda cls: cls(guarded(), max_wait=float("nan")), ValueError, "max_wait: expected"),

@@ -101,11 +101,11 @@ class Client:
 
         return asyncio.run(main())
 
-    def stream(self, most: int | None = None) -> bytes:
+    def stream(self, most: int | None = None, json: Any = None) -> bytes:
         """Reads a streamed answer, or the first pieces of it."""
         read: list[bytes] = []
         if self.side.blocks:
-            with self.http.stream("POST", URL, json={}) as response:
+            with self.http.stream("POST", URL, json=json or {}) as response:
                 for piece in response.iter_raw():
                     read.append(piece)
                     if len(read) == most:
@@ -113,7 +113,7 @@ class Client:
             return b"".join(read)
 
         async def main() -> None:
-            async with self.http.stream("POST", URL, json={}) as response:
+            async with self.http.stream("POST", URL, json=json or {}) as response:
                 async for piece in response.aiter_raw():
                     read.append(piece)
                     if len(read) == most:

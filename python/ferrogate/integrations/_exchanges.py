@@ -145,19 +145,12 @@ class Exchanges:
         self,
         guard: Guard,
         *,
-        limiter: Any,
         budget: RetryBudget | None,
         max_wait: float,
         max_remembered: int,
     ) -> None:
         if not isinstance(guard, Guard):
             raise TypeError(f"guard: expected a ferrogate.Guard, got {type(guard).__name__}")
-        if limiter is not None and not hasattr(limiter, "reserve"):
-            got = type(limiter).__name__
-            raise TypeError(
-                f"limiter: expected a ferrogate.LLMLimiter, got {got}; "
-                "a RateLimiter goes into the guard"
-            )
         if budget is not None and not isinstance(budget, RetryBudget):
             raise TypeError(f"budget: expected a RetryBudget, got {type(budget).__name__}")
         if not max_wait >= 0:
@@ -167,14 +160,13 @@ class Exchanges:
             raise TypeError(f"max_remembered: expected an int, got {got}")
         if max_remembered < 1:
             raise ValueError(f"max_remembered: expected at least 1, got {max_remembered}")
-        policy, clock = guard._parts()
+        policy, clock, self.reserves = guard._parts()
         self.clock = cast("ManualClock | None", clock)
         if budget is None:
             budget = getattr(policy, "budget", None)
         # A layer above may well retry where the guard does not.
         self.budget = RetryBudget(clock=clock) if budget is None else budget
         self.guard = guard
-        self.limiter = limiter
         self.max_wait = float(max_wait)
         self._most = max_remembered
         self._episodes: dict[bytes, _Episode] = {}
@@ -249,26 +241,21 @@ class Exchanges:
         with self._lock:
             self._counts["sent"] += 1
 
-    def answered(self, sent: Sent, status: int, headers: Pairs, reservation: Any) -> None:
-        """An answer's head is there; what it says of the provider's limits is heeded."""
+    def answered(self, sent: Sent, status: int, headers: Pairs) -> None:
+        """An answer's head is there."""
         if status < 400:
             if self._episodes and sent.body is not None:
                 key = sent.key
                 with self._lock:
                     self._episodes.pop(key, None)
-            if self.limiter is None:
-                return
-        if self.limiter is not None and hasattr(self.limiter, "observe"):
-            self.limiter.observe(headers, status)
-            return
-        said = RateLimitHeaders.parse(headers, status)
-        if self.limiter is not None:
-            _teach(self.limiter, said, reservation)
-        elif status == 429 and said.pause:
-            scope, until = sent.scope, self._now() + said.pause
-            with self._lock:
-                _make_room(self._pauses, _MOST_PAUSES)
-                self._pauses[scope] = max(until, self._pauses.get(scope, 0.0))
+        elif status == 429 and not self.reserves:
+            # A limiter that reserves is told by the guard, and makes others wait by itself.
+            asked = RateLimitHeaders.parse(headers, status).pause
+            if asked:
+                scope, until = sent.scope, self._now() + asked
+                with self._lock:
+                    _make_room(self._pauses, _MOST_PAUSES)
+                    self._pauses[scope] = max(until, self._pauses.get(scope, 0.0))
 
     def gave_up(self, sent: Sent, answer: Answer) -> Answer:
         """All attempts ended so: what the layers above get."""
@@ -340,25 +327,6 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def _teach(limiter: Any, said: RateLimitHeaders, reservation: Any) -> None:
-    """What a limiter can be told without its reading headers itself."""
-    if said.pause:
-        limiter.pause(said.pause)
-    known = limiter.limits
-    for name in ("requests", "tokens", "input_tokens", "output_tokens"):
-        heard = getattr(said, name)
-        limited = known.get(f"{name}_per_minute") is not None
-        if not limited or (heard.limit is None and heard.remaining is None):
-            continue
-        limiter.learn(
-            name,
-            limit=heard.limit,
-            remaining=heard.remaining,
-            reset=heard.reset_in,
-            reservation=reservation,
-        )
 
 
 def _copied(error: Exception) -> Exception:

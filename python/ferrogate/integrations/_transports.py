@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -27,14 +28,12 @@ class _Transport:
     def _begin(
         self,
         guard: Guard,
-        limiter: Any,
         budget: RetryBudget | None,
         max_wait: float,
         max_remembered: int,
     ) -> None:
         self._exchanges = Exchanges(
             guard,
-            limiter=limiter,
             budget=budget,
             max_wait=max_wait,
             max_remembered=max_remembered,
@@ -118,7 +117,7 @@ class _Transport:
             failure.request = request
         raise failure
 
-    def _ended(self, request: Any, sent: Sent, error: Exception) -> Any:
+    def _ended(self, request: Any, sent: Sent, passing: Passing, error: Exception) -> Any:
         """The guard has raised: the response that stands for it, or the error to be raised."""
         if isinstance(error, Answered):
             answer = self._exchanges.gave_up(sent, error.answer)
@@ -126,7 +125,8 @@ class _Transport:
             response.headers = self._http.Headers(answer.headers)
             return response
         if not isinstance(error, FerrogateError):
-            self._exchanges.failed(sent, error)
+            if passing.sent:
+                self._exchanges.failed(sent, error)
             raise error
         if isinstance(error, TimeoutError) and hasattr(error, "timed_out"):
             late = self._http.ReadTimeout(str(error), request=request)
@@ -160,38 +160,34 @@ class AsyncTransport(_Transport):
         once = begun.once or sent.body is None
         try:
             response = await exchanges.guard._open(
-                passing.attempt, once, self._attempt, request, passing
+                passing.attempt, once, partial(self._attempt, passing), request, **passing.asked()
             )
         except Exception as error:
-            return self._ended(request, sent, error)
+            return self._ended(request, sent, passing, error)
         if passing.whole:
             passing.done(response)
         return self._checked(response)
 
-    async def _attempt(self, request: Any, passing: Passing) -> Any:
-        await passing.reserve()
+    async def _attempt(self, passing: Passing, request: Any, /, **_asked: Any) -> Any:
+        passing.on_the_way()
+        response = await self._inner.handle_async_request(request)
         try:
-            response = await self._inner.handle_async_request(request)
-            try:
-                if self._head(response, passing):
-                    response.stream = self._stream([], response, passing)
+            if self._head(response, passing):
+                response.stream = self._stream([], response, passing)
+                return response
+            parts, held = [], 0
+            source = response.stream.__aiter__()
+            async for part in source:
+                parts.append(part)
+                held += len(part)
+                if held > MOST_HELD and response.status_code < 400:
+                    response.stream = self._stream(parts, response, passing, source)
                     return response
-                parts, held = [], 0
-                source = response.stream.__aiter__()
-                async for part in source:
-                    parts.append(part)
-                    held += len(part)
-                    if held > MOST_HELD and response.status_code < 400:
-                        response.stream = self._stream(parts, response, passing, source)
-                        return response
-                await response.stream.aclose()
-            except BaseException:
-                await response.stream.aclose()
-                raise
-            return self._read(request, response, b"".join(parts), passing)
         except BaseException:
-            passing.came_to_nothing()
+            await response.stream.aclose()
             raise
+        await response.stream.aclose()
+        return self._read(request, response, b"".join(parts), passing)
 
     def _stream(self, parts: list[bytes], response: Any, passing: Passing, rest: Any = None) -> Any:
         return self._make_stream(parts, response, response.stream, passing, rest)
@@ -221,38 +217,34 @@ class SyncTransport(_Transport):
         once = begun.once or sent.body is None
         try:
             response = exchanges.guard._open_sync(
-                passing.attempt, once, self._attempt, request, passing
+                passing.attempt, once, partial(self._attempt, passing), request, **passing.asked()
             )
         except Exception as error:
-            return self._ended(request, sent, error)
+            return self._ended(request, sent, passing, error)
         if passing.whole:
             passing.done(response)
         return self._checked(response)
 
-    def _attempt(self, request: Any, passing: Passing) -> Any:
-        passing.reserve_sync()
+    def _attempt(self, passing: Passing, request: Any, /, **_asked: Any) -> Any:
+        passing.on_the_way()
+        response = self._inner.handle_request(request)
         try:
-            response = self._inner.handle_request(request)
-            try:
-                if self._head(response, passing):
-                    response.stream = self._stream([], response, passing)
+            if self._head(response, passing):
+                response.stream = self._stream([], response, passing)
+                return response
+            parts, held = [], 0
+            source = iter(response.stream)
+            for part in source:
+                parts.append(part)
+                held += len(part)
+                if held > MOST_HELD and response.status_code < 400:
+                    response.stream = self._stream(parts, response, passing, source)
                     return response
-                parts, held = [], 0
-                source = iter(response.stream)
-                for part in source:
-                    parts.append(part)
-                    held += len(part)
-                    if held > MOST_HELD and response.status_code < 400:
-                        response.stream = self._stream(parts, response, passing, source)
-                        return response
-                response.stream.close()
-            except BaseException:
-                response.stream.close()
-                raise
-            return self._read(request, response, b"".join(parts), passing)
         except BaseException:
-            passing.came_to_nothing()
+            response.stream.close()
             raise
+        response.stream.close()
+        return self._read(request, response, b"".join(parts), passing)
 
     def _stream(self, parts: list[bytes], response: Any, passing: Passing, rest: Any = None) -> Any:
         return self._make_stream(parts, response, response.stream, passing, rest)

@@ -21,6 +21,10 @@ class Usage:
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
 
+    def told(self) -> list[tuple[str, int | None]]:
+        """Both by their names."""
+        return [("input_tokens", self.input_tokens), ("output_tokens", self.output_tokens)]
+
     def read(self, body: bytes) -> None:
         """Takes what a body, or an event's data, says; anything else is passed over."""
         if b'"usage"' not in body:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -32,7 +33,6 @@ from ferrogate.integrations._exchanges import (
     Sent,
 )
 from ferrogate.integrations._passing import MOST_HELD, Passing, is_stream
-from ferrogate.llm_limiter import LLMLimiter
 from ferrogate.retry import RetryBudget
 
 __all__ = ["GuardedMiddleware", "GuardedTransportStats"]
@@ -42,7 +42,7 @@ class GuardedMiddleware:
     """A middleware of ``aiohttp.ClientSession`` that puts each request through a guard.
 
     As :class:`ferrogate.integrations.httpx.GuardedTransport` does: statuses, retries, pauses, the
-    memory of calls that failed, usage and ``limiter`` are the same. These differ:
+    memory of calls that failed and the usage are the same. These differ:
 
     * What a part of the guard refused is raised, as ``CircuitBreakerOpenError`` or
       ``RateLimitExceeded``, and so is ``GuardTimeout``.
@@ -51,7 +51,7 @@ class GuardedMiddleware:
     * Only bodies that are bytes, text or JSON can be sent again, not files, forms or generators.
 
     Args:
-        guard, limiter, budget, max_wait, max_remembered: as there.
+        guard, budget, max_wait, max_remembered: as there.
 
     Raises:
         ValueError, TypeError: a wrong argument; the message names it.
@@ -61,14 +61,12 @@ class GuardedMiddleware:
         self,
         guard: Guard,
         *,
-        limiter: LLMLimiter | None = None,
         budget: RetryBudget | None = None,
         max_wait: float = 60.0,
         max_remembered: int = 4096,
     ) -> None:
         self._exchanges = Exchanges(
             guard,
-            limiter=limiter,
             budget=budget,
             max_wait=max_wait,
             max_remembered=max_remembered,
@@ -103,7 +101,11 @@ class GuardedMiddleware:
         once = begun.once or sent.body is None
         try:
             response = await exchanges.guard._open(
-                passing.attempt, once, _attempt, request, handler, passing
+                passing.attempt,
+                once,
+                partial(_attempt, handler, passing),
+                request,
+                **passing.asked(),
             )
         except Answered as answered:
             answer = exchanges.gave_up(sent, answered.answer)
@@ -115,7 +117,8 @@ class GuardedMiddleware:
                 exchanges.refused(error)
             raise
         except Exception as error:
-            exchanges.failed(sent, error)
+            if passing.sent:
+                exchanges.failed(sent, error)
             raise
         if isinstance(response, aiohttp.ClientResponse):
             if isinstance(response.content, _Content):
@@ -145,21 +148,21 @@ def _sent(request: aiohttp.ClientRequest) -> Sent:
 
 
 async def _attempt(
-    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType, passing: Passing
+    handler: aiohttp.ClientHandlerType,
+    passing: Passing,
+    request: aiohttp.ClientRequest,
+    /,
+    **_asked: Any,
 ) -> aiohttp.ClientResponse:
-    await passing.reserve()
-    try:
-        response = await handler(request)
-        headers = list(response.raw_headers)
-        kind = response.headers.get("content-type", "")
-        # What is read of it has been decoded.
-        passing.head(response.status, headers, kind, "")
-        if response.status >= 400:
-            await _refused(response, headers)
-        response.content = _Content(response, passing, is_stream(kind))  # type: ignore[assignment]
-    except BaseException:
-        passing.came_to_nothing()
-        raise
+    passing.on_the_way()
+    response = await handler(request)
+    headers = list(response.raw_headers)
+    kind = response.headers.get("content-type", "")
+    # What is read of it has been decoded.
+    passing.head(response.status, headers, kind, "")
+    if response.status >= 400:
+        await _refused(response, headers)
+    response.content = _Content(response, passing, is_stream(kind))  # type: ignore[assignment]
     return response
 
 

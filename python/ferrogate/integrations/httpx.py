@@ -24,7 +24,6 @@ from ferrogate.integrations._transports import (
     SyncBody,
     SyncTransport,
 )
-from ferrogate.llm_limiter import LLMLimiter
 from ferrogate.retry import RetryBudget
 
 __all__ = ["GuardedTransport", "GuardedTransportStats", "SyncGuardedTransport"]
@@ -60,22 +59,25 @@ class GuardedTransport(AsyncTransport, httpx.AsyncBaseTransport):
     **Pauses.** While a provider asks for patience (429 with ``Retry-After``, or headers that say
     when there will be room), new requests with the same credentials wait, without a request.
 
+    **Tokens.** The usage that answers tell, streamed ones too, is in ``get_stats()``, and in
+    ``response.usage`` once the body has been read. An ``LLMLimiter`` of the guard's settles with
+    it. Its ``estimate=`` is called with the request and, as keywords, the fields of its JSON, so
+    that by default ``messages``, ``model`` and ``max_tokens`` are found. It learns from all
+    answers' headers, and its pauses replace those above.
+
     **Refusals** of the guard's parts become answers too, 429 from a limiter and 503 from a
     breaker; ``response.extensions["ferrogate"]`` is the error. ``GuardTimeout`` becomes
     ``httpx.ReadTimeout``. A fallback of the guard has to return an ``httpx.Response``.
+    What could be granted never is a ``ValueError``. A ``hedge`` of the guard's is not used.
 
     Args:
         guard: what requests go through; its ``name`` is in the messages.
         transport: what sends them; by default an ``httpx.AsyncHTTPTransport`` for up to 1,000
             connections. It is closed with this one.
-        limiter: an ``LLMLimiter``. Each attempt reserves a token for every 4 bytes of the
-            request and what ``max_tokens`` and the like allow, and settles with the usage that
-            the answer tells. It learns from the headers of all answers, and its pauses replace
-            those above.
         budget: what pays for retries of the layers above; by default that of the guard's policy,
             or a ``RetryBudget()``.
-        max_wait: seconds that a request may wait for the end of a pause, or in the line of
-            ``limiter``; beyond that it is answered with 429.
+        max_wait: seconds that a request may wait for the end of a pause; beyond that it is
+            answered with 429.
         max_remembered: calls that failed of which it knows; the oldest are forgotten.
 
     Raises:
@@ -90,7 +92,6 @@ class GuardedTransport(AsyncTransport, httpx.AsyncBaseTransport):
         guard: Guard,
         transport: httpx.AsyncBaseTransport | None = None,
         *,
-        limiter: LLMLimiter | None = None,
         budget: RetryBudget | None = None,
         max_wait: float = 60.0,
         max_remembered: int = 4096,
@@ -98,7 +99,7 @@ class GuardedTransport(AsyncTransport, httpx.AsyncBaseTransport):
         if transport is not None and not isinstance(transport, httpx.AsyncBaseTransport):
             got = type(transport).__name__
             raise TypeError(f"transport: expected an httpx.AsyncBaseTransport, got {got}")
-        self._begin(guard, limiter, budget, max_wait, max_remembered)
+        self._begin(guard, budget, max_wait, max_remembered)
         self._inner = self._default("AsyncHTTPTransport") if transport is None else transport
 
 
@@ -106,7 +107,7 @@ class SyncGuardedTransport(SyncTransport, httpx.BaseTransport):
     """:class:`GuardedTransport` for ``httpx.Client``; it waits in the calling thread.
 
     Args:
-        guard, limiter, budget, max_wait, max_remembered: as there.
+        guard, budget, max_wait, max_remembered: as there.
         transport: what sends; by default an ``httpx.HTTPTransport`` for up to 1,000 connections.
 
     Raises:
@@ -121,7 +122,6 @@ class SyncGuardedTransport(SyncTransport, httpx.BaseTransport):
         guard: Guard,
         transport: httpx.BaseTransport | None = None,
         *,
-        limiter: LLMLimiter | None = None,
         budget: RetryBudget | None = None,
         max_wait: float = 60.0,
         max_remembered: int = 4096,
@@ -129,5 +129,5 @@ class SyncGuardedTransport(SyncTransport, httpx.BaseTransport):
         if transport is not None and not isinstance(transport, httpx.BaseTransport):
             got = type(transport).__name__
             raise TypeError(f"transport: expected an httpx.BaseTransport, got {got}")
-        self._begin(guard, limiter, budget, max_wait, max_remembered)
+        self._begin(guard, budget, max_wait, max_remembered)
         self._inner = self._default("HTTPTransport") if transport is None else transport

@@ -142,43 +142,49 @@ impl Guard {
 
     /// `call`, but an attempt that brings a result lasts until `attempt` is told how it ended.
     /// With `once` there is one attempt only.
-    #[pyo3(signature = (attempt, once, function, /, *args))]
+    #[pyo3(signature = (attempt, once, function, /, *args, **kwargs))]
     fn _open<'py>(
         slf: &Bound<'py, Self>,
         attempt: Py<OpenAttempt>,
         once: bool,
         function: Py<PyAny>,
         args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         edge("Guard._open", || {
-            let target = Target::new(function, args, None)?;
+            let target = Target::new(function, args, kwargs)?;
             let plan = Plan::Guard(slf.clone().unbind());
             open(slf.py(), plan, target, Opens { attempt, once })
         })
     }
 
     /// `call_sync`, as `_open`.
-    #[pyo3(signature = (attempt, once, function, /, *args))]
+    #[pyo3(signature = (attempt, once, function, /, *args, **kwargs))]
     fn _open_sync<'py>(
         slf: &Bound<'py, Self>,
         attempt: Py<OpenAttempt>,
         once: bool,
         function: Py<PyAny>,
         args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Py<PyAny>> {
         edge("Guard._open_sync", || {
-            let target = Target::new(function, args, None)?;
+            let target = Target::new(function, args, kwargs)?;
             let plan = Plan::Guard(slf.clone().unbind());
             blocking::open(slf.py(), plan, &target, &Opens { attempt, once })
         })
     }
 
-    /// Its retry policy, and the clock that it was given.
+    /// Its retry policy, the clock that it was given, and whether its limiter reserves tokens.
     #[allow(clippy::type_complexity)] // spelled out in `_core.pyi`
-    fn _parts(&self, py: Python<'_>) -> PyResult<(Option<Py<PyRetryPolicy>>, Option<Py<PyAny>>)> {
+    fn _parts(
+        &self,
+        py: Python<'_>,
+    ) -> PyResult<(Option<Py<PyRetryPolicy>>, Option<Py<PyAny>>, bool)> {
         edge("Guard._parts", || {
             let retry = self.retry.as_ref().map(|policy| policy.clone_ref(py));
-            Ok((retry, self.clock_object.as_ref().map(|clock| clock.clone_ref(py))))
+            let clock = self.clock_object.as_ref().map(|clock| clock.clone_ref(py));
+            Ok((retry, clock, matches!(self.gate, Some(Gate::Tokens(_)))))
         })
     }
 
