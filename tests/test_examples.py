@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from redis_servers import needs_redis
 from redis_servers import server as redis_server
 from waiting import eventually, in_time
 
-pytest.importorskip("fastapi")
-pytest.importorskip("uvicorn")
-
 pytestmark = pytest.mark.hostile
 
 #: A worker that did not answer its supervisor for five seconds would be replaced.
 PATIENT = ["--timeout-worker-healthcheck", "60"]
+
+needs_fastapi = pytest.mark.skipif(
+    not all(map(find_spec, ("fastapi", "uvicorn"))), reason="needs fastapi and uvicorn"
+)
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -102,6 +104,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str | None]:
             yield one.url
 
 
+@needs_fastapi
 @pytest.mark.timeout(patience(120))
 def test_two_workers_share_a_store(url: str | None, tmp_path: Path) -> None:
     with serving(tmp_path, url) as server:
@@ -163,6 +166,7 @@ assert len(asked_by) == 1
 """
 
 
+@needs_fastapi
 @pytest.mark.timeout(patience(60))
 def test_an_app_may_be_started_again_in_its_process(tmp_path: Path) -> None:
     pytest.importorskip("httpx")
@@ -178,3 +182,33 @@ def test_an_app_may_be_started_again_in_its_process(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def reported(example: str) -> dict[str, list[str]]:
+    """What an agent's report has before and after, by line."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / f"{example}.py")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [re.split(r"\s{2,}", line.strip()) for line in done.stdout.splitlines()]
+    return {row[0]: row[1:] for row in rows if len(row) == 3}
+
+
+@pytest.mark.parametrize("sdk", ["openai", "anthropic"])
+@pytest.mark.timeout(patience(150))
+def test_an_agent_sends_no_more_than_it_has_to_with_a_guard_underneath(sdk: str) -> None:
+    pytest.importorskip(sdk)
+    report = reported(f"{sdk}_agent")
+    calls, refused, failed = (
+        [int(count) for count in report[what]]
+        for what in ("calls at the provider", "answered 429", "answered 500")
+    )
+    assert refused[1] == 0 < refused[0]
+    assert calls[1] == 60 + failed[1] < calls[0]
+    assert report["agents done"][1] == "20 of 20"
+    if sdk == "anthropic":
+        assert report["output tokens"][1] == report["as counted here"][1]
