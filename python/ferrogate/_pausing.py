@@ -53,7 +53,9 @@ class _Timer:
         if self._callback is None or self._clock.now_ns() < self._due:
             return
         if events._get_running_loop() is self._loop:
-            self._look()
+            # Not at once: whoever moves the clock may be what is to be cancelled, and a task that
+            # is running cannot take that back on every Python.
+            self._loop.call_soon(self._look)
             return
         # Closed: nobody waits there any more.
         with contextlib.suppress(RuntimeError):

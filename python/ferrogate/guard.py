@@ -97,8 +97,9 @@ class Guard(_core.Guard):
         bulkhead: how many attempts may run at a time; or a :class:`RateLimiter` of slots only.
         hedge: a :class:`Hedge`: a second call beside one that takes long.
         timeout: seconds (or a timedelta) that all attempts, waits and pauses may take together.
-        attempt_timeout: seconds that each attempt may take, not counting its wait for a permit.
-            A plain function cannot be interrupted; for those both are looked at in between.
+        attempt_timeout: seconds that each attempt may take, counted from its first ``await``, not
+            from its wait for a permit. A plain function cannot be interrupted: for those there is
+            no ``attempt_timeout``, and ``timeout`` bounds their waits and pauses.
         fallback: called with the last error; what it returns (or what comes of awaiting that)
             is the answer. Not for cancellations.
         classify: called as ``classify(result, error)`` at each attempt's end, one of the two

@@ -9,10 +9,12 @@ use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use pyo3::exceptions::{PyGeneratorExit, PyRuntimeError, PyStopIteration, PyValueError};
+use pyo3::exceptions::{
+    PyBaseException, PyGeneratorExit, PyRuntimeError, PyStopIteration, PyTypeError, PyValueError,
+};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyTuple, PyType};
 
 use super::{getter, itself, method, raise_new};
 use crate::py::edge::{edge, unraisable};
@@ -106,6 +108,13 @@ unsafe fn resume(py: Python<'_>, object: *mut ffi::PyObject, sent: Sent<'_>) -> 
     // SAFETY: as above; no reference into the object lives while the body runs.
     unsafe {
         let this = object.cast::<Driven>();
+        if let (Stage::Fresh, Sent::Value(value)) = ((*this).stage, &sent)
+            && !value.is_none()
+        {
+            return Err(PyTypeError::new_err(
+                "can't send non-None value to a just-started coroutine",
+            ));
+        }
         let Some(mut body) = (*this).body.take() else {
             return Err(match (*this).stage {
                 Stage::Running => PyValueError::new_err("coroutine already executing"),
@@ -121,8 +130,19 @@ unsafe fn resume(py: Python<'_>, object: *mut ffi::PyObject, sent: Sent<'_>) -> 
             (*this).stage = Stage::Ended;
             finish(py, body, "Driven.end");
         }
-        result
+        result.map_err(|error| not_an_end(py, error))
     }
+}
+
+/// A `StopIteration` that leaves a coroutine would be taken for its end (PEP 479).
+fn not_an_end(py: Python<'_>, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PyStopIteration>(py) {
+        return error;
+    }
+    let raised = PyRuntimeError::new_err("coroutine raised StopIteration");
+    raised.set_context(py, Some(error.clone_ref(py)));
+    raised.set_cause(py, Some(error));
+    raised
 }
 
 /// Lets go of a body that runs no more. A body that panicked may hold something.
@@ -239,7 +259,17 @@ unsafe extern "C" fn send(
 /// The exception of `throw(type, value=None, traceback=None)` or `throw(exception)`.
 fn thrown(py: Python<'_>, args: &Bound<'_, PyTuple>) -> PyResult<PyErr> {
     if args.len() == 1 {
-        return Ok(PyErr::from_value(args.get_item(0)?));
+        let error = args.get_item(0)?;
+        let is_class = error
+            .cast::<PyType>()
+            .is_ok_and(|class| class.is_subclass_of::<PyBaseException>().unwrap_or(false));
+        if !is_class && !error.is_instance_of::<PyBaseException>() {
+            let got = error.get_type().name()?;
+            return Err(PyTypeError::new_err(format!(
+                "exceptions must be classes or instances deriving from BaseException, not {got}"
+            )));
+        }
+        return Ok(PyErr::from_value(error));
     }
     // A throw-away generator gives `throw` its exact argument handling.
     let generator = py.eval(c"(_ for _ in ())", None, None)?;

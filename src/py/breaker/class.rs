@@ -193,12 +193,12 @@ impl CircuitBreaker {
     #[pyo3(signature = (function, /, *args, **kwargs))]
     fn call<'py>(
         slf: &Bound<'py, Self>,
-        function: Py<PyAny>,
+        function: &Bound<'py, PyAny>,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         edge("CircuitBreaker.call", || {
-            let target = Target::new(function, args, kwargs)?;
+            let target = Target::of(function, args, kwargs)?;
             guard::call(slf.py(), Plan::Breaker(slf.clone().unbind()), target)
         })
     }
@@ -206,12 +206,12 @@ impl CircuitBreaker {
     #[pyo3(signature = (function, /, *args, **kwargs))]
     fn call_sync<'py>(
         slf: &Bound<'py, Self>,
-        function: Py<PyAny>,
+        function: &Bound<'py, PyAny>,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Py<PyAny>> {
         edge("CircuitBreaker.call_sync", || {
-            let target = Target::new(function, args, kwargs)?;
+            let target = Target::of(function, args, kwargs)?;
             guard::call_blocking(slf.py(), Plan::Breaker(slf.clone().unbind()), &target)
         })
     }

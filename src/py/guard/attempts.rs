@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use super::class::Guard;
 use super::gate::Pass;
 use super::plan::{Parts, Plan};
 use super::target::Target;
 use super::timing;
-use crate::core::breaker::Permit;
+use crate::core::breaker::{Permit, Spend};
 use crate::core::clock::{NEVER, Nanos};
 use crate::core::outcome::Outcome;
 use crate::core::retry::{Run, Verdict};
@@ -38,10 +39,21 @@ pub(super) struct Attempts {
     told: Option<Py<PyAny>>,
     /// What an attempt may cost, in millionths of a USD.
     cost: Option<u64>,
+    /// What the first of two calls has cost, which failed.
+    wasted: Option<Spend>,
     permit: Option<Permit>,
     run: Option<Run>,
     /// What the attempt before raised.
     before: Option<Py<PyAny>>,
+}
+
+/// What has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TimeLimit {
+    /// The bound on one attempt.
+    Attempt,
+    /// The bound on all of them.
+    Total,
 }
 
 /// A line that an attempt waits in.
@@ -63,6 +75,7 @@ impl Attempts {
             bulkhead: false,
             told: None,
             cost: None,
+            wasted: None,
             permit: None,
             run: None,
             before: None,
@@ -124,10 +137,12 @@ impl Attempts {
     }
 
     /// How long an attempt that begins now may take; `None`: without end.
-    pub(super) fn limit(&self) -> Option<Nanos> {
-        match (self.parts().attempt_timeout, self.left()) {
-            (Some(limit), Some(left)) => Some(limit.min(left)),
-            (limit, left) => limit.or(left),
+    pub(super) fn limit(&self) -> Option<(Nanos, TimeLimit)> {
+        let attempt = self.parts().attempt_timeout.map(|limit| (limit, TimeLimit::Attempt));
+        match (attempt, self.left()) {
+            (Some((limit, _)), Some(left)) if left < limit => Some((left, TimeLimit::Total)),
+            (None, Some(left)) => Some((left, TimeLimit::Total)),
+            (attempt, _) => attempt,
         }
     }
 
@@ -159,7 +174,7 @@ impl Attempts {
     /// A part of ours, or a cancellation, has kept an attempt from beginning.
     #[cold]
     pub(super) fn refused(&self, py: Python<'_>, error: &PyErr) {
-        if error.is_instance_of::<PyException>(py) {
+        if error.is_instance_of::<PyException>(py) && !self.parts().is_rival {
             self.parts().count(|counts| &counts.rejected);
             if let Some(before) = &self.before {
                 // Whoever reads the traceback wants to know why there was another attempt.
@@ -209,7 +224,7 @@ impl Attempts {
     fn check(&self, py: Python<'_>) -> PyResult<()> {
         let parts = self.plan.parts();
         if self.left() == Some(0) {
-            return Err(self.timed_out(py));
+            return Err(self.timed_out(py, TimeLimit::Total));
         }
         match parts.breaker {
             Some(breaker) if parts.gate.is_some() || parts.bulkhead.is_some() => {
@@ -252,16 +267,15 @@ impl Attempts {
 
     /// The error of an attempt that was ended because its time was up.
     #[cold]
-    pub(super) fn timed_out(&self, py: Python<'_>) -> PyErr {
+    pub(super) fn timed_out(&self, py: Python<'_>, which: TimeLimit) -> PyErr {
         let parts = self.parts();
         parts.count(|counts| &counts.timeouts);
         let name = parts.guard.map_or("", |guard| &guard.name);
-        let (kind, limit) = match (parts.timeout, parts.attempt_timeout) {
-            (Some(limit), _) if self.left() == Some(0) => ("total", limit),
-            (_, Some(limit)) => ("attempt", limit),
-            (limit, None) => ("total", limit.unwrap_or(0)),
+        let (kind, limit) = match which {
+            TimeLimit::Attempt => ("attempt", parts.attempt_timeout),
+            TimeLimit::Total => ("total", parts.timeout),
         };
-        timing::timed_out(py, name, kind, limit)
+        timing::timed_out(py, name, kind, limit.unwrap_or(0))
     }
 
     /// An attempt has ended: everything it held goes back. `Some`: once more, after so long,
@@ -277,11 +291,8 @@ impl Attempts {
         may: bool,
     ) -> PyResult<Option<Nanos>> {
         let outcome = self.classify(py, result);
-        if let (Some(gate), Some(pass)) = (self.plan.parts().gate, &self.pass) {
-            match result {
-                Ok(value) => gate.observe(py, pass, outcome, value.bind(py)),
-                Err(error) => gate.observe(py, pass, outcome, error.value(py).as_any()),
-            }
+        self.learn(py, result, outcome);
+        if let Some(pass) = &self.pass {
             self.cost = pass.micro_usd();
         }
         self.release_with(py, outcome, result.as_ref().ok());
@@ -333,7 +344,7 @@ impl Attempts {
     }
 
     #[inline]
-    fn classify(&self, py: Python<'_>, result: &PyResult<Py<PyAny>>) -> Outcome {
+    pub(super) fn classify(&self, py: Python<'_>, result: &PyResult<Py<PyAny>>) -> Outcome {
         let parts = self.parts();
         if let Some(classify) = parts.classify
             && let Some(outcome) = self.asked(py, classify.bind(py), result)
@@ -376,11 +387,15 @@ impl Attempts {
     /// An item of a stream has come; one that says how much it took is kept until the end.
     #[inline]
     pub(super) fn note_item(&mut self, item: &Bound<'_, PyAny>) {
-        if matches!(self.pass, Some(Pass::Reservation(_)))
-            && item
-                .getattr_opt(names::usage(item.py()))
-                .is_ok_and(|usage| usage.is_some_and(|usage| !usage.is_none()))
-        {
+        if !matches!(self.pass, Some(Pass::Reservation(_))) {
+            return;
+        }
+        let name = names::usage(item.py());
+        let usage = match item.cast::<PyDict>() {
+            Ok(item) => item.get_item(name),
+            Err(_) => item.getattr_opt(name),
+        };
+        if usage.is_ok_and(|usage| usage.is_some_and(|usage| !usage.is_none())) {
             self.told = Some(item.clone().unbind());
         }
     }
@@ -392,11 +407,32 @@ impl Attempts {
     }
 
     /// The first of two calls has ended without an answer, and the attempt goes on with the second.
-    pub(super) fn beaten(&mut self, py: Python<'_>, outcome: Outcome) {
+    pub(super) fn beaten(&mut self, py: Python<'_>, result: Option<&PyResult<Py<PyAny>>>) {
+        let outcome = result.map_or(Outcome::Neutral, |result| self.classify(py, result));
+        if let Some(result) = result {
+            self.learn(py, result, outcome);
+        }
         self.give_back_bulkhead(py);
         if let (Some(pass), Some(gate)) = (self.pass.take(), self.plan.parts().gate) {
-            gate.end(py, pass, outcome, None);
+            self.cost = pass.micro_usd();
+            self.wasted = gate.end(py, pass, outcome, None);
         }
+    }
+
+    /// What an attempt has brought is told to the limiter.
+    #[inline]
+    fn learn(&self, py: Python<'_>, result: &PyResult<Py<PyAny>>, outcome: Outcome) {
+        if let (Some(gate), Some(pass)) = (self.plan.parts().gate, &self.pass) {
+            match result {
+                Ok(value) => gate.observe(py, pass, outcome, value.bind(py)),
+                Err(error) => gate.observe(py, pass, outcome, error.value(py).as_any()),
+            }
+        }
+    }
+
+    /// What a second call may cost, in millionths of a USD.
+    pub(super) fn micro_usd(&self) -> Option<u64> {
+        self.pass.as_ref().and_then(Pass::micro_usd)
     }
 
     fn give_back_bulkhead(&mut self, py: Python<'_>) {
@@ -417,13 +453,13 @@ impl Attempts {
     fn release_with(&mut self, py: Python<'_>, outcome: Outcome, result: Option<&Py<PyAny>>) {
         let parts = self.plan.parts();
         let ran = std::mem::take(&mut self.running);
-        if ran {
+        if ran && !parts.is_rival {
             parts.count_outcome(outcome);
         }
         self.line = Line::None;
         self.give_back_bulkhead(py);
         let parts = self.plan.parts();
-        let mut spend = None;
+        let mut spend = self.wasted.take();
         if let (Some(pass), Some(gate)) = (self.pass.take(), parts.gate) {
             if ran {
                 let told = self.told.take();
@@ -451,11 +487,12 @@ impl Attempts {
         if !error.is_instance_of::<PyException>(py) {
             return Err(error);
         }
-        parts.count(|counts| &counts.fallbacks);
-        fallback.bind(py).call1((error.value(py),)).inspect_err(|later| {
-            // As in an `except` block: an error of the fallback shows what it stood in for.
-            later.value(py).setattr("__context__", error.value(py)).ok();
-        })
+        let answer = fallback.bind(py).call1((error.value(py),));
+        match &answer {
+            Ok(_) => parts.count(|counts| &counts.fallbacks),
+            Err(later) => shown_in(py, later, &error),
+        }
+        answer
     }
 
     pub(super) fn traverse<E>(&self, visit: &Visiting<'_, E>) -> Result<(), E> {
@@ -469,3 +506,23 @@ impl Attempts {
         self.before.as_ref().map_or(Ok(()), visit)
     }
 }
+
+/// As in an `except` block: what a fallback raises shows what it stood in for, at the end of what
+/// it shows already, unless it is that very error.
+fn shown_in(py: Python<'_>, later: &PyErr, error: &PyErr) {
+    let mut last = later.value(py).clone();
+    for _ in 0..LONGEST_CHAIN {
+        if last.is(error.value(py)) {
+            return;
+        }
+        let context = last.getattr(names::context(py)).ok();
+        match context.and_then(|context| context.cast_into().ok()) {
+            Some(context) => last = context,
+            None => break,
+        }
+    }
+    last.setattr(names::context(py), error.value(py)).ok();
+}
+
+/// Errors in one chain of contexts that are looked at.
+const LONGEST_CHAIN: usize = 100;

@@ -47,14 +47,23 @@ fn run(py: Python<'_>, plan: Plan, target: &Target, opens: Option<&Opens>) -> Py
     }
     loop {
         let result = match attempts.admit_blocking(py, target) {
-            Ok(()) => target.call(py).and_then(|value| plain(target, value)),
+            Ok(()) => target.call(py),
             Err(error) => return fall_back(py, attempts, error, target),
+        };
+        // A mistake of the caller's says nothing about the other side.
+        let result = match result {
+            Ok(value) => Ok(plain(target, value)?),
+            Err(error) => Err(error),
         };
         if let (Some(opens), Ok(_)) = (opens, &result) {
             opens.attempt.get().keep(py, attempts.hand_over(py));
             return result;
         }
-        match (attempts.ended(py, &result, true)?, result) {
+        let again = match attempts.ended(py, &result, true) {
+            Ok(again) => again,
+            Err(error) => return fall_back(py, attempts, error, target),
+        };
+        match (again, result) {
             (None, Ok(value)) => return Ok(value),
             (None, Err(error)) => return fall_back(py, attempts, error, target),
             (Some(0), _) => {}

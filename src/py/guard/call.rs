@@ -1,9 +1,9 @@
 //! One guarded call of a coroutine function.
 
-use pyo3::exceptions::PyException;
+use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::prelude::*;
 
-use super::attempts::Attempts;
+use super::attempts::{Attempts, TimeLimit};
 use super::class::Guard;
 use super::hedge::{Second, Standby};
 use super::inner::Inner;
@@ -12,11 +12,25 @@ use super::open::Opens;
 use super::plan::Plan;
 use super::target::Target;
 use super::timing;
-use crate::core::clock::Nanos;
+use crate::core::clock::{Clock, Nanos};
 use crate::core::outcome::Outcome;
 use crate::py::awaitable::{Stop, Visit, driven};
 use crate::py::edge::unraisable;
 use crate::py::names;
+
+/// How a call failed: what it raised, or what it returned that is no success.
+enum First {
+    Raised(Py<PyAny>),
+    Returned(Py<PyAny>),
+}
+
+impl First {
+    fn object(&self) -> &Py<PyAny> {
+        match self {
+            Self::Raised(object) | Self::Returned(object) => object,
+        }
+    }
+}
 
 /// One guarded call.
 struct Call {
@@ -27,8 +41,8 @@ struct Call {
     /// When the attempt began, if it may be hedged.
     since: Nanos,
     standby: Option<Standby>,
-    /// How the first of two calls failed; the second is waited for.
-    first: Option<PyErr>,
+    /// How the first of two calls failed, by an error or by its result; the second is waited for.
+    first: Option<First>,
     second: Option<Py<PyAny>>,
     /// Who ends an attempt that has brought a result.
     opens: Option<Opens>,
@@ -82,19 +96,27 @@ impl Call {
         }
         match self.target.call(py).and_then(Inner::of) {
             Ok(Ok(inner)) => Ok(Next::Drive(At::Attempt, inner)),
+            Ok(Err(value)) if is_stream(&value) => {
+                // A mistake of the caller's, which says nothing about the other side.
+                self.attempts.release(py, Outcome::Neutral);
+                Err(PyTypeError::new_err(
+                    "call: expected a coroutine function, got an async generator function; \
+                     decorate it, so that its items come through the guard",
+                ))
+            }
             // A plain function: what it returned is the result.
             Ok(Err(value)) => self.attempted(py, Ok(value.unbind())),
             Err(error) => self.attempted(py, Err(error)),
         }
     }
 
-    /// How long a call took that nobody stood by for.
+    /// What a call took that was answered, or beaten.
     #[inline]
-    fn observe(&self) {
+    fn observe(&self, took: impl FnOnce(&Clock) -> Nanos) {
         if let Some(guard) = self.hedges().map(Py::get)
             && let Some(hedge) = guard.hedge()
         {
-            hedge.get().observe(guard.clock.now().saturating_sub(self.since));
+            hedge.get().observe(took(&guard.clock));
         }
     }
 
@@ -106,24 +128,88 @@ impl Call {
         standby: Standby,
         result: PyResult<Py<PyAny>>,
     ) -> PyResult<Next> {
-        match (standby.end(py, self.attempts.parts().clock())?, result) {
-            (Second::None, result) => self.attempted(py, result),
+        let took = standby.took(self.attempts.parts().clock());
+        match (standby.end(py)?, result) {
             (Second::Won(task, true), Err(error)) if timing::is_cancellation(py, &error) => {
-                self.attempts.beaten(py, Outcome::Neutral);
+                self.observe(|_| took);
+                self.attempts.beaten(py, None);
                 let answer = task.call_method0(py, names::result(py));
+                self.won();
                 self.attempted(py, answer)
             }
-            (Second::Won(..), result) => self.attempted(py, result),
-            (Second::Running(task), Err(error)) if error.is_instance_of::<PyException>(py) => {
-                self.attempts.beaten(py, Outcome::Failure);
-                self.first = Some(error);
-                self.second = Some(task.clone_ref(py));
-                Next::of(At::Rival, task.into_bound(py))
-            }
-            (Second::Running(task), result) => {
-                task.call_method0(py, names::cancel(py))?;
+            (Second::Running(task), result) => match self.failed_first(py, result) {
+                Err(result) => {
+                    if result.is_ok() {
+                        self.observe(|_| took);
+                    }
+                    task.call_method0(py, names::cancel(py))?;
+                    self.attempted(py, result)
+                }
+                Ok(first) => {
+                    self.first = Some(first);
+                    self.second = Some(task.clone_ref(py));
+                    Next::of(At::Rival, task.into_bound(py))
+                }
+            },
+            (Second::None | Second::Won(..), result) => {
+                if result.is_ok() {
+                    self.observe(|_| took);
+                }
                 self.attempted(py, result)
             }
+        }
+    }
+
+    /// A first call that failed while the second is under way; the result, if it did not.
+    fn failed_first(
+        &mut self,
+        py: Python<'_>,
+        result: PyResult<Py<PyAny>>,
+    ) -> Result<First, PyResult<Py<PyAny>>> {
+        if let Err(error) = &result
+            && !error.is_instance_of::<PyException>(py)
+        {
+            return Err(result);
+        }
+        if result.is_ok() && self.attempts.classify(py, &result) == Outcome::Success {
+            return Err(result);
+        }
+        self.attempts.beaten(py, Some(&result));
+        Ok(match result {
+            Ok(value) => First::Returned(value),
+            Err(error) => First::Raised(error.into_value(py).into_any()),
+        })
+    }
+
+    /// The second of two calls has ended after the first had failed.
+    fn second_ended(&mut self, py: Python<'_>, result: PyResult<Py<PyAny>>) -> PyResult<Next> {
+        let (first, second) = (self.first.take(), self.second.take());
+        match (result, first) {
+            // Both have failed: the first one's error is the call's.
+            (Err(error), Some(first)) if error.is_instance_of::<PyException>(py) => {
+                let first = match first {
+                    First::Raised(error) => Err(PyErr::from_value(error.into_bound(py))),
+                    First::Returned(value) => Ok(value),
+                };
+                self.attempted(py, first)
+            }
+            (Err(error), _) => {
+                // Cancelled, or closed, and the second call with it.
+                if let Some(second) = second {
+                    second.call_method0(py, names::cancel(py))?;
+                }
+                self.attempted(py, Err(error))
+            }
+            (Ok(value), _) => {
+                self.won();
+                self.attempted(py, Ok(value))
+            }
+        }
+    }
+
+    fn won(&self) {
+        if let Some(hedge) = self.hedges().and_then(|guard| guard.get().hedge()) {
+            hedge.get().count_win();
         }
     }
 
@@ -159,22 +245,14 @@ impl Steps for Call {
         match at {
             At::Attempt | At::Item => match self.standby.take() {
                 None => {
-                    self.observe();
+                    if result.is_ok() {
+                        self.observe(|clock| clock.now().saturating_sub(self.since));
+                    }
                     self.attempted(py, result)
                 }
                 Some(standby) => self.hedged(py, standby, result),
             },
-            At::Rival => {
-                let first = self.first.take();
-                self.second = None;
-                match (result, first) {
-                    // Both have failed: the first one's error is the call's.
-                    (Err(error), Some(first)) if error.is_instance_of::<PyException>(py) => {
-                        self.attempted(py, Err(first))
-                    }
-                    (result, _) => self.attempted(py, result),
-                }
-            }
+            At::Rival => self.second_ended(py, result),
             At::Fallback => result.map(Next::Done),
             At::Line => {
                 let came = result.inspect_err(|error| self.attempts.refused(py, error))?;
@@ -195,10 +273,10 @@ impl Steps for Call {
     }
 
     #[inline]
-    fn limit(&self, at: At) -> Option<Nanos> {
+    fn limit(&self, at: At) -> Option<(Nanos, TimeLimit)> {
         match at {
             At::Attempt => self.attempts.limit(),
-            At::Rival => self.attempts.left(),
+            At::Rival => self.attempts.left().map(|left| (left, TimeLimit::Total)),
             _ => None,
         }
     }
@@ -209,7 +287,8 @@ impl Steps for Call {
             && self.standby.is_none()
             && let Some(guard) = self.hedges()
         {
-            self.standby = Standby::set(py, guard, &self.target, self.since)?;
+            let cost = self.attempts.micro_usd();
+            self.standby = Standby::set(py, guard, &self.target, self.since, cost)?;
         }
         Ok(())
     }
@@ -217,7 +296,7 @@ impl Steps for Call {
     fn abandon(&mut self, py: Python<'_>) {
         let second = match self.standby.take() {
             None => self.second.take(),
-            Some(standby) => match standby.end(py, self.attempts.parts().clock()) {
+            Some(standby) => match standby.end(py) {
                 Ok(Second::Running(task) | Second::Won(task, _)) => Some(task),
                 Ok(Second::None) | Err(_) => None,
             },
@@ -246,9 +325,17 @@ impl Steps for Call {
         if let Some(second) = &self.second {
             visit(second)?;
         }
+        if let Some(first) = &self.first {
+            visit(first.object())?;
+        }
         if let Some(opens) = &self.opens {
             visit(opens.attempt.as_any())?;
         }
         self.target.traverse(visit)
     }
+}
+
+fn is_stream(value: &Bound<'_, PyAny>) -> bool {
+    // SAFETY: attached; a live object.
+    unsafe { pyo3::ffi::PyAsyncGen_CheckExact(value.as_ptr()) != 0 }
 }

@@ -116,12 +116,12 @@ impl Guard {
     #[pyo3(signature = (function, /, *args, **kwargs))]
     fn call<'py>(
         slf: &Bound<'py, Self>,
-        function: Py<PyAny>,
+        function: &Bound<'py, PyAny>,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         edge("Guard.call", || {
-            let target = Target::new(function, args, kwargs)?;
+            let target = Target::of(function, args, kwargs)?;
             let plan = Plan::Guard(slf.clone().unbind());
             call(slf.py(), plan, target)
         })
@@ -130,12 +130,12 @@ impl Guard {
     #[pyo3(signature = (function, /, *args, **kwargs))]
     fn call_sync<'py>(
         slf: &Bound<'py, Self>,
-        function: Py<PyAny>,
+        function: &Bound<'py, PyAny>,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Py<PyAny>> {
         edge("Guard.call_sync", || {
-            let target = Target::new(function, args, kwargs)?;
+            let target = Target::of(function, args, kwargs)?;
             blocking::call(slf.py(), Plan::Guard(slf.clone().unbind()), &target)
         })
     }
@@ -147,12 +147,12 @@ impl Guard {
         slf: &Bound<'py, Self>,
         attempt: Py<OpenAttempt>,
         once: bool,
-        function: Py<PyAny>,
+        function: &Bound<'py, PyAny>,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         edge("Guard._open", || {
-            let target = Target::new(function, args, kwargs)?;
+            let target = Target::of(function, args, kwargs)?;
             let plan = Plan::Guard(slf.clone().unbind());
             open(slf.py(), plan, target, Opens { attempt, once })
         })
@@ -164,12 +164,12 @@ impl Guard {
         slf: &Bound<'py, Self>,
         attempt: Py<OpenAttempt>,
         once: bool,
-        function: Py<PyAny>,
+        function: &Bound<'py, PyAny>,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Py<PyAny>> {
         edge("Guard._open_sync", || {
-            let target = Target::new(function, args, kwargs)?;
+            let target = Target::of(function, args, kwargs)?;
             let plan = Plan::Guard(slf.clone().unbind());
             blocking::open(slf.py(), plan, &target, &Opens { attempt, once })
         })

@@ -233,8 +233,12 @@ impl Tokens {
             keywords.set_item(names::input_tokens(py), asked)?;
             keywords
         };
-        if let Some(within) = within {
-            asked.set_item(names::timeout(py), secs_from_nanos(within))?;
+        if let Some(within) = within.map(secs_from_nanos) {
+            let own: Option<f64> =
+                asked.get_item(names::timeout(py))?.and_then(|own| own.extract().ok());
+            if own.is_none_or(|own| within < own) {
+                asked.set_item(names::timeout(py), within)?;
+            }
         }
         Ok(asked)
     }

@@ -9,12 +9,14 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
 
+use super::attempts::Attempts;
 use super::class::Guard;
 use super::plan::Plan;
 use super::target::Target;
 use super::timing::Handle;
 use super::watch::Alarm;
 use crate::core::clock::{Clock, Nanos};
+use crate::core::outcome::Outcome;
 use crate::core::quantile::{PerMille, Quantile};
 use crate::core::sync::Mutex;
 use crate::py::awaitable::{Stop, Visit};
@@ -92,6 +94,11 @@ impl Hedge {
         }
     }
 
+    /// The second call's answer was the one.
+    pub(super) fn count_win(&self) {
+        self.won.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// A call begins.
     pub(super) fn deposit(&self) {
         self.budget.get().core().deposit();
@@ -105,6 +112,8 @@ pub(crate) struct Rival {
     target: Target,
     event_loop: Py<PyAny>,
     alarm: Alarm,
+    /// What it may cost, in millionths of a USD.
+    cost: Option<u64>,
     task: Mutex<Option<Py<PyAny>>>,
     won: AtomicBool,
     /// The first has ended.
@@ -135,7 +144,8 @@ impl Rival {
     fn begin(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (py, this) = (slf.py(), slf.get());
         let Some(hedge) = this.guard.get().hedge() else { return Ok(()) };
-        if this.over.load(Ordering::Relaxed) || !hedge.get().budget.get().core().try_withdraw(None)
+        if this.over.load(Ordering::Relaxed)
+            || !hedge.get().budget.get().core().try_withdraw(this.cost)
         {
             return Ok(());
         }
@@ -160,6 +170,11 @@ impl Rival {
         if failed || self.over.load(Ordering::Relaxed) {
             return Ok(());
         }
+        let result = Ok(task.call_method0(names::result(py))?.unbind());
+        let judge = Attempts::new(Plan::Rival(self.guard.clone_ref(py)));
+        if judge.classify(py, &result) != Outcome::Success {
+            return Ok(());
+        }
         self.won.store(true, Ordering::Relaxed);
         self.alarm.ring(py)
     }
@@ -179,6 +194,7 @@ impl Standby {
         guard: &Py<Guard>,
         target: &Target,
         since: Nanos,
+        cost: Option<u64>,
     ) -> PyResult<Option<Self>> {
         let this = guard.get();
         let Some(after) = this.hedge().and_then(|hedge| hedge.get().after()) else {
@@ -191,6 +207,7 @@ impl Standby {
             target: target.clone_ref(py, None),
             event_loop: event_loop.clone().unbind(),
             alarm,
+            cost,
             task: Mutex::new(None),
             won: AtomicBool::new(false),
             over: AtomicBool::new(false),
@@ -201,23 +218,20 @@ impl Standby {
         Ok(Some(Self { rival: rival.unbind(), handle, since }))
     }
 
+    /// How long the first call has been under way.
+    pub(super) fn took(&self, clock: &Clock) -> Nanos {
+        clock.now().saturating_sub(self.since)
+    }
+
     /// The first call has ended; what became of the second.
-    pub(super) fn end(self, py: Python<'_>, clock: &Clock) -> PyResult<Second> {
+    pub(super) fn end(self, py: Python<'_>) -> PyResult<Second> {
         let rival = self.rival.get();
         rival.over.store(true, Ordering::Relaxed);
         self.handle.cancel(py)?;
-        let hedge = rival.guard.get().hedge();
-        if let Some(hedge) = hedge {
-            hedge.get().observe(clock.now().saturating_sub(self.since));
-        }
         let task = rival.task.lock().take();
         let Some(task) = task else { return Ok(Second::None) };
         if rival.won.load(Ordering::Relaxed) {
-            if let Some(hedge) = hedge {
-                hedge.get().won.fetch_add(1, Ordering::Relaxed);
-            }
-            let ours = rival.alarm.hush(py)?;
-            return Ok(Second::Won(task, ours));
+            return Ok(Second::Won(task, rival.alarm.hush(py)?));
         }
         Ok(Second::Running(task))
     }

@@ -3,7 +3,7 @@
 
 use pyo3::prelude::*;
 
-use super::attempts::Attempts;
+use super::attempts::{Attempts, TimeLimit};
 use super::inner::Inner;
 use super::timing::{self, Timer};
 use crate::core::clock::Nanos;
@@ -53,7 +53,7 @@ pub(super) trait Steps: Send + Sync {
     /// A step has failed: the last word.
     fn failed(&mut self, py: Python<'_>, error: PyErr) -> PyResult<Next>;
     /// How long what is driven may take from now on; `None`: without end.
-    fn limit(&self, at: At) -> Option<Nanos>;
+    fn limit(&self, at: At) -> Option<(Nanos, TimeLimit)>;
     /// Something was handed to the event loop: from here on time passes.
     fn suspended(&mut self, py: Python<'_>, at: At) -> PyResult<()> {
         let _ = (py, at);
@@ -70,7 +70,7 @@ pub(super) trait Steps: Send + Sync {
 pub(super) struct Machine<S> {
     steps: S,
     driven: Option<(At, Inner)>,
-    timer: Option<Timer>,
+    timer: Option<(Timer, TimeLimit)>,
 }
 
 impl<S: Steps> Machine<S> {
@@ -130,9 +130,9 @@ impl<S: Steps> Machine<S> {
     /// Something was handed to the event loop: from here on time passes.
     #[inline]
     fn wind(&mut self, py: Python<'_>, at: At) -> PyResult<()> {
-        if let Some(limit) = self.steps.limit(at) {
+        if let Some((limit, which)) = self.steps.limit(at) {
             let clock = self.steps.attempts().and_then(|attempts| attempts.parts().clock_object());
-            self.timer = Timer::set(py, clock, limit)?;
+            self.timer = Timer::set(py, clock, limit)?.map(|timer| (timer, which));
         }
         Ok(())
     }
@@ -141,13 +141,13 @@ impl<S: Steps> Machine<S> {
     fn in_time(
         &self,
         py: Python<'_>,
-        timer: Timer,
+        (timer, which): (Timer, TimeLimit),
         result: PyResult<Py<PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let rang = timer.stop(py)?;
         match (result, self.steps.attempts()) {
             (Err(error), Some(attempts)) if rang && timing::is_cancellation(py, &error) => {
-                let late = attempts.timed_out(py);
+                let late = attempts.timed_out(py, which);
                 late.set_cause(py, Some(error));
                 Err(late)
             }
@@ -170,7 +170,7 @@ impl<S: Steps> Body for Machine<S> {
     }
 
     fn abandon(&mut self, py: Python<'_>) {
-        if let Some(timer) = self.timer.take() {
+        if let Some((timer, _)) = self.timer.take() {
             timer.stop(py).ok();
         }
         self.steps.abandon(py);
@@ -186,7 +186,7 @@ impl<S: Steps> Body for Machine<S> {
 
     fn traverse(&self, visit: Visit<'_>) -> Result<(), Stop> {
         self.steps.traverse(visit)?;
-        if let Some(timer) = &self.timer {
+        if let Some((timer, _)) = &self.timer {
             timer.traverse(visit)?;
         }
         self.driven.as_ref().map_or(Ok(()), |(_, inner)| visit(inner.object()))

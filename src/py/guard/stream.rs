@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::attempts::Attempts;
+use super::attempts::{Attempts, TimeLimit};
 use super::inner::Inner;
 use super::machine::{At, Machine, Next, Steps};
 use super::plan::Plan;
@@ -344,11 +344,15 @@ impl Steps for StreamStep {
         next
     }
 
-    fn limit(&self, at: At) -> Option<Nanos> {
+    fn limit(&self, at: At) -> Option<(Nanos, TimeLimit)> {
         let live = self.live.as_deref().filter(|live| !live.fallen)?;
+        if matches!(self.ask, Ask::Close | Ask::Throw(_)) {
+            // Whatever it takes to clean up.
+            return None;
+        }
         match at {
             // Once it flows only the deadline bounds it: its pace is the reader's matter, too.
-            At::Item if live.flowing => live.attempts.left(),
+            At::Item if live.flowing => live.attempts.left().map(|left| (left, TimeLimit::Total)),
             At::Item | At::Attempt => live.attempts.limit(),
             At::Line | At::Pause | At::Rival | At::Fallback => None,
         }

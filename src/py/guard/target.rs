@@ -1,10 +1,12 @@
 //! What is called, and may be called again.
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::py::awaitable::Visiting;
+use crate::py::convert::type_name;
 
 /// A function with its arguments.
 pub(crate) struct Target {
@@ -38,8 +40,23 @@ impl Target {
         }
     }
 
+    /// From a tuple and a dict, as `call` and `call_sync` get them.
+    pub(crate) fn of(
+        function: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        if !function.is_callable() {
+            return Err(PyTypeError::new_err(format!(
+                "function: expected a callable and its arguments, as in call(ask, \"hello\"), got {}",
+                type_name(function)
+            )));
+        }
+        Self::new(function.clone().unbind(), args, kwargs)
+    }
+
     /// From a tuple and a dict.
-    pub(crate) fn new(
+    pub(super) fn new(
         function: Py<PyAny>,
         args: &Bound<'_, PyTuple>,
         kwargs: Option<&Bound<'_, PyDict>>,

@@ -208,12 +208,10 @@ impl Watch {
         let py = slf.py();
         let event_loop = RUNNING_LOOP.import(py, "asyncio", "get_running_loop")?.call0()?;
         let now = nanos_from_secs(event_loop.call_method0(names::time(py))?.extract()?);
-        let (due, next, fired) = {
+        let (due, fired) = {
             let mut inner = slf.get().inner.lock();
             let rest = inner.alarms.split_off(&(now.saturating_add(EARLY), u64::MAX));
-            let due = std::mem::replace(&mut inner.alarms, rest);
-            let next = inner.alarms.first_key_value().map(|((next, _), _)| *next);
-            (due, next, inner.armed.take())
+            (std::mem::replace(&mut inner.alarms, rest), inner.armed.take())
         };
         drop(fired);
         for alarm in due.into_values() {
@@ -221,6 +219,12 @@ impl Watch {
                 unraisable(error, alarm.task.bind(py));
             }
         }
+        // What rang may have set other limits by now.
+        let next = {
+            let inner = slf.get().inner.lock();
+            let next = inner.alarms.first_key_value().map(|((next, _), _)| *next);
+            next.filter(|next| inner.armed.as_ref().is_none_or(|(armed, _)| next < armed))
+        };
         next.map_or(Ok(()), |next| Self::arm(slf, &event_loop, now, next))
     }
 }

@@ -69,12 +69,12 @@ impl PyRetryPolicy {
     #[pyo3(signature = (function, /, *args, **kwargs))]
     fn call<'py>(
         slf: &Bound<'py, Self>,
-        function: Py<PyAny>,
+        function: &Bound<'py, PyAny>,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         edge("RetryPolicy.call", || {
-            let target = Target::new(function, args, kwargs)?;
+            let target = Target::of(function, args, kwargs)?;
             guard::call(slf.py(), Plan::Retry(slf.clone().unbind()), target)
         })
     }
@@ -82,12 +82,12 @@ impl PyRetryPolicy {
     #[pyo3(signature = (function, /, *args, **kwargs))]
     fn call_sync<'py>(
         slf: &Bound<'py, Self>,
-        function: Py<PyAny>,
+        function: &Bound<'py, PyAny>,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Py<PyAny>> {
         edge("RetryPolicy.call_sync", || {
-            let target = Target::new(function, args, kwargs)?;
+            let target = Target::of(function, args, kwargs)?;
             guard::call_blocking(slf.py(), Plan::Retry(slf.clone().unbind()), &target)
         })
     }
