@@ -231,7 +231,11 @@ class LLMLimiter(_core.LLMLimiter):
                 no HTTP status.
         """
         told = RateLimitHeaders.parse(headers, status)
+        by_kind = told.input_tokens.limit is not None or told.output_tokens.limit is not None
         for dimension in ("requests", "tokens", "input_tokens", "output_tokens"):
+            if dimension == "tokens" and by_kind:
+                # Anthropic's: whichever kind is the tightest now, not both together.
+                continue
             said = getattr(told, dimension)
             if said.limit is not None or said.remaining is not None:
                 self.learn(

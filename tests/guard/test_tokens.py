@@ -290,3 +290,18 @@ def test_retries_are_paid_from_a_budget_in_dollars() -> None:
         assert gave_up.value.__notes__[0].endswith("(budget)")
 
     on_virtual_time(main)
+
+
+def test_tokens_beside_their_kinds_are_not_both_together() -> None:
+    """Anthropic's `tokens` headers name whichever kind is the tightest."""
+    limiter = LLMLimiter(tokens_per_minute=100_000, clock=ManualClock())
+    limiter.observe(
+        {
+            "anthropic-ratelimit-tokens-limit": "6000",
+            "anthropic-ratelimit-tokens-remaining": "0",
+            "anthropic-ratelimit-tokens-reset": "2999-01-01T00:00:00Z",
+            "anthropic-ratelimit-output-tokens-limit": "6000",
+            "anthropic-ratelimit-output-tokens-remaining": "6000",
+        }
+    )
+    assert limiter.eta(input_tokens=10_000) == 0
