@@ -47,7 +47,7 @@ def test_a_fallback_may_raise_what_it_was_given() -> None:
 
     def raises_another(error: Exception) -> None:
         try:
-            raise KeyError("looking for plan b")
+            raise KeyError("looking for plan b")  # noqa: TRY301
         except KeyError:
             raise LookupError("no plan b")  # noqa: B904 -- its context is what is tested
 
