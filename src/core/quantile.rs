@@ -1,7 +1,7 @@
 //! Live quantiles: what something takes as a rule.
 //!
 //! A histogram over buckets of 1/16 of an octave, so a quantile is at most 6 %
-//! too high and never too low. When it has seen [`MEMORY`] values, all counts
+//! too high and never too low. When it has seen 1,024 values, all counts
 //! are halved: it follows what changes its habits. The quantile's
 //! bucket is kept up to date by each value, in a few steps.
 

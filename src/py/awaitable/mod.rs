@@ -17,6 +17,7 @@ mod driven;
 mod pool;
 #[cfg(all(Py_3_12, not(Py_GIL_DISABLED)))]
 mod stop;
+mod thrown;
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;

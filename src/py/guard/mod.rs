@@ -8,6 +8,7 @@ mod attempts;
 mod blocking;
 mod call;
 mod class;
+mod ending;
 mod function;
 mod gate;
 mod hedge;
