@@ -299,7 +299,7 @@ def test_running_twice_at_once_is_refused() -> None:
         calls[0].send(None)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="cr_suspended is younger")
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="needs CPython 3.12")
 def test_it_says_where_it_stands() -> None:
     call = Guard("state")(body)(["await"])
     assert (call.cr_suspended, call.cr_running) == (False, False)
