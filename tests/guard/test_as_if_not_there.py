@@ -299,11 +299,17 @@ def test_running_twice_at_once_is_refused() -> None:
         calls[0].send(None)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="needs CPython 3.12")
+def state_of(call: Any) -> str | None:
+    """CPython 3.11 only looks for a frame, which a call of ours has none of."""
+    return inspect.getcoroutinestate(call) if sys.version_info >= (3, 12) else None
+
+
 def test_it_says_where_it_stands() -> None:
     call = Guard("state")(body)(["await"])
     assert (call.cr_suspended, call.cr_running) == (False, False)
     call.send(None)
-    assert inspect.getcoroutinestate(call) == inspect.CORO_SUSPENDED
+    assert state_of(call) in (inspect.CORO_SUSPENDED, None)
+    assert (call.cr_suspended, call.cr_running) == (True, False)
     call.close()
-    assert inspect.getcoroutinestate(call) == inspect.CORO_CLOSED
+    assert state_of(call) in (inspect.CORO_CLOSED, None)
+    assert (call.cr_suspended, call.cr_running) == (False, False)
