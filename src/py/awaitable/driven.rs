@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::thrown::thrown;
-use super::{getter, itself, method, raise_new};
+use super::{getter, make_type, method, raise_new, slot};
 use crate::py::edge::{edge, unraisable};
 
 /// What a step came to.
@@ -162,7 +162,7 @@ fn finish(py: Python<'_>, mut body: Box<dyn Body>, name: &'static str) {
 /// # Safety
 /// Called by the interpreter, so attached.
 #[inline]
-unsafe fn slot<R>(failed: R, body: impl FnOnce(Python<'_>) -> PyResult<R>) -> R {
+unsafe fn called<R>(failed: R, body: impl FnOnce(Python<'_>) -> PyResult<R>) -> R {
     // SAFETY: called by the interpreter; unchecked, for the checked way panics while it finalises.
     unsafe {
         Python::attach_unchecked(|py| {
@@ -177,7 +177,7 @@ unsafe fn slot<R>(failed: R, body: impl FnOnce(Python<'_>) -> PyResult<R>) -> R 
 unsafe extern "C" fn iternext(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: called by the interpreter with a `Driven`; the value's reference is given up.
     unsafe {
-        slot(ptr::null_mut(), |py| {
+        called(ptr::null_mut(), |py| {
             let none = Borrowed::from_ptr(py, ffi::Py_None());
             match resume(py, object, Sent::Value(none))? {
                 Step::Yield(value) => Ok(value.into_ptr()),
@@ -220,7 +220,7 @@ unsafe extern "C" fn am_send(
     // SAFETY: called by the interpreter with a `Driven`, a value and a place for the result.
     unsafe {
         *result = ptr::null_mut();
-        slot(ffi::PySendResult::PYGEN_ERROR, |py| {
+        called(ffi::PySendResult::PYGEN_ERROR, |py| {
             let (value, kind) = match resume(py, object, Sent::Value(Borrowed::from_ptr(py, sent)))?
             {
                 Step::Yield(value) => (value, ffi::PySendResult::PYGEN_NEXT),
@@ -250,7 +250,7 @@ unsafe extern "C" fn send(
 ) -> *mut ffi::PyObject {
     // SAFETY: called by the interpreter with a `Driven`.
     unsafe {
-        slot(ptr::null_mut(), |py| {
+        called(ptr::null_mut(), |py| {
             let sent = Sent::Value(Borrowed::from_ptr(py, sent));
             Ok(as_method(resume(py, object, sent)?))
         })
@@ -263,7 +263,7 @@ unsafe extern "C" fn throw(
 ) -> *mut ffi::PyObject {
     // SAFETY: called by the interpreter with a `Driven` and the tuple of arguments.
     unsafe {
-        slot(ptr::null_mut(), |py| {
+        called(ptr::null_mut(), |py| {
             let args = Bound::from_borrowed_ptr(py, args).cast_into::<PyTuple>()?;
             let error = edge("Driven.throw", || thrown(py, &args))?;
             if (*object.cast::<Driven>()).stage == Stage::Fresh {
@@ -295,7 +295,7 @@ unsafe extern "C" fn close(
 ) -> *mut ffi::PyObject {
     // SAFETY: called by the interpreter with a `Driven`.
     unsafe {
-        slot(ptr::null_mut(), |py| {
+        called(ptr::null_mut(), |py| {
             match (*object.cast::<Driven>()).stage {
                 Stage::Fresh => end_unstarted(py, object),
                 Stage::Ended => {}
@@ -380,7 +380,7 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
 unsafe fn of_function(object: *mut ffi::PyObject, name: &str) -> *mut ffi::PyObject {
     // SAFETY: called by the interpreter with a `Driven`; the function is held before it is asked.
     unsafe {
-        slot(ptr::null_mut(), |py| {
+        called(ptr::null_mut(), |py| {
             let function = (*object.cast::<Driven>())
                 .body
                 .as_ref()
@@ -410,7 +410,7 @@ unsafe extern "C" fn get_qualname(
 unsafe extern "C" fn get_await(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
     // SAFETY: called by the interpreter with a `Driven`.
     unsafe {
-        slot(ptr::null_mut(), |py| {
+        called(ptr::null_mut(), |py| {
             let body = (*object.cast::<Driven>()).body.as_ref();
             let awaits = body.and_then(|body| body.awaits()).map(|held| held.clone_ref(py));
             Ok(awaits.unwrap_or_else(|| py.None()).into_ptr())
@@ -433,48 +433,28 @@ unsafe extern "C" fn get_suspended(
 
 /// Makes the type; called once at import.
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    let py = m.py();
-    // The definitions must outlive the type, which is never freed.
-    let methods = Box::leak(Box::new([
+    let methods = vec![
         method(c"send", send, ffi::METH_O, c"Goes on to the next await."),
         method(c"throw", throw, ffi::METH_VARARGS, c"Raises an exception at the present await."),
         method(c"close", close, ffi::METH_NOARGS, c"Ends it at the present await."),
-        ffi::PyMethodDef::zeroed(),
-    ]));
-    let getters = Box::leak(Box::new([
+    ];
+    let getters = vec![
         getter(c"__name__", get_name),
         getter(c"__qualname__", get_qualname),
         getter(c"cr_await", get_await),
         getter(c"cr_frame", super::none),
         getter(c"cr_running", get_running),
         getter(c"cr_suspended", get_suspended),
-        ffi::PyGetSetDef::default(),
-    ]));
-    let slot = |slot: c_int, pfunc: *mut c_void| ffi::PyType_Slot { slot, pfunc };
-    let slots = Box::leak(Box::new([
+    ];
+    let slots = vec![
         slot(ffi::Py_tp_dealloc, dealloc as *mut c_void),
         slot(ffi::Py_tp_traverse, traverse as *mut c_void),
         slot(ffi::Py_tp_clear, clear as *mut c_void),
-        slot(ffi::Py_tp_iter, itself as *mut c_void),
         slot(ffi::Py_tp_iternext, iternext as *mut c_void),
-        slot(ffi::Py_am_await, itself as *mut c_void),
         slot(ffi::Py_am_send, am_send as *mut c_void),
-        slot(ffi::Py_tp_methods, methods.as_mut_ptr().cast()),
-        slot(ffi::Py_tp_getset, getters.as_mut_ptr().cast()),
-        slot(0, ptr::null_mut()),
-    ]));
-    let mut spec = ffi::PyType_Spec {
-        name: c"ferrogate._core.Driven".as_ptr(),
-        basicsize: size_of::<Driven>() as c_int,
-        itemsize: 0,
-        flags: (ffi::Py_TPFLAGS_DEFAULT
-            | ffi::Py_TPFLAGS_HAVE_GC
-            | ffi::Py_TPFLAGS_DISALLOW_INSTANTIATION
-            | ffi::Py_TPFLAGS_IMMUTABLETYPE) as u32,
-        slots: slots.as_mut_ptr(),
-    };
-    // SAFETY: attached; the specification and all it points to live for ever.
-    let class = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpec(&raw mut spec))? };
+    ];
+    let name = c"ferrogate._core.Driven";
+    let class = make_type(m.py(), name, size_of::<Driven>(), methods, getters, slots)?;
     m.add("Driven", &class)?;
     TYPE.store(class.into_ptr().cast(), Ordering::Relaxed);
     Ok(())

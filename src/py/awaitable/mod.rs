@@ -382,38 +382,35 @@ const fn getter(name: &'static std::ffi::CStr, get: ffi::getter) -> ffi::PyGetSe
     }
 }
 
-/// Makes the type; called once at import.
-pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    let py = m.py();
-    // The definitions must outlive the type, which is never freed.
-    let methods = Box::leak(Box::new([
-        method(c"send", send, ffi::METH_O, c"Hands the value over by raising StopIteration."),
-        method(c"throw", throw, ffi::METH_VARARGS, c"Raises the given exception here."),
-        method(c"close", close, ffi::METH_NOARGS, c"Drops the value."),
-        ffi::PyMethodDef::zeroed(),
-    ]));
-    let getters = Box::leak(Box::new([
-        getter(c"cr_await", none),
-        getter(c"cr_frame", none),
-        getter(c"cr_running", running),
-        ffi::PyGetSetDef::default(),
-    ]));
-    let slot = |slot: c_int, pfunc: *mut c_void| ffi::PyType_Slot { slot, pfunc };
-    let slots = Box::leak(Box::new([
-        slot(ffi::Py_tp_dealloc, dealloc as *mut c_void),
-        slot(ffi::Py_tp_traverse, traverse as *mut c_void),
-        slot(ffi::Py_tp_clear, clear as *mut c_void),
+const fn slot(slot: c_int, pfunc: *mut c_void) -> ffi::PyType_Slot {
+    ffi::PyType_Slot { slot, pfunc }
+}
+
+/// Makes a type that is awaited as a coroutine is, of objects of this size; never freed.
+fn make_type<'py>(
+    py: Python<'py>,
+    name: &'static std::ffi::CStr,
+    size: usize,
+    methods: Vec<ffi::PyMethodDef>,
+    getters: Vec<ffi::PyGetSetDef>,
+    slots: Vec<ffi::PyType_Slot>,
+) -> PyResult<Bound<'py, PyAny>> {
+    // The definitions must outlive the type.
+    let methods = methods.into_iter().chain([ffi::PyMethodDef::zeroed()]);
+    let methods = Box::leak(methods.collect::<Box<[_]>>());
+    let getters = getters.into_iter().chain([ffi::PyGetSetDef::default()]);
+    let getters = Box::leak(getters.collect::<Box<[_]>>());
+    let common = [
         slot(ffi::Py_tp_iter, itself as *mut c_void),
-        slot(ffi::Py_tp_iternext, iternext as *mut c_void),
         slot(ffi::Py_am_await, itself as *mut c_void),
-        slot(ffi::Py_am_send, am_send as *mut c_void),
         slot(ffi::Py_tp_methods, methods.as_mut_ptr().cast()),
         slot(ffi::Py_tp_getset, getters.as_mut_ptr().cast()),
         slot(0, ptr::null_mut()),
-    ]));
+    ];
+    let slots = Box::leak(slots.into_iter().chain(common).collect::<Box<[_]>>());
     let mut spec = ffi::PyType_Spec {
-        name: c"ferrogate._core.Ready".as_ptr(),
-        basicsize: size_of::<Ready>() as c_int,
+        name: name.as_ptr(),
+        basicsize: size as c_int,
         itemsize: 0,
         flags: (ffi::Py_TPFLAGS_DEFAULT
             | ffi::Py_TPFLAGS_HAVE_GC
@@ -422,7 +419,27 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
         slots: slots.as_mut_ptr(),
     };
     // SAFETY: attached; the specification and all it points to live for ever.
-    let class = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpec(&raw mut spec))? };
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_FromSpec(&raw mut spec)) }
+}
+
+/// Makes the types; called once at import.
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    let methods = vec![
+        method(c"send", send, ffi::METH_O, c"Hands the value over by raising StopIteration."),
+        method(c"throw", throw, ffi::METH_VARARGS, c"Raises the given exception here."),
+        method(c"close", close, ffi::METH_NOARGS, c"Drops the value."),
+    ];
+    let getters =
+        vec![getter(c"cr_await", none), getter(c"cr_frame", none), getter(c"cr_running", running)];
+    let slots = vec![
+        slot(ffi::Py_tp_dealloc, dealloc as *mut c_void),
+        slot(ffi::Py_tp_traverse, traverse as *mut c_void),
+        slot(ffi::Py_tp_clear, clear as *mut c_void),
+        slot(ffi::Py_tp_iternext, iternext as *mut c_void),
+        slot(ffi::Py_am_send, am_send as *mut c_void),
+    ];
+    let name = c"ferrogate._core.Ready";
+    let class = make_type(m.py(), name, size_of::<Ready>(), methods, getters, slots)?;
     if !TYPE.load(Ordering::Relaxed).is_null() {
         return Err(PyImportError::new_err(
             "ferrogate._core loads into one interpreter of a process, and another one has it",

@@ -15,7 +15,7 @@ use crate::core::outcome::Outcome;
 use crate::py::awaitable::{Unclaimed, ready, ready_or_back};
 use crate::py::convert::{clock, globally_disabled, type_name};
 use crate::py::edge::edge;
-use crate::py::guard::{self, Plan, Target};
+use crate::py::guard::{self, Plan};
 
 /// The function that makes a `CircuitBreakerOpenError`.
 static OPEN_ERROR: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -198,8 +198,7 @@ impl CircuitBreaker {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         edge("CircuitBreaker.call", || {
-            let target = Target::of(function, args, kwargs)?;
-            guard::call(slf.py(), Plan::Breaker(slf.clone().unbind()), target)
+            guard::call_with(Plan::Breaker(slf.clone().unbind()), function, args, kwargs)
         })
     }
 
@@ -211,8 +210,7 @@ impl CircuitBreaker {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Py<PyAny>> {
         edge("CircuitBreaker.call_sync", || {
-            let target = Target::of(function, args, kwargs)?;
-            guard::call_blocking(slf.py(), Plan::Breaker(slf.clone().unbind()), &target)
+            guard::call_blocking_with(Plan::Breaker(slf.clone().unbind()), function, args, kwargs)
         })
     }
 

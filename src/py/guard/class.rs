@@ -7,7 +7,7 @@ use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyTraverseError, PyVisit};
 
 use super::blocking;
-use super::call::{call, open};
+use super::call::open;
 use super::gate::Gate;
 use super::hedge::Hedge;
 use super::open::{OpenAttempt, Opens};
@@ -121,9 +121,7 @@ impl Guard {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         edge("Guard.call", || {
-            let target = Target::of(function, args, kwargs)?;
-            let plan = Plan::Guard(slf.clone().unbind());
-            call(slf.py(), plan, target)
+            super::call_with(Plan::Guard(slf.clone().unbind()), function, args, kwargs)
         })
     }
 
@@ -135,8 +133,7 @@ impl Guard {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Py<PyAny>> {
         edge("Guard.call_sync", || {
-            let target = Target::of(function, args, kwargs)?;
-            blocking::call(slf.py(), Plan::Guard(slf.clone().unbind()), &target)
+            super::call_blocking_with(Plan::Guard(slf.clone().unbind()), function, args, kwargs)
         })
     }
 

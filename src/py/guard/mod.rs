@@ -22,11 +22,11 @@ mod timing;
 mod watch;
 
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
 
-pub(crate) use self::blocking::call as call_blocking;
-pub(crate) use self::call::call;
+use self::call::call;
 pub(crate) use self::plan::Plan;
-pub(crate) use self::target::Target;
+use self::target::Target;
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(function::set_bypass, m)?)?;
@@ -38,6 +38,26 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<stream::GuardedStream>()?;
     m.add_class::<timing::PyAlarm>()?;
     m.add_class::<watch::Watch>()
+}
+
+/// `call(function, *args, **kwargs)` of whatever has this plan: a coroutine.
+pub(crate) fn call_with<'py>(
+    plan: Plan,
+    function: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    call(function.py(), plan, Target::of(function, args, kwargs)?)
+}
+
+/// `call_sync(function, *args, **kwargs)` of whatever has this plan.
+pub(crate) fn call_blocking_with(
+    plan: Plan,
+    function: &Bound<'_, PyAny>,
+    args: &Bound<'_, PyTuple>,
+    kwargs: Option<&Bound<'_, PyDict>>,
+) -> PyResult<Py<PyAny>> {
+    blocking::call(function.py(), plan, &Target::of(function, args, kwargs)?)
 }
 
 /// Imports what is imported on first use.

@@ -13,7 +13,7 @@ use crate::core::retry::{Jitter, Policy, Reason, Run, Settings, Verdict};
 use crate::core::sync::Arc;
 use crate::py::convert::{LONGEST, clock, duration_or_zero, globally_disabled, optional_duration};
 use crate::py::edge::edge;
-use crate::py::guard::{self, Plan, Target};
+use crate::py::guard::{self, Plan};
 
 /// The native half of ``ferrogate.RetryPolicy``.
 #[pyclass(frozen, subclass, weakref, name = "RetryPolicy", module = "ferrogate._core")]
@@ -74,8 +74,7 @@ impl PyRetryPolicy {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         edge("RetryPolicy.call", || {
-            let target = Target::of(function, args, kwargs)?;
-            guard::call(slf.py(), Plan::Retry(slf.clone().unbind()), target)
+            guard::call_with(Plan::Retry(slf.clone().unbind()), function, args, kwargs)
         })
     }
 
@@ -87,8 +86,7 @@ impl PyRetryPolicy {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Py<PyAny>> {
         edge("RetryPolicy.call_sync", || {
-            let target = Target::of(function, args, kwargs)?;
-            guard::call_blocking(slf.py(), Plan::Retry(slf.clone().unbind()), &target)
+            guard::call_blocking_with(Plan::Retry(slf.clone().unbind()), function, args, kwargs)
         })
     }
 
