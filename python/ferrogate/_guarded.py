@@ -5,14 +5,17 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from ferrogate import _core, _suites
 
-__all__ = ["guarded"]
+__all__ = ["Function", "guarded"]
+
+#: What is decorated stays what it is: as it is called, so it is called through the guard.
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def guarded(function: Callable[..., Any], owner: Any, what: str) -> Callable[..., Any]:
+def guarded(function: Function, owner: Any, what: str) -> Function:
     """``function`` behind ``owner``, a guard or one of its parts; ``what`` is for messages."""
     if isinstance(function, classmethod | staticmethod):
         raise TypeError(f"put @{type(function).__name__} above @{what}, not below it")
@@ -30,8 +33,8 @@ def guarded(function: Callable[..., Any], owner: Any, what: str) -> Callable[...
             f"{what}: {function!r} is a generator function, whose call only makes its generator; "
             "make it an async generator, or guard what it calls"
         )
-    wrapper: Callable[..., Any] = _core.GuardedFunction(function, owner, kind)
-    return functools.update_wrapper(wrapper, function)
+    wrapper: Any = _core.GuardedFunction(function, owner, kind)
+    return cast("Function", functools.update_wrapper(wrapper, function))
 
 
 _suites.tell(_core._set_bypass)

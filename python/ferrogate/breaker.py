@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, overload
+from typing import Any, Literal, TypedDict, TypeVar
 
 from ferrogate import _core, _suites
-from ferrogate._guarded import guarded
+from ferrogate._guarded import Function, guarded
 from ferrogate.outcome import Outcome
 
 __all__ = ["CircuitBreaker", "CircuitBreakerConfig", "CircuitBreakerStats", "CircuitState"]
@@ -18,8 +18,6 @@ __all__ = ["CircuitBreaker", "CircuitBreakerConfig", "CircuitBreakerStats", "Cir
 CircuitState = Literal["closed", "open", "half_open", "forced_open", "disabled", "metrics_only"]
 """Where a circuit breaker can be."""
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 _Callback = TypeVar("_Callback", bound="Callable[[Any], object]")
 
 
@@ -194,13 +192,7 @@ class CircuitBreaker(_core.CircuitBreaker):
         _suites.register(self)
         return self
 
-    @overload
-    def __call__(
-        self, function: Callable[_P, Coroutine[Any, Any, _R]]
-    ) -> Callable[_P, Coroutine[Any, Any, _R]]: ...
-    @overload
-    def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]: ...
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, function: Function) -> Function:
         """Decorates ``def``, ``async def`` and async generators: every call goes through it.
 
         A stream is one call from its first item to its end: one that fails half-way is a

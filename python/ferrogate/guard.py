@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from ferrogate import _core, _llm_calls, _suites
 from ferrogate._arguments import flag
-from ferrogate._guarded import guarded
+from ferrogate._guarded import Function, guarded
 from ferrogate.batch import Batch, BatchProgress
 from ferrogate.breaker import CircuitBreaker
 from ferrogate.hedge import Hedge
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Guard", "GuardStats"]
 
-_P = ParamSpec("_P")
 _R = TypeVar("_R")
 _Item = TypeVar("_Item")
 
@@ -178,13 +177,7 @@ class Guard(_core.Guard):
             enabled=flag("enabled", enabled),
         )
 
-    @overload
-    def __call__(
-        self, function: Callable[_P, Coroutine[Any, Any, _R]]
-    ) -> Callable[_P, Coroutine[Any, Any, _R]]: ...
-    @overload
-    def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]: ...
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, function: Function) -> Function:
         """Decorates ``def``, ``async def`` and async generators: every call goes through it.
 
         A stream is one call from its first item to its end, and is tried again only until its

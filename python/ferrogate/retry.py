@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, overload
+from typing import Literal, TypeAlias, TypedDict
 
 from ferrogate import _core, _suites
 from ferrogate._arguments import flag, text_or_none
-from ferrogate._guarded import guarded
+from ferrogate._guarded import Function, guarded
 
 __all__ = ["RetryBudget", "RetryBudgetStats", "RetryPolicy", "RetryStats", "retry"]
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 _Jitter = Literal["full", "equal", "none"]
 _Class: TypeAlias = type[Exception]
 _Rule: TypeAlias = "int | bool | RetryPolicy"
@@ -227,13 +225,7 @@ class RetryPolicy(_core.RetryPolicy):
             enabled=flag("enabled", enabled),
         )
 
-    @overload
-    def __call__(
-        self, function: Callable[_P, Coroutine[Any, Any, _R]]
-    ) -> Callable[_P, Coroutine[Any, Any, _R]]: ...
-    @overload
-    def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]: ...
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, function: Function) -> Function:
         """Decorates ``def``, ``async def`` and async generators, whose streams are tried again
         only until their first item."""
         return guarded(function, self, "retry")

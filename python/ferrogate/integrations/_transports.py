@@ -22,22 +22,30 @@ class _Transport:
     """What both kinds have in common."""
 
     _http: ClassVar[ModuleType]
+    #: What a transport has to be, and what it is if none is given.
+    _kinds: ClassVar[tuple[str, str]]
     _exchanges: Exchanges
     _inner: Any
 
     def _begin(
         self,
         guard: Guard,
+        transport: Any,
         budget: RetryBudget | None,
         max_wait: float,
         max_remembered: int,
     ) -> None:
+        base, usual = self._kinds
+        if transport is not None and not isinstance(transport, getattr(self._http, base)):
+            got = type(transport).__name__
+            raise TypeError(f"transport: expected an {self._http.__name__}.{base}, got {got}")
         self._exchanges = Exchanges(
             guard,
             budget=budget,
             max_wait=max_wait,
             max_remembered=max_remembered,
         )
+        self._inner = self._default(usual) if transport is None else transport
 
     @property
     def guard(self) -> Guard:
@@ -145,6 +153,8 @@ class _Transport:
 class AsyncTransport(_Transport):
     """For clients that are awaited."""
 
+    _kinds = ("AsyncBaseTransport", "AsyncHTTPTransport")
+
     async def handle_async_request(self, request: Any) -> Any:
         """Sends a request through the guard."""
         exchanges = self._exchanges
@@ -201,6 +211,8 @@ class AsyncTransport(_Transport):
 
 class SyncTransport(_Transport):
     """For clients that block."""
+
+    _kinds = ("BaseTransport", "HTTPTransport")
 
     def handle_request(self, request: Any) -> Any:
         """Sends a request through the guard."""

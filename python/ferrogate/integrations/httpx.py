@@ -96,11 +96,7 @@ class GuardedTransport(AsyncTransport, httpx.AsyncBaseTransport):
         max_wait: float = 60.0,
         max_remembered: int = 4096,
     ) -> None:
-        if transport is not None and not isinstance(transport, httpx.AsyncBaseTransport):
-            got = type(transport).__name__
-            raise TypeError(f"transport: expected an httpx.AsyncBaseTransport, got {got}")
-        self._begin(guard, budget, max_wait, max_remembered)
-        self._inner = self._default("AsyncHTTPTransport") if transport is None else transport
+        self._begin(guard, transport, budget, max_wait, max_remembered)
 
 
 class SyncGuardedTransport(SyncTransport, httpx.BaseTransport):
@@ -126,8 +122,4 @@ class SyncGuardedTransport(SyncTransport, httpx.BaseTransport):
         max_wait: float = 60.0,
         max_remembered: int = 4096,
     ) -> None:
-        if transport is not None and not isinstance(transport, httpx.BaseTransport):
-            got = type(transport).__name__
-            raise TypeError(f"transport: expected an httpx.BaseTransport, got {got}")
-        self._begin(guard, budget, max_wait, max_remembered)
-        self._inner = self._default("HTTPTransport") if transport is None else transport
+        self._begin(guard, transport, budget, max_wait, max_remembered)
