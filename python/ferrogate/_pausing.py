@@ -128,7 +128,9 @@ def pause_sync(clock: ManualClock | None, delay: float) -> None:
 
 def timed_out(name: str, kind: str, limit: float) -> GuardTimeout:
     """The error of what took longer than ``limit`` seconds."""
-    what = "an attempt" if kind == "attempt" else "the call with all its attempts"
-    return GuardTimeout(
-        f"{name}: {what} took longer than {limit:g} s", name=name, timed_out=kind, limit=limit
-    )
+    if kind == "outer":
+        message = "no time is left of the guarded call around this one"
+    else:
+        what = "an attempt" if kind == "attempt" else "the call with all its attempts"
+        message = f"{what} took longer than {limit:g} s"
+    return GuardTimeout(f"{name}: {message}", name=name, timed_out=kind, limit=limit)

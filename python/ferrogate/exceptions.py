@@ -41,8 +41,9 @@ class GuardTimeout(FerrogateError, TimeoutError):
 
     Attributes:
         name: the guard's name.
-        timed_out: ``"attempt"`` (``attempt_timeout=``) or ``"total"`` (``timeout=``).
-        limit: the limit that was passed, in seconds.
+        timed_out: ``"attempt"`` (``attempt_timeout=``), ``"total"`` (``timeout=``), or
+            ``"outer"``: the ``timeout`` of a guarded call that this one was made in.
+        limit: the limit that was passed, in seconds; 0 for ``"outer"``.
     """
 
     def __init__(self, message: str, *, name: str, timed_out: str, limit: float) -> None:

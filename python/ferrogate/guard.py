@@ -96,6 +96,7 @@ class Guard(_core.Guard):
         bulkhead: how many attempts may run at a time; or a :class:`RateLimiter` of slots only.
         hedge: a :class:`Hedge`: a second call beside one that takes long.
         timeout: seconds (or a timedelta) that all attempts, waits and pauses may take together.
+            Guarded calls that its code makes have no more time than it.
         attempt_timeout: seconds that each attempt may take, counted from its first ``await``, not
             from its wait for a permit. A plain function cannot be interrupted: for those there is
             no ``attempt_timeout``, and ``timeout`` bounds their waits and pauses.

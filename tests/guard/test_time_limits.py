@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 from guarding import on_virtual_time
 
-from ferrogate import Guard, GuardTimeout, RetryPolicy
+from ferrogate import Guard, GuardTimeout, RateLimiter, RateLimitExceeded, RetryPolicy
 from ferrogate.testing import ManualClock
 
 
@@ -152,5 +153,120 @@ def test_time_limits_on_the_loops_own_clock() -> None:
         assert await Guard("quick", attempt_timeout=500).call(waits) == "answer"
         await asyncio.sleep(0)
         assert loop.time() - begun == pytest.approx(1, abs=1e-5)
+
+    on_virtual_time(main)
+
+
+def test_a_guard_within_a_guard_has_no_more_time_than_that() -> None:
+    async def main(clock: ManualClock) -> None:
+        retry = RetryPolicy(attempts=9, base=4, jitter="none", clock=clock)
+        inner = Guard("inner", retry=retry, clock=clock)
+        outer = Guard("outer", timeout=5, clock=clock)
+        began = []
+
+        @inner
+        async def tool() -> None:
+            began.append(clock.now())
+            raise Upstream
+
+        # No pause that would end after the outer guard's deadline is begun.
+        with pytest.raises(Upstream) as gave_up:
+            await outer.call(tool)
+        assert gave_up.value.__notes__[0].endswith("(deadline)")
+        assert (began, clock.now()) == ([0, 4], 4)
+
+        # The same in tasks that are made of guarded calls.
+        async def both() -> list[object]:
+            return await asyncio.gather(tool(), tool(), return_exceptions=True)
+
+        began.clear()
+        assert all(isinstance(error, Upstream) for error in await outer.call(both))
+        assert (began, clock.now()) == ([4, 4, 8, 8], 8)
+
+        # A permit that would come too late is refused at once.
+        slow = RateLimiter("1/minute", clock=clock)
+        slow.try_acquire()
+        limited = Guard("limited", limiter=slow, clock=clock)
+        with pytest.raises(RateLimitExceeded):
+            await outer.call(limited.call, waits)
+        assert clock.now() == 8
+
+        # It ends with the call: whoever calls the tool alone has all the time.
+        began.clear()
+        with pytest.raises(Upstream):
+            await tool()
+        assert len(began) == 9
+
+    on_virtual_time(main)
+
+
+def test_no_time_is_left_of_the_call_around() -> None:
+    async def main(clock: ManualClock) -> None:
+        inner = Guard("inner", clock=clock)
+        outer = Guard("outer", timeout=5, clock=clock)
+        told = []
+
+        async def stubborn() -> str:
+            late = inner.call(waits)
+            try:
+                await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                with pytest.raises(GuardTimeout) as error:
+                    await late
+                told.append((error.value.timed_out, error.value.name, error.value.limit))
+                # A guard that has more time takes it from nobody.
+                other = Guard("other", timeout=50, clock=ManualClock())
+                return await other.call(waits)
+            return "?"
+
+        assert await outer.call(stubborn) == "answer"
+        assert told == [("outer", "inner", 0)]
+
+    on_virtual_time(main)
+
+
+def test_deadlines_around_streams_plain_functions_and_guards_in_a_row() -> None:
+    async def main(clock: ManualClock) -> None:
+        retry = RetryPolicy(attempts=9, base=4, jitter="none", clock=clock)
+        inner = Guard("inner", retry=retry, clock=clock)
+        outer = Guard("outer", timeout=5, clock=clock)
+        middle = Guard("middle", timeout=50, clock=clock)
+        began = []
+
+        @inner
+        async def tool() -> None:
+            began.append(clock.now())
+            raise Upstream
+
+        @outer
+        async def stream() -> AsyncIterator[str]:
+            yield "first"
+            try:
+                # Through a guard that has none of its own, in a task.
+                await asyncio.create_task(middle.call(tool))
+            except Upstream:
+                yield "second"
+
+        assert [item async for item in stream()] == ["first", "second"]
+        assert began == [0, 4]
+
+        def plain() -> list[float]:
+            began.clear()
+            with pytest.raises(Upstream):
+                inner.call_sync(tool_sync)
+            return began
+
+        def tool_sync() -> None:
+            began.append(clock.now())
+            clock.advance(3)
+            raise Upstream
+
+        # 4 s of pause and 2 s of time do not go together.
+        assert outer.call_sync(plain) == [4]
+        # Nothing of it stays behind in the thread.
+        quick = RetryPolicy(attempts=3, base=0, jitter="none", clock=clock)
+        with pytest.raises(Upstream):
+            Guard("free", retry=quick, clock=clock).call_sync(tool_sync)
+        assert len(began) == 4
 
     on_virtual_time(main)

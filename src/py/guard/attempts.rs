@@ -5,6 +5,7 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::around::{Around, Within};
 use super::class::Guard;
 use super::gate::Pass;
 use super::plan::{Parts, Plan};
@@ -24,6 +25,8 @@ pub(super) struct Attempts {
     pub(super) plan: Plan,
     /// When all must be over.
     deadline: Nanos,
+    /// When whoever called must be done.
+    around: Around,
     /// In which line the attempt stands.
     line: Line,
     /// The attempt has been let through and has not ended.
@@ -49,6 +52,8 @@ pub(super) enum TimeLimit {
     Attempt,
     /// The bound on all of them.
     Total,
+    /// The bound on the call around them, which another guard made.
+    Around,
 }
 
 /// A line that an attempt waits in.
@@ -64,6 +69,7 @@ impl Attempts {
         Self {
             plan,
             deadline: NEVER,
+            around: Around::current(),
             line: Line::None,
             running: false,
             pass: None,
@@ -122,19 +128,42 @@ impl Attempts {
         self.deadline = parts.deadline();
     }
 
-    /// What is left until the deadline; `None`: no end.
+    /// When nobody waits for the call any more: at its deadline, or that of a call around it.
+    #[inline]
+    fn horizon(&self) -> Nanos {
+        self.deadline.min(self.around.deadline(self.parts().clock()))
+    }
+
+    /// What is left until the call's answer comes too late; `None`: no end.
     #[inline]
     pub(super) fn left(&self) -> Option<Nanos> {
-        if self.deadline == NEVER {
+        self.until(self.horizon())
+    }
+
+    /// What is left until its own deadline, at which it is ended; `None`: no end.
+    #[inline]
+    pub(super) fn left_of_own(&self) -> Option<Nanos> {
+        self.until(self.deadline)
+    }
+
+    #[inline]
+    fn until(&self, deadline: Nanos) -> Option<Nanos> {
+        if deadline == NEVER {
             return None;
         }
-        Some(self.deadline.saturating_sub(self.parts().clock().now()))
+        Some(deadline.saturating_sub(self.parts().clock().now()))
+    }
+
+    /// To be kept while the user's code runs: what that calls has no more time than this call.
+    #[inline]
+    pub(super) fn within(&self) -> Option<Within> {
+        Within::new(self.parts().clock(), self.horizon())
     }
 
     /// How long an attempt that begins now may take; `None`: without end.
     pub(super) fn limit(&self) -> Option<(Nanos, TimeLimit)> {
         let attempt = self.parts().attempt_timeout.map(|limit| (limit, TimeLimit::Attempt));
-        match (attempt, self.left()) {
+        match (attempt, self.left_of_own()) {
             (Some((limit, _)), Some(left)) if left < limit => Some((left, TimeLimit::Total)),
             (None, Some(left)) => Some((left, TimeLimit::Total)),
             (attempt, _) => attempt,
@@ -219,7 +248,8 @@ impl Attempts {
     fn check(&self, py: Python<'_>) -> PyResult<()> {
         let parts = self.plan.parts();
         if self.left() == Some(0) {
-            return Err(self.timed_out(py, TimeLimit::Total));
+            let own = self.left_of_own() == Some(0);
+            return Err(self.timed_out(py, if own { TimeLimit::Total } else { TimeLimit::Around }));
         }
         match parts.breaker {
             Some(breaker) if parts.gate.is_some() || parts.bulkhead.is_some() => {
@@ -269,6 +299,7 @@ impl Attempts {
         let (kind, limit) = match which {
             TimeLimit::Attempt => ("attempt", parts.attempt_timeout),
             TimeLimit::Total => ("total", parts.timeout),
+            TimeLimit::Around => ("outer", None),
         };
         timing::timed_out(py, name, kind, limit.unwrap_or(0))
     }

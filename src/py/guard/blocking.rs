@@ -47,7 +47,10 @@ fn run(py: Python<'_>, plan: Plan, target: &Target, opens: Option<&Opens>) -> Py
     }
     loop {
         let result = match attempts.admit_blocking(py, target) {
-            Ok(()) => target.call(py),
+            Ok(()) => {
+                let _within = attempts.within();
+                target.call(py)
+            }
             Err(error) => return fall_back(py, attempts, error, target),
         };
         // A mistake of the caller's says nothing about the other side.

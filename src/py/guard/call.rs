@@ -94,7 +94,11 @@ impl Call {
         if let Some(guard) = self.hedges() {
             self.since = guard.get().clock.now();
         }
-        match self.target.call(py).and_then(Inner::of) {
+        let called = {
+            let _within = self.attempts.within();
+            self.target.call(py)
+        };
+        match called.and_then(Inner::of) {
             Ok(Ok(inner)) => Ok(Next::Drive(At::Attempt, inner)),
             Ok(Err(value)) if is_stream(&value) => {
                 // A mistake of the caller's, which says nothing about the other side.
@@ -276,7 +280,7 @@ impl Steps for Call {
     fn limit(&self, at: At) -> Option<(Nanos, TimeLimit)> {
         match at {
             At::Attempt => self.attempts.limit(),
-            At::Rival => self.attempts.left().map(|left| (left, TimeLimit::Total)),
+            At::Rival => self.attempts.left_of_own().map(|left| (left, TimeLimit::Total)),
             _ => None,
         }
     }

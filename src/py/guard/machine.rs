@@ -108,7 +108,13 @@ impl<S: Steps> Machine<S> {
         inner: Inner,
         sent: Sent<'_>,
     ) -> PyResult<Result<Step, PyResult<Next>>> {
-        let result = match inner.resume(py, sent) {
+        let within = match at {
+            At::Attempt | At::Item => self.steps.attempts().and_then(Attempts::within),
+            At::Line | At::Pause | At::Rival | At::Fallback => None,
+        };
+        let resumed = inner.resume(py, sent);
+        drop(within);
+        let result = match resumed {
             Ok(Step::Yield(value)) => {
                 self.driven = Some((at, inner));
                 if self.timer.is_none() {

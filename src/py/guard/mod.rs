@@ -4,6 +4,7 @@
 //! A breaker that is open refuses before anybody waits for a permit; its probe slot is taken when
 //! the permit is there. Whatever ends the call gives back what the attempt holds.
 
+mod around;
 mod attempts;
 mod blocking;
 mod call;

@@ -174,6 +174,7 @@ impl StreamStep {
         if let Some(place) = live.attempts.admit(py, &live.target)? {
             return Next::of(At::Line, place);
         }
+        let _within = live.attempts.within();
         match live.target.call(py).and_then(Inner::of) {
             // An `async def` that returns a stream.
             Ok(Ok(inner)) => Ok(Next::Drive(At::Attempt, inner)),
@@ -352,7 +353,9 @@ impl Steps for StreamStep {
         }
         match at {
             // Once it flows only the deadline bounds it: its pace is the reader's matter, too.
-            At::Item if live.flowing => live.attempts.left().map(|left| (left, TimeLimit::Total)),
+            At::Item if live.flowing => {
+                live.attempts.left_of_own().map(|left| (left, TimeLimit::Total))
+            }
             At::Item | At::Attempt => live.attempts.limit(),
             At::Line | At::Pause | At::Rival | At::Fallback => None,
         }
