@@ -13,7 +13,7 @@ $(error no Python 3.11 or newer found. On Debian: apt install python3 python3-ve
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: bench bench-core bench-peers check clean demo dev fmt fuzz help lock soak system \
+.PHONY: bench bench-core bench-peers bench-traces check clean demo dev fmt fuzz help lock soak system \
     test test-core test-failpoints test-integrations test-loom test-memcheck test-python wheel which-python
 
 bench: $(if $(ARGS),,bench-core) bench-peers ## Measure: criterion for the core, then the table against the rivals (ARGS: only that, "--only adaptive")
@@ -24,6 +24,10 @@ bench-core: ## Measure the core alone (criterion)
 bench-peers: ## Measure against the rivals in one interleaved run (ARGS="--quick --only cached")
 	$(PYTHON) tools/wheels.py bench
 	.venv-bench/bin/python benches/peers $(ARGS)
+
+bench-traces: ## Replay whole production traces against a provider's limits (ARGS="--http --only code")
+	$(PYTHON) tools/wheels.py demo
+	.venv-demo/bin/python benches/replays.py $(ARGS)
 
 check: ## Check form, lints, types, stubs and layers; change nothing
 	$(PYTHON) tools/check.py
