@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -14,7 +15,7 @@ MANY = 100_000_000
 ATTEMPT_SECONDS = 30.0
 
 
-async def work() -> None:
+async def work(_: object = None) -> None:
     """An answer from elsewhere: one turn of the loop."""
     await asyncio.sleep(0)
 
@@ -46,6 +47,21 @@ def ours_with_all() -> Namespace:
     return ours(bulkhead=100, timeout=60.0, fallback=lambda _: None)
 
 
+def another() -> Namespace:
+    """An argument that no call had before."""
+    return {"other": iter(range(sys.maxsize)).__next__}
+
+
+def bare_of_another() -> Namespace:
+    return bare() | another()
+
+
+def ours_with_flights() -> Namespace:
+    """Each call is a load, in a task of its own."""
+    cache = import_module("ferrogate").Cache(1000, ttl=3600.0)
+    return ours(cache=cache) | another()
+
+
 def rivals() -> Namespace:
     """aiolimiter within purgatory within stamina, with asyncio's own time limit."""
     limiter = import_module("aiolimiter").AsyncLimiter(MANY, 60)
@@ -59,13 +75,18 @@ def rivals() -> Namespace:
     return {"f": stamina.retry(on=OSError, attempts=3)(breakers("api")(f))}
 
 
+def rivals_with_flights() -> Namespace:
+    f = lighter_rivals()["f"]
+    return {"f": import_module("async_lru").alru_cache(maxsize=1000, ttl=3600.0)(f)} | another()
+
+
 def lighter_rivals() -> Namespace:
     """aiolimiter within pybreaker within tenacity, with asyncio's own time limit."""
     limiter = import_module("aiolimiter").AsyncLimiter(MANY, 60)
     breaker = import_module("pybreaker").CircuitBreaker()
     tenacity = import_module("tenacity")
 
-    async def f() -> None:
+    async def f(_: object = None) -> None:
         with breaker.calling():
             async with limiter, asyncio.timeout(ATTEMPT_SECONDS):
                 await work()
@@ -104,5 +125,21 @@ ROWS = [
         ],
         KEYS,
         fresh=True,
-    )
+    ),
+    Row(
+        "a guarded call with single flight, of arguments that are not in the cache",
+        Target(over=4_000, says="≤ 4,000 ns over the bare call"),
+        [
+            Contender("the bare call", "await f(other())", bare_of_another),
+            Contender("ferrogate", "await f(other())", ours_with_flights, "ferrogate"),
+            Contender(
+                "async-lru + aiolimiter + pybreaker + tenacity + asyncio.timeout",
+                "await f(other())",
+                rivals_with_flights,
+                "async-lru",
+            ),
+        ],
+        KEYS,
+        fresh=True,
+    ),
 ]

@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from ferrogate import _core, _suites
 
 __all__ = ["Function", "guarded"]
 
+#: Which parts of a guard that has a cache.
+Layer = Literal["all", "behind cache", "before cache"]
 #: What is decorated stays what it is: as it is called, so it is called through the guard.
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def guarded(function: Function, owner: Any, what: str) -> Function:
+def guarded(function: Function, owner: Any, what: str, layer: Layer = "all") -> Function:
     """``function`` behind ``owner``, a guard or one of its parts; ``what`` is for messages."""
     if isinstance(function, classmethod | staticmethod):
         raise TypeError(f"put @{type(function).__name__} above @{what}, not below it")
@@ -33,7 +35,7 @@ def guarded(function: Function, owner: Any, what: str) -> Function:
             f"{what}: {function!r} is a generator function, whose call only makes its generator; "
             "make it an async generator, or guard what it calls"
         )
-    wrapper: Any = _core.GuardedFunction(function, owner, kind)
+    wrapper: Any = _core.GuardedFunction(function, owner, kind, layer)
     return cast("Function", functools.update_wrapper(wrapper, function))
 
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from ferrogate import _core, _llm_calls, _suites
 from ferrogate._arguments import flag
+from ferrogate._cached import cached
 from ferrogate._guarded import Function, guarded
 from ferrogate.batch import Batch, BatchProgress
 from ferrogate.breaker import CircuitBreaker
+from ferrogate.cache import Cache
 from ferrogate.hedge import Hedge
 from ferrogate.limiter import RateLimiter
 from ferrogate.llm_limiter import LLMLimiter
@@ -78,6 +80,11 @@ class Guard(_core.Guard):
 
     Args:
         name: for messages and statistics.
+        cache: what decorated functions are looked up in first: a :class:`Cache`, or a decorator
+            such as ``cached(ttl=3600, ignore=("client",))`` or that of a ``CacheService``'s view.
+            A hit goes past everything else, and callers who want the same wait for one call.
+            Only the fallback stands before it: what that answers is not kept.
+            ``call`` and ``map`` do not know what makes two calls the same, and go past it.
         breaker: a :class:`CircuitBreaker`, asked once the permit is there, and before anybody
             waits for one. Its ``classify`` is asked if the guard has none or that says nothing.
         retry: a :class:`RetryPolicy`. What a part of the guard refused is not tried again.
@@ -111,10 +118,14 @@ class Guard(_core.Guard):
         ValueError, TypeError: a wrong argument; the message names it.
     """
 
+    _cached: Callable[[Any], Any] | None
+    _has_fallback: bool
+
     def __new__(
         cls,
         name: str,
         *,
+        cache: Cache[Any, Any] | Callable[[Any], Any] | None = None,
         breaker: CircuitBreaker | None = None,
         retry: RetryPolicy | None = None,
         limiter: RateLimiter | LLMLimiter | None = None,
@@ -147,7 +158,14 @@ class Guard(_core.Guard):
         for argument, function in for_tokens.items():
             if function is not None and not isinstance(limiter, LLMLimiter):
                 raise ValueError(f"{argument}: for limiter=LLMLimiter(...) only")
+        if isinstance(cache, Cache):
+            cache = cached(cache=cache)
         callables: dict[str, object] = {**for_tokens, "fallback": fallback, "classify": classify}
+        if cache is not None and (not callable(cache) or isinstance(cache, type)):
+            raise TypeError(
+                "cache: expected a ferrogate.Cache or a decorator such as cached(ttl=60), "
+                f"got {cache!r}"
+            )
         for argument, given in callables.items():
             if given is not None and not callable(given):
                 got = type(given).__name__
@@ -159,7 +177,7 @@ class Guard(_core.Guard):
         elif bulkhead is not None and not isinstance(bulkhead, RateLimiter):
             got = type(bulkhead).__name__
             raise TypeError(f"bulkhead: expected an int or a RateLimiter, got {got}")
-        return super().__new__(
+        self = super().__new__(
             cls,
             name,
             breaker=breaker,
@@ -177,6 +195,9 @@ class Guard(_core.Guard):
             clock=clock,
             enabled=flag("enabled", enabled),
         )
+        self._cached = cache
+        self._has_fallback = fallback is not None
+        return self
 
     def __call__(self, function: Function) -> Function:
         """Decorates ``def``, ``async def`` and async generators: every call goes through it.
@@ -184,7 +205,12 @@ class Guard(_core.Guard):
         A stream is one call from its first item to its end, and is tried again only until its
         first item. ``attempt_timeout`` bounds the time to that, ``timeout`` the whole.
         """
-        return guarded(function, self, "guard")
+        if self._cached is None:
+            return guarded(function, self, "guard")
+        looked_up = self._cached(guarded(function, self, "guard", "behind cache"))
+        if not self._has_fallback:
+            return cast("Function", looked_up)
+        return cast("Function", guarded(looked_up, self, "guard", "before cache"))
 
     def map(
         self,

@@ -41,6 +41,7 @@ names! {
     create_task: "create_task",
     dunder_aiter: "__aiter__",
     dunder_anext: "__anext__",
+    dunder_get: "__get__",
     exception: "exception",
     headers: "headers",
     index: "__index__",

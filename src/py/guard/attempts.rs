@@ -117,7 +117,7 @@ impl Attempts {
     #[inline]
     pub(super) fn begin_once(&mut self) {
         let parts = self.plan.parts();
-        if !parts.is_rival {
+        if !parts.is_part {
             parts.count(|counts| &counts.calls);
         }
         if let Some(guard) = self.plan.hedged()
@@ -198,7 +198,7 @@ impl Attempts {
     /// A part of ours, or a cancellation, has kept an attempt from beginning.
     #[cold]
     pub(super) fn refused(&self, py: Python<'_>, error: &PyErr) {
-        if error.is_instance_of::<PyException>(py) && !self.parts().is_rival {
+        if error.is_instance_of::<PyException>(py) && !self.parts().is_part {
             self.parts().count(|counts| &counts.rejected);
             if let Some(before) = &self.before {
                 // Whoever reads the traceback wants to know why there was another attempt.
@@ -378,7 +378,7 @@ impl Attempts {
     ) {
         let parts = self.plan.parts();
         let ran = std::mem::take(&mut self.running);
-        if ran && !parts.is_rival {
+        if ran && !parts.is_part {
             parts.count_outcome(outcome);
         }
         self.line = Line::None;

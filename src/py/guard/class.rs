@@ -65,7 +65,7 @@ impl Guard {
             classify: self.classify.as_ref(),
             timeout: self.timeout,
             attempt_timeout: self.attempt_timeout,
-            is_rival: false,
+            is_part: false,
         }
     }
 }

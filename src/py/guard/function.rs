@@ -15,6 +15,7 @@ use super::stream::GuardedStream;
 use super::target::Target;
 use crate::py::edge::edge;
 use crate::py::lookalike;
+use crate::py::names;
 
 unsafe extern "C" {
     // Part of CPython's public API, which the bindings' crate does not name.
@@ -102,6 +103,28 @@ unsafe extern "C" fn vectorcall(
 }
 
 impl GuardedFunction {
+    /// In front of a method of the cache's: results belong to their instance, which a plain method
+    /// of ours would not tell.
+    #[cold]
+    fn before_cache_of<'py>(
+        &self,
+        slf: &Bound<'py, Self>,
+        instance: Option<Bound<'py, PyAny>>,
+        owner: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let is_bound = instance.is_some();
+        let function = self.function.bind(py);
+        let found = function.call_method1(names::dunder_get(py), (instance, owner))?;
+        if !is_bound {
+            return Ok(slf.clone().into_any());
+        }
+        let attributes = PyDict::new(py).unbind();
+        let plan = self.plan.clone_ref(py);
+        let this = Self { vectorcall, kind: self.kind, plan, function: found.unbind(), attributes };
+        Ok(Bound::new(py, this)?.into_any())
+    }
+
     #[inline]
     fn begin(&self, py: Python<'_>, target: Target) -> PyResult<Py<PyAny>> {
         if BYPASSED.load(Ordering::Relaxed) {
@@ -122,14 +145,16 @@ static INSTALLED: AtomicBool = AtomicBool::new(false);
 #[pymethods]
 impl GuardedFunction {
     #[new]
+    #[pyo3(signature = (function, guard, kind, layer = "all"))]
     fn new<'py>(
         py: Python<'py>,
         function: Py<PyAny>,
         guard: &Bound<'py, PyAny>,
         kind: &str,
+        layer: &str,
     ) -> PyResult<Bound<'py, Self>> {
         edge("GuardedFunction", || {
-            let plan = Plan::of(guard)?;
+            let plan = Plan::of(guard)?.layer(layer)?;
             let attributes = PyDict::new(py).unbind();
             let this = Self { vectorcall, kind: Kind::named(kind)?, plan, function, attributes };
             let this = Bound::new(py, this)?;
@@ -157,6 +182,9 @@ impl GuardedFunction {
         owner: Option<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         edge("GuardedFunction.__get__", || {
+            if let Plan::BeforeCache(_) = slf.get().plan {
+                return slf.get().before_cache_of(slf, instance, owner);
+            }
             drop(owner);
             let Some(instance) = instance else { return Ok(slf.clone().into_any()) };
             // SAFETY: attached; both are live objects.

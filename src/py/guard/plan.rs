@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::class::Guard;
@@ -18,6 +19,10 @@ pub(crate) enum Plan {
     Guard(Py<Guard>),
     /// Those of a guard that the second of two calls goes through.
     Rival(Py<Guard>),
+    /// Those of a guard that stand behind its cache: all but the fallback.
+    BehindCache(Py<Guard>),
+    /// The fallback alone, which stands in front of the guard's cache.
+    BeforeCache(Py<Guard>),
     /// A breaker alone.
     Breaker(Py<CircuitBreaker>),
     /// A retry policy alone.
@@ -36,8 +41,8 @@ pub(super) struct Parts<'a> {
     pub(super) classify: Option<&'a Py<PyAny>>,
     /// Bound on all attempts and pauses together.
     pub(super) timeout: Option<Nanos>,
-    /// A part of another call.
-    pub(super) is_rival: bool,
+    /// A part of another call, which counts.
+    pub(super) is_part: bool,
     /// Bound on each attempt.
     pub(super) attempt_timeout: Option<Nanos>,
 }
@@ -54,10 +59,23 @@ impl Plan {
         Ok(Self::Retry(owner.cast::<PyRetryPolicy>()?.clone().unbind()))
     }
 
+    /// Which of a guard's parts a decorated function goes through: those behind its cache, the one
+    /// before it, or all.
+    pub(super) fn layer(self, layer: &str) -> PyResult<Self> {
+        match (self, layer) {
+            (plan, "all") => Ok(plan),
+            (Self::Guard(guard), "behind cache") => Ok(Self::BehindCache(guard)),
+            (Self::Guard(guard), "before cache") => Ok(Self::BeforeCache(guard)),
+            _ => Err(PyValueError::new_err(format!("layer: unknown {layer:?}"))),
+        }
+    }
+
     pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
         match self {
             Self::Guard(guard) => Self::Guard(guard.clone_ref(py)),
             Self::Rival(guard) => Self::Rival(guard.clone_ref(py)),
+            Self::BehindCache(guard) => Self::BehindCache(guard.clone_ref(py)),
+            Self::BeforeCache(guard) => Self::BeforeCache(guard.clone_ref(py)),
             Self::Breaker(breaker) => Self::Breaker(breaker.clone_ref(py)),
             Self::Retry(policy) => Self::Retry(policy.clone_ref(py)),
         }
@@ -68,6 +86,8 @@ impl Plan {
         match self {
             Self::Guard(guard) => guard.get().parts(),
             Self::Rival(guard) => guard.get().parts().of_rival(),
+            Self::BehindCache(guard) => Parts { fallback: None, ..guard.get().parts() },
+            Self::BeforeCache(guard) => guard.get().parts().of_fallback(),
             Self::Breaker(breaker) => Parts { breaker: Some(breaker), ..Parts::default() },
             Self::Retry(policy) => Parts { retry: Some(policy), ..Parts::default() },
         }
@@ -77,7 +97,9 @@ impl Plan {
     #[inline]
     pub(super) fn hedged(&self) -> Option<&Py<Guard>> {
         match self {
-            Self::Guard(guard) if guard.get().hedge().is_some() => Some(guard),
+            Self::Guard(guard) | Self::BehindCache(guard) if guard.get().hedge().is_some() => {
+                Some(guard)
+            }
             _ => None,
         }
     }
@@ -85,7 +107,10 @@ impl Plan {
     /// The object itself.
     pub(super) fn owner(&self) -> &Py<PyAny> {
         match self {
-            Self::Guard(guard) | Self::Rival(guard) => guard.as_any(),
+            Self::Guard(guard)
+            | Self::Rival(guard)
+            | Self::BehindCache(guard)
+            | Self::BeforeCache(guard) => guard.as_any(),
             Self::Breaker(breaker) => breaker.as_any(),
             Self::Retry(policy) => policy.as_any(),
         }
@@ -95,7 +120,12 @@ impl Plan {
 impl<'a> Parts<'a> {
     /// The second call is part of the first one's attempt.
     fn of_rival(self) -> Self {
-        Self { breaker: None, retry: None, fallback: None, timeout: None, is_rival: true, ..self }
+        Self { breaker: None, retry: None, fallback: None, timeout: None, is_part: true, ..self }
+    }
+
+    /// What the call comes to is counted behind the cache.
+    fn of_fallback(self) -> Self {
+        Self { guard: self.guard, fallback: self.fallback, is_part: true, ..Self::default() }
     }
 
     /// When the calls that begin now must have ended.
