@@ -21,6 +21,7 @@ from ferrogate.cache import (
     cache_key,
     cached,
 )
+from ferrogate.dry_run import DryRun
 from ferrogate.exceptions import (
     CircuitBreakerOpenError,
     FerrogateError,
@@ -37,11 +38,13 @@ from ferrogate.llm_limiter import LLMLimiter
 from ferrogate.metrics import PerformanceMetrics
 from ferrogate.optimizer import ProductionOptimizer
 from ferrogate.outcome import Outcome
+from ferrogate.recording import AttemptRecord, Recording
 from ferrogate.retry import RetryBudget, RetryPolicy, retry
 from ferrogate.service import CacheService, CacheUnavailable
 
 __all__ = [
     "AlertThreshold",
+    "AttemptRecord",
     "Batch",
     "BatchError",
     "BatchProgress",
@@ -57,6 +60,7 @@ __all__ = [
     "CircuitBreakerConfig",
     "CircuitBreakerOpenError",
     "Decision",
+    "DryRun",
     "FerrogateError",
     "Guard",
     "GuardTimeout",
@@ -74,6 +78,7 @@ __all__ = [
     "RateLimitExceeded",
     "RateLimitHeaders",
     "RateLimiter",
+    "Recording",
     "ResultCache",
     "RetryBudget",
     "RetryPolicy",

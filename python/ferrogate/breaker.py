@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any, Literal, TypedDict, TypeVar
 
 from ferrogate import _core, _suites
+from ferrogate._again import remembers
 from ferrogate._guarded import Function, guarded
 from ferrogate.outcome import Outcome
 
@@ -169,6 +170,9 @@ class CircuitBreaker(_core.CircuitBreaker):
     config: CircuitBreakerConfig
     """A copy of what it was made with; changing it changes nothing."""
 
+    _made_with: tuple[tuple[Any, ...], dict[str, Any]]
+
+    @remembers
     def __new__(
         cls,
         name: str,

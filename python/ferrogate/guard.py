@@ -8,15 +8,18 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from ferrogate import _core, _llm_calls, _suites
+from ferrogate._again import remembers
 from ferrogate._arguments import flag
 from ferrogate._cached import cached
 from ferrogate._guarded import Function, guarded
 from ferrogate.batch import Batch, BatchProgress
 from ferrogate.breaker import CircuitBreaker
 from ferrogate.cache import Cache
+from ferrogate.dry_run import DryRun, dry_run
 from ferrogate.hedge import Hedge
 from ferrogate.limiter import RateLimiter
 from ferrogate.llm_limiter import LLMLimiter
+from ferrogate.recording import AttemptRecord, Recording
 from ferrogate.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -111,6 +114,8 @@ class Guard(_core.Guard):
             is the answer. Not for cancellations.
         classify: called as ``classify(result, error)`` at each attempt's end, one of the two
             being ``None``; returns an :class:`Outcome`, or ``None`` for the usual one.
+        recording: a :class:`Recording` that every attempt is written down in, for
+            :meth:`dry_run`.
         clock: a ``ferrogate.testing.ManualClock`` for tests.
         enabled: ``False`` (or ``FERROGATE_DISABLED=1``) only counts.
 
@@ -121,6 +126,9 @@ class Guard(_core.Guard):
     _cached: Callable[[Any], Any] | None
     _has_fallback: bool
 
+    _made_with: tuple[tuple[Any, ...], dict[str, Any]]
+
+    @remembers
     def __new__(
         cls,
         name: str,
@@ -138,6 +146,7 @@ class Guard(_core.Guard):
         attempt_timeout: float | timedelta | None = None,
         fallback: Callable[[Exception], Any] | None = None,
         classify: Callable[[Any, Exception | None], Outcome | str | None] | None = None,
+        recording: Recording | None = None,
         clock: _core.ManualClock | None = None,
         enabled: bool = True,
     ) -> Guard:
@@ -147,6 +156,7 @@ class Guard(_core.Guard):
             ("breaker", breaker, CircuitBreaker),
             ("retry", retry, RetryPolicy),
             ("hedge", hedge, Hedge),
+            ("recording", recording, Recording),
         ):
             if part is not None and not isinstance(part, kind):
                 got = type(part).__name__
@@ -192,6 +202,7 @@ class Guard(_core.Guard):
             attempt_timeout=attempt_timeout,
             fallback=fallback,
             classify=classify,
+            recording=recording,
             clock=clock,
             enabled=flag("enabled", enabled),
         )
@@ -255,6 +266,31 @@ class Guard(_core.Guard):
             progress=progress,
             resume=resume,
         )
+
+    def dry_run(self, recording: Iterable[AttemptRecord], **changes: Any) -> DryRun:
+        """What this guard, or one that differs in ``changes``, would have made of recorded calls.
+
+        ::
+
+            stricter = CircuitBreaker("stricter", CircuitBreakerConfig(window=10))
+            print(guard.dry_run(recording, breaker=stricter, timeout=20))
+
+        Its parts are made once more, on a clock of their own, and every call comes when it came:
+        breaker, retries, limiter, bulkhead and time limits do what they would, and nothing is
+        called, nothing here changes. Attempts take as long and end as they were recorded; those
+        that the recording does not have (of a call that was refused, or not tried again) as the
+        nearest one in time. Left out are caches, hedges, classifiers, ``on=`` of a policy and
+        shared stores; retries follow outcomes.
+
+        Args:
+            recording: a :class:`Recording`, or records of one.
+            changes: arguments of :class:`Guard` that differ.
+
+        Raises:
+            TypeError, ValueError: a wrong argument of the guard.
+            RuntimeError: an event loop is running in this thread.
+        """
+        return dry_run(self, recording, changes)
 
     def get_stats(self) -> GuardStats:
         """Counts since construction."""

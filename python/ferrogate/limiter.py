@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, cast, overload
 
 from ferrogate import _core, _suites
+from ferrogate._again import remembers
 from ferrogate._arguments import flag, text_or_none, whole
 from ferrogate._core import Decision, Limit
 
@@ -122,6 +123,9 @@ class RateLimiter(_core.RateLimiter):
         ValueError, TypeError: a wrong argument; the message names it.
     """
 
+    _made_with: tuple[tuple[Any, ...], dict[str, Any]]
+
+    @remembers
     def __new__(
         cls,
         *limits: str | Limit | RateLimitConfig,

@@ -9,6 +9,7 @@ from types import EllipsisType
 from typing import Any, Literal, TypedDict
 
 from ferrogate import _core
+from ferrogate._again import remembers
 from ferrogate._arguments import flag, text_or_none
 from ferrogate._core import Denial, Reservation
 from ferrogate._headers import RateLimitHeaders
@@ -116,6 +117,9 @@ class LLMLimiter(_core.LLMLimiter):
             each other; the message names the argument.
     """
 
+    _made_with: tuple[tuple[Any, ...], dict[str, Any]]
+
+    @remembers
     def __new__(
         cls,
         name: str | None = None,

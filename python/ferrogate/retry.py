@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from ferrogate import _core, _suites
+from ferrogate._again import remembers
 from ferrogate._arguments import flag, text_or_none
 from ferrogate._guarded import Function, guarded
 
@@ -72,6 +73,9 @@ class RetryBudget(_core.RetryBudget):
         ValueError, TypeError: a wrong argument; the message names it.
     """
 
+    _made_with: tuple[tuple[Any, ...], dict[str, Any]]
+
+    @remembers
     def __new__(
         cls,
         ratio: float = 0.2,
@@ -186,6 +190,9 @@ class RetryPolicy(_core.RetryPolicy):
         ValueError, TypeError: a wrong argument; the message names it.
     """
 
+    _made_with: tuple[tuple[Any, ...], dict[str, Any]]
+
+    @remembers
     def __new__(
         cls,
         attempts: int = 3,

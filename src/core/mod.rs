@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod outcome;
 pub mod quantile;
 pub mod random;
+pub mod recording;
 pub mod retry;
 pub mod sync;
 

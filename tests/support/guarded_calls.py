@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from ferrogate import Guard, Hedge, _core
+from ferrogate import AttemptRecord, Guard, Hedge, Recording, _core
 
 Recipe = Callable[[], Callable[[], object]]
 
@@ -98,6 +98,14 @@ def opened(call: Callable[[Guard, _core._OpenAttempt], object]) -> Recipe:
     return recipe
 
 
+def of_recording(call: Callable[[Recording], object]) -> Recipe:
+    def recipe() -> Callable[[], object]:
+        recording = Recording()
+        return lambda: call(recording)
+
+    return recipe
+
+
 RECIPES: dict[str, Recipe] = {
     "Guard": lambda: lambda: Guard("panics"),
     "Guard._counts": of_guard(lambda g: g.get_stats()),
@@ -123,6 +131,10 @@ RECIPES: dict[str, Recipe] = {
     "GuardedStream.asend": of_stream(lambda s: s.asend(None)),
     "GuardedStream.athrow": of_stream(closed_by),
     "Hedge": lambda: Hedge,
+    "Recording": lambda: Recording,
+    "Recording._push": of_recording(lambda r: r._push(AttemptRecord(1, 1, 0, 0, 1, "success"))),
+    "Recording._rows": of_recording(list),
+    "Recording.clear": of_recording(lambda r: r.clear()),
     "Hedge._stats": lambda: lambda: Hedge().get_stats(),
     "_OpenAttempt": lambda: _core._OpenAttempt,
     "_OpenAttempt.abandon": opened(lambda _, a: a.abandon()),
@@ -148,6 +160,9 @@ EXCUSED = {
     "Guard.name": READS,
     "GuardedFunction.__dict__": READS,
     "GuardedFunction.guard": READS,
+    "Recording.__len__": READS,
+    "Recording.dropped": READS,
+    "Recording.max_records": READS,
     "GuardedStream.__aiter__": "returns itself",
     "Hedge.budget": READS,
     "_Alarm.__call__": "through the edge; a loop's callback, whose errors the loop logs",

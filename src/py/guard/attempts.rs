@@ -9,6 +9,7 @@ use super::around::{Around, Within};
 use super::class::Guard;
 use super::gate::Pass;
 use super::plan::{Parts, Plan};
+use super::recording::Noted;
 use super::target::Target;
 use super::timing;
 use crate::core::breaker::{Permit, Spend};
@@ -43,6 +44,8 @@ pub(super) struct Attempts {
     pub(super) run: Option<Run>,
     /// What the attempt before raised.
     pub(super) before: Option<Py<PyAny>>,
+    /// For whoever writes attempts down.
+    pub(super) noted: Option<Box<Noted>>,
 }
 
 /// What has passed.
@@ -80,6 +83,7 @@ impl Attempts {
             permit: None,
             run: None,
             before: None,
+            noted: None,
         }
     }
 
@@ -126,6 +130,7 @@ impl Attempts {
             hedge.get().deposit();
         }
         self.deadline = parts.deadline();
+        self.note_call();
     }
 
     /// When nobody waits for the call any more: at its deadline, or that of a call around it.
@@ -200,6 +205,7 @@ impl Attempts {
     pub(super) fn refused(&self, py: Python<'_>, error: &PyErr) {
         if error.is_instance_of::<PyException>(py) && !self.parts().is_part {
             self.parts().count(|counts| &counts.rejected);
+            self.note_refused();
             if let Some(before) = &self.before {
                 // Whoever reads the traceback wants to know why there was another attempt.
                 error.set_cause(py, Some(PyErr::from_value(before.bind(py).clone())));
@@ -213,10 +219,11 @@ impl Attempts {
         py: Python<'py>,
         target: &Target,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let parts = self.plan.parts();
         if self.pass.is_none() && !self.bulkhead {
+            self.note_asked();
             self.check(py)?;
         }
+        let parts = self.plan.parts();
         if let Some(gate) = parts.gate
             && self.pass.is_none()
         {
@@ -269,6 +276,7 @@ impl Attempts {
             self.permit = Some(permit);
         }
         self.running = true;
+        self.note_begun();
         Ok(())
     }
 
@@ -278,6 +286,7 @@ impl Attempts {
     }
 
     fn try_admit_blocking(&mut self, py: Python<'_>, target: &Target) -> PyResult<()> {
+        self.note_asked();
         self.check(py)?;
         let parts = self.plan.parts();
         if let Some(gate) = parts.gate {
@@ -385,6 +394,7 @@ impl Attempts {
         self.give_back_bulkhead(py);
         let parts = self.plan.parts();
         let mut spend = self.wasted.take();
+        let noted = self.to_be_noted(py);
         if let (Some(pass), Some(gate)) = (self.pass.take(), parts.gate) {
             if ran {
                 let told = self.told.take();
@@ -392,6 +402,9 @@ impl Attempts {
             } else {
                 gate.give_back(py, pass);
             }
+        }
+        if ran && self.noted.is_some() {
+            self.note_ended(outcome, noted.as_ref());
         }
         // Last, as its callbacks may do anything, and for any time.
         if let (Some(permit), Some(breaker)) = (self.permit.take(), parts.breaker) {

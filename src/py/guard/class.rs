@@ -12,6 +12,7 @@ use super::gate::Gate;
 use super::hedge::Hedge;
 use super::open::{OpenAttempt, Opens};
 use super::plan::{Counts, Parts, Plan};
+use super::recording::PyRecording;
 use super::target::Target;
 use crate::core::clock::{Clock, Nanos};
 use crate::py::breaker::CircuitBreaker;
@@ -34,6 +35,7 @@ pub(crate) struct Guard {
     hedge: Option<Py<Hedge>>,
     fallback: Option<Py<PyAny>>,
     classify: Option<Py<PyAny>>,
+    recording: Option<Py<PyRecording>>,
     timeout: Option<Nanos>,
     attempt_timeout: Option<Nanos>,
     enabled: bool,
@@ -52,6 +54,7 @@ impl Guard {
             return Parts {
                 guard: Some(self),
                 classify: self.classify.as_ref(),
+                recording: self.recording.as_ref(),
                 ..Parts::default()
             };
         }
@@ -63,6 +66,7 @@ impl Guard {
             bulkhead: self.bulkhead.as_ref(),
             fallback: self.fallback.as_ref(),
             classify: self.classify.as_ref(),
+            recording: self.recording.as_ref(),
             timeout: self.timeout,
             attempt_timeout: self.attempt_timeout,
             is_part: false,
@@ -73,7 +77,7 @@ impl Guard {
 #[pymethods]
 impl Guard {
     #[new]
-    #[pyo3(signature = (name, *, breaker, retry, limiter, estimate, usage, price, bulkhead, hedge, timeout, attempt_timeout, fallback, classify, clock, enabled))]
+    #[pyo3(signature = (name, *, breaker, retry, limiter, estimate, usage, price, bulkhead, hedge, timeout, attempt_timeout, fallback, classify, recording, clock, enabled))]
     #[allow(clippy::too_many_arguments, reason = "called by ferrogate.Guard alone, by keyword")]
     fn new(
         name: String,
@@ -89,6 +93,7 @@ impl Guard {
         attempt_timeout: Option<&Bound<'_, PyAny>>,
         fallback: Option<Py<PyAny>>,
         classify: Option<Py<PyAny>>,
+        recording: Option<Py<PyRecording>>,
         clock: Option<Bound<'_, PyAny>>,
         enabled: bool,
     ) -> PyResult<Self> {
@@ -103,6 +108,7 @@ impl Guard {
                 hedge,
                 fallback,
                 classify,
+                recording,
                 timeout: optional_duration("timeout", timeout)?,
                 attempt_timeout: optional_duration("attempt_timeout", attempt_timeout)?,
                 clock: self::clock(clock.as_ref())?,
@@ -225,6 +231,7 @@ impl Guard {
         visit.call(&self.bulkhead)?;
         visit.call(&self.hedge)?;
         visit.call(&self.fallback)?;
+        visit.call(&self.recording)?;
         visit.call(&self.classify)
     }
 }

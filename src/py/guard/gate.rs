@@ -41,6 +41,21 @@ pub(super) enum Pass {
 }
 
 impl Pass {
+    pub(super) fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Permit => Self::Permit,
+            Self::Reservation(reservation) => Self::Reservation(reservation.clone_ref(py)),
+        }
+    }
+
+    /// Tokens in and out, and billionths of a USD, as far as they are known.
+    pub(super) fn took(&self) -> (u64, u64, u64) {
+        match self {
+            Self::Permit => (0, 0, 0),
+            Self::Reservation(reservation) => reservation.get().took(),
+        }
+    }
+
     /// What was reserved for it, in millionths of a USD; `None` where nobody counts money.
     pub(super) fn micro_usd(&self) -> Option<u64> {
         match self {

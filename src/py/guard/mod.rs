@@ -17,6 +17,7 @@ mod inner;
 mod machine;
 mod open;
 mod plan;
+mod recording;
 mod stream;
 mod target;
 mod timing;
@@ -36,6 +37,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<function::GuardedFunction>()?;
     m.add_class::<hedge::Hedge>()?;
     m.add_class::<hedge::Rival>()?;
+    m.add_class::<recording::PyRecording>()?;
     m.add_class::<stream::GuardedStream>()?;
     m.add_class::<timing::PyAlarm>()?;
     m.add_class::<watch::Watch>()

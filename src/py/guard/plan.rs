@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 
 use super::class::Guard;
 use super::gate::Gate;
+use super::recording::PyRecording;
 use crate::core::clock::{Clock, NEVER, Nanos};
 use crate::core::outcome::Outcome;
 use crate::py::breaker::CircuitBreaker;
@@ -39,6 +40,8 @@ pub(super) struct Parts<'a> {
     pub(super) bulkhead: Option<&'a Py<RateLimiter>>,
     pub(super) fallback: Option<&'a Py<PyAny>>,
     pub(super) classify: Option<&'a Py<PyAny>>,
+    /// Where attempts are written down.
+    pub(super) recording: Option<&'a Py<PyRecording>>,
     /// Bound on all attempts and pauses together.
     pub(super) timeout: Option<Nanos>,
     /// A part of another call, which counts.
@@ -120,7 +123,15 @@ impl Plan {
 impl<'a> Parts<'a> {
     /// The second call is part of the first one's attempt.
     fn of_rival(self) -> Self {
-        Self { breaker: None, retry: None, fallback: None, timeout: None, is_part: true, ..self }
+        Self {
+            breaker: None,
+            retry: None,
+            fallback: None,
+            recording: None,
+            timeout: None,
+            is_part: true,
+            ..self
+        }
     }
 
     /// What the call comes to is counted behind the cache.

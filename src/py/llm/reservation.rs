@@ -33,6 +33,8 @@ pub(crate) struct PyReservation {
     granted: Mutex<Option<Granted>>,
     sent: AtomicBool,
     ended: AtomicU8,
+    /// What it was settled with; plain data.
+    used: Mutex<Usage>,
 }
 
 impl PyReservation {
@@ -44,6 +46,7 @@ impl PyReservation {
             granted: Mutex::new(Some(granted)),
             sent: AtomicBool::new(false),
             ended: AtomicU8::new(OPEN),
+            used: Mutex::default(),
         }
     }
 
@@ -59,6 +62,7 @@ impl PyReservation {
 
     fn settle_with(&self, py: Python<'_>, usage: &Usage) -> bool {
         let Some(granted) = self.take(SETTLED) else { return false };
+        *self.used.lock() = *usage;
         self.limiter.get().settle(py, granted, usage);
         true
     }
@@ -101,6 +105,17 @@ impl PyReservation {
     pub(crate) fn spend(&self) -> Spend {
         let tokens = self.amounts.get(Dimension::InputTokens);
         Spend { usd: usd(self.amounts.get(Dimension::Usd)), tokens }
+    }
+
+    /// Tokens in and out, and billionths of a USD: as settled, or else as reserved.
+    pub(crate) fn took(&self) -> (u64, u64, u64) {
+        let used = *self.used.lock();
+        let reserved = |dimension| self.amounts.get(dimension);
+        (
+            used.input.unwrap_or_else(|| reserved(Dimension::InputTokens)),
+            used.output.unwrap_or_else(|| reserved(Dimension::OutputTokens)),
+            used.usd.unwrap_or_else(|| reserved(Dimension::Usd)),
+        )
     }
 
     /// The end of a block: as reserved, or, when it raised, given back.
