@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ferrogate import RetryBudget, RetryPolicy
-from ferrogate.testing import ManualClock
+from ferrogate.testing import ManualClock, VirtualTimeLoop
 
 
 class RateLimitError(ConnectionError):
@@ -33,7 +33,8 @@ class Final(RateLimitError): ...
         ({"attempts": 10**5000}, ValueError, "attempts: expected an int from 1"),
         ({"base": -1}, ValueError, "base: expected a duration"),
         ({"base": "1"}, TypeError, "base: expected seconds"),
-        ({"base": 31}, ValueError, "base: expected at most max_delay"),
+        ({"base": 31, "max_delay": 30}, ValueError, "base: expected at most max_delay"),
+        ({"base": math.inf}, ValueError, "base: expected at most max_delay"),
         ({"factor": 0.5}, ValueError, "factor: expected a number from 1"),
         ({"factor": math.nan}, ValueError, "factor: expected a number from 1"),
         ({"factor": math.inf}, ValueError, "factor: expected a number from 1"),
@@ -66,6 +67,20 @@ def test_a_wrong_argument_is_named(
     with pytest.raises(error) as caught:
         RetryPolicy(**arguments)
     assert says in str(caught.value)
+
+
+def test_a_first_wait_above_the_usual_longest_is_the_longest() -> None:
+    clock = ManualClock()
+    policy = RetryPolicy(attempts=3, base=timedelta(minutes=2), jitter="none", clock=clock)
+    waits = iter([ConnectionError(), ConnectionError(), None])
+
+    async def ask() -> None:
+        if error := next(waits):
+            raise error
+
+    with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(clock)) as runner:
+        runner.run(policy.call(ask))
+    assert clock.now() == 240
 
 
 def test_a_coroutine_function_cannot_say_what_is_retried() -> None:

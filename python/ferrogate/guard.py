@@ -187,6 +187,12 @@ class Guard(_core.Guard):
         elif bulkhead is not None and not isinstance(bulkhead, RateLimiter):
             got = type(bulkhead).__name__
             raise TypeError(f"bulkhead: expected an int or a RateLimiter, got {got}")
+        elif bulkhead is not None and bulkhead.limits:
+            limits = " and ".join(map(str, bulkhead.limits))
+            raise ValueError(
+                f"bulkhead: expected a RateLimiter of slots alone (burst=), got one of {limits}; "
+                "that is what limiter= is for"
+            )
         self = super().__new__(
             cls,
             name,

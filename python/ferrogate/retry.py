@@ -168,7 +168,7 @@ class RetryPolicy(_core.RetryPolicy):
         attempts: calls in all, the first included.
         base: seconds (or a timedelta) that the first wait is below.
         factor: by how much each wait may be longer than the one before.
-        max_delay: seconds that no wait of ours is above.
+        max_delay: seconds that no wait of ours is above; 30, or ``base`` if that is more.
         jitter: ``"full"``: between nothing and the whole wait; ``"equal"``: between half of it
             and all of it; ``"none"``: herds stay together.
         budget: what pays for retries; without one they are bounded by ``attempts`` only.
@@ -199,7 +199,7 @@ class RetryPolicy(_core.RetryPolicy):
         *,
         base: float | timedelta = 0.5,
         factor: float = 2.0,
-        max_delay: float | timedelta = 30.0,
+        max_delay: float | timedelta | None = None,
         jitter: _Jitter = "full",
         budget: RetryBudget | None = None,
         on: _On | None = None,
@@ -213,6 +213,11 @@ class RetryPolicy(_core.RetryPolicy):
             raise TypeError(f"jitter: expected a str, got {type(jitter).__name__}")
         if budget is not None and not isinstance(budget, RetryBudget):
             raise TypeError(f"budget: expected a RetryBudget, got {type(budget).__name__}")
+        if max_delay is None:
+            least = base.total_seconds() if isinstance(base, timedelta) else base
+            # What is no duration, or more than anybody means, is refused below.
+            usual = isinstance(least, int | float) and 30 < least <= 86_400
+            max_delay = least if usual else 30.0
         if inspect.iscoroutinefunction(on):
             raise TypeError("on: expected a plain function, got a coroutine function")
         return super().__new__(
@@ -265,7 +270,7 @@ def retry(
     *,
     base: float | timedelta = 0.5,
     factor: float = 2.0,
-    max_delay: float | timedelta = 30.0,
+    max_delay: float | timedelta | None = None,
     jitter: _Jitter = "full",
     budget: RetryBudget | None = None,
     on: _On | None = None,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ferrogate import Guard
+from ferrogate import Guard, RateLimiter
 
 
 async def waits() -> None: ...
@@ -20,6 +20,10 @@ async def waits() -> None: ...
         ({"retry": 3}, "retry: expected a ferrogate.RetryPolicy, got int"),
         ({"bulkhead": 0}, "bulkhead: expected at least 1, got 0"),
         ({"bulkhead": True}, "bulkhead: expected an int or a RateLimiter, got bool"),
+        (
+            {"bulkhead": RateLimiter("1/minute", burst=3)},
+            "bulkhead: expected a RateLimiter of slots alone .burst=., got one of 1/minute",
+        ),
         ({"timeout": -1}, "timeout: expected a duration above 0 seconds"),
         ({"attempt_timeout": "1"}, "attempt_timeout: expected seconds"),
         ({"fallback": 1}, "fallback: expected a callable or None, got int"),

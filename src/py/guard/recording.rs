@@ -160,7 +160,7 @@ impl Attempts {
     /// Who will know what it has taken, once it is settled.
     #[inline]
     pub(super) fn to_be_noted(&self, py: Python<'_>) -> Option<Pass> {
-        self.noted.as_ref().and_then(|_| self.pass.as_ref()).map(|pass| pass.clone_ref(py))
+        self.noted.as_ref().and(self.pass.as_ref()).map(|pass| pass.clone_ref(py))
     }
 
     /// It has ended.
