@@ -6,12 +6,27 @@ import asyncio
 import contextvars
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from ferrogate import Cache, HealthMonitor, RateLimiter, RateLimitExceeded, cached, rate_limited
+from ferrogate import (
+    Cache,
+    CircuitBreaker,
+    CircuitBreakerConfig,
+    Guard,
+    GuardTimeout,
+    HealthMonitor,
+    Hedge,
+    LLMLimiter,
+    RateLimiter,
+    RateLimitExceeded,
+    RetryBudget,
+    RetryPolicy,
+    cached,
+    rate_limited,
+)
 from ferrogate.testing import ManualClock
 
 Run = Callable[..., Any]
@@ -108,6 +123,65 @@ def test_what_is_ready_is_a_coroutine_to_all(run: Run) -> None:
         assert await asyncio.wait_for(cache.get_or_set(1, lambda: asyncio.sleep(0, 2)), 30) == 1
 
     run(main())
+
+
+def test_guards(run: Run) -> None:
+    budget = RetryBudget(1.0, min_per_second=100)
+    guard = Guard(
+        "both",
+        breaker=CircuitBreaker("both", CircuitBreakerConfig(failure_threshold=1.0)),
+        retry=RetryPolicy(attempts=3, base=0.001, budget=budget),
+        limiter=LLMLimiter(requests_per_minute=10_000, concurrency=2),
+        bulkhead=1,
+        attempt_timeout=0.05,
+        timeout=30,
+        hedge=Hedge(delay=0.02, budget=budget),
+    )
+    tries: list[str] = []
+
+    async def ask(name: str) -> str:
+        user.set(f"within {name}")
+        tries.append(name)
+        count = tries.count(name)
+        if name == "fails once" and count == 1:
+            raise ConnectionError
+        if name == "hangs":
+            await asyncio.Event().wait()
+        if name == "hangs once" and count == 1:
+            await asyncio.sleep(3600)
+        await asyncio.sleep(0)
+        return name
+
+    @guard
+    async def stream(name: str) -> AsyncIterator[str]:
+        for _ in range(2):
+            yield await ask(name)
+
+    async def main() -> None:
+        for name in ("at once", "fails once"):
+            assert await guard.call(ask, name) == name
+            # In the caller's own context, as if it had been awaited.
+            assert user.get() == f"within {name}"
+        with pytest.raises(GuardTimeout):
+            await guard.call(ask, "hangs")
+        assert [item async for item in stream("stream")] == ["stream", "stream"]
+        waiting = [asyncio.create_task(guard.call(ask, f"{number}")) for number in range(20)]
+        await asyncio.sleep(0)
+        waiting[3].cancel()
+        done = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [isinstance(end, asyncio.CancelledError) for end in done].count(True) == 1
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await guard.call(ask, "hangs")
+
+    run(main())
+    run(main(), debug=True)
+    stats: Any = guard._made_with[1]["limiter"].get_stats()
+    assert (stats["open"], stats["waiting"]) == (0, 0)
+
+    single = Guard("single", hedge=Hedge(delay=0.01), timeout=30)
+    assert run(single.call(ask, "hangs once")) == "hangs once"
+    assert tries.count("hangs once") == 2
 
 
 def test_health_checks(run: Run, no_leaked_threads: None) -> None:

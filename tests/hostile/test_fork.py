@@ -135,6 +135,70 @@ finish()
     )
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(patience(60, times(1, 20)))
+def test_fork_while_eight_threads_are_inside_guards() -> None:
+    """Breakers, retries, reservations, time limits and recordings; the child's have no waiters."""
+    run_well(
+        PRELUDE
+        + f"""
+from ferrogate import (
+    CircuitBreaker, CircuitBreakerConfig, Guard, Hedge, LLMLimiter, RateLimiter, Recording,
+    RetryBudget, RetryPolicy,
+)
+breaker = CircuitBreaker("b", CircuitBreakerConfig(failure_threshold=1.0))
+tokens = LLMLimiter(requests_per_minute=1_000_000, input_tokens_per_minute=10**12, concurrency=3)
+recording = Recording(100)
+budget = RetryBudget(1.0, min_per_second=1000)
+retry = RetryPolicy(attempts=3, base=0, budget=budget)
+guard = Guard(
+    "g", breaker=breaker, retry=retry, limiter=tokens, bulkhead=2, timeout=300,
+    attempt_timeout=300, recording=recording,
+)
+hedged = Guard("h", hedge=Hedge(delay=0.001), limiter=RateLimiter("1000000000/minute", burst=2))
+@guard
+async def ask(number):
+    await asyncio.sleep(0)
+    if number % 3 == 0 and number not in tried:
+        tried.add(number)
+        raise ConnectionError
+    return number
+@guard
+async def stream(number):
+    for item in range(3):
+        yield item
+@guard
+def plain(number): return number
+tried = set()
+async def all_of_them(number):
+    numbers = list(range(number, number + 5))
+    assert await asyncio.gather(*map(ask, numbers)) == numbers
+    assert [item async for item in stream(number)] == [0, 1, 2]
+    await hedged.call(asyncio.sleep, 0.002)
+def calls(i): asyncio.run(all_of_them(10 * i))
+def plainly(i):
+    assert plain(i) == i
+    guard.get_stats(); breaker.get_stats(); tokens.get_stats(); list(recording)
+finish = hammer(calls, calls, calls, plainly, plainly, plainly, plainly, plainly)
+def child():
+    for i in range(5):
+        calls(1000 + i); plainly(i)
+    works = [calls, plainly] * 4
+    threads = [threading.Thread(target=work, args=(i,)) for i, work in enumerate(works, 5000)]
+    for t in threads: t.start()
+    for t in threads:
+        t.join(10)
+        assert not t.is_alive()
+    assert tokens.get_stats()["open"] == tokens.get_stats()["waiting"] == 0
+    assert breaker.get_stats()["probes"] == 0
+for _ in range({times(10, 200)}):
+    fork_and(child)
+finish()
+""",
+        timeout=60 * times(1, 20),
+    )
+
+
 def test_fork_while_a_load_is_under_way() -> None:
     """The loader stayed in the parent: the child loads itself, the parent's waiters get theirs."""
     run_well(
