@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import warnings
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -297,3 +299,47 @@ def test_a_stream_of_dicts_says_what_it_took() -> None:
         assert used == {"input_tokens": 7, "output_tokens": 9}
 
     asyncio.run(main())
+
+
+def test_a_call_that_is_never_awaited_is_warned_of() -> None:
+    guard, breaker = Guard("unawaited"), CircuitBreaker("unawaited")
+
+    @guard
+    async def ask(x: int) -> int:
+        return x
+
+    @guard
+    async def stream() -> AsyncIterator[int]:
+        yield 1
+
+    for forget in (
+        lambda: ask(1),
+        lambda: guard.call(ask, 1),
+        lambda: breaker.call(ask, 1),
+    ):
+        with pytest.warns(RuntimeWarning, match=r"coroutine '.*ask' was never awaited"):
+            forget()
+
+    async def told_otherwise() -> None:
+        ask(1).close()  # type: ignore[attr-defined]
+        cancelled = asyncio.create_task(ask(1))
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        # Making a stream, or one step of it, is no call.
+        stream()
+        stream().__anext__()  # type: ignore[attr-defined]
+        assert await ask(2) == 2
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asyncio.run(told_otherwise())
+        # What a filter makes an error reaches nobody, least of all an error that passes.
+        told: list[Any] = []
+        hook, sys.unraisablehook = sys.unraisablehook, told.append
+        try:
+            with pytest.raises(ZeroDivisionError):
+                asyncio.gather(ask(1), 1 // 0)  # type: ignore[call-overload]
+        finally:
+            sys.unraisablehook = hook
+        assert [type(one.exc_value) for one in told] == [RuntimeWarning]
+    assert guard.get_stats()["calls"] == 1

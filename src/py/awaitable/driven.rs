@@ -5,7 +5,7 @@
 //! caller is to wait for, the result, or an error. As for [`super::ready`], the slots are the
 //! interpreter's own: an exception per await would cost more than the rest.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CString, c_int, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -53,6 +53,8 @@ pub(crate) trait Body: Send + Sync {
     fn abandon(&mut self, py: Python<'_>);
     /// The function it runs for, for `__name__` and `__qualname__`.
     fn function(&self) -> &Py<PyAny>;
+    /// Whether it does nothing at all if nobody awaits it, which is a mistake to be warned of.
+    fn is_call(&self) -> bool;
     /// What it waits for now.
     fn awaits(&self) -> Option<&Py<PyAny>>;
     /// Visits every reference it holds.
@@ -359,6 +361,11 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
         if (*this).body.is_some() {
             Python::attach_unchecked(|py| {
                 let passing = PyErr::take(py);
+                if (*this).stage == Stage::Fresh
+                    && let Some(body) = (*this).body.as_deref().filter(|body| body.is_call())
+                {
+                    warn_of_unawaited(py, body.function().bind(py));
+                }
                 end_unstarted(py, object);
                 if let Some(passing) = passing {
                     passing.restore(py);
@@ -373,6 +380,20 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
         ptr::drop_in_place(&raw mut (*this).body);
         ffi::PyObject_GC_Del(object.cast());
         ffi::Py_DECREF(class.cast());
+    }
+}
+
+/// As the interpreter does of its own coroutines.
+#[cold]
+fn warn_of_unawaited(py: Python<'_>, function: &Bound<'_, PyAny>) {
+    let name = function.getattr("__qualname__").and_then(|name| name.extract::<String>());
+    let name = name.unwrap_or_else(|_| function.get_type().to_string());
+    let Ok(text) = CString::new(format!("coroutine '{name}' was never awaited")) else { return };
+    // SAFETY: attached; the text lives.
+    let warned = unsafe { ffi::PyErr_WarnEx(ffi::PyExc_RuntimeWarning, text.as_ptr(), 1) };
+    if warned != 0 {
+        // A filter made it an error, which nobody could catch.
+        unraisable(PyErr::fetch(py), function);
     }
 }
 

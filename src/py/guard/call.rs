@@ -321,6 +321,10 @@ impl Steps for Call {
         self.target.function()
     }
 
+    fn is_call(&self) -> bool {
+        true
+    }
+
     fn traverse(&self, visit: Visit<'_>) -> Result<(), Stop> {
         self.attempts.traverse(visit)?;
         if let Some(standby) = &self.standby {

@@ -62,6 +62,8 @@ pub(super) trait Steps: Send + Sync {
     /// What it holds goes back, if it has not gone back yet.
     fn abandon(&mut self, py: Python<'_>);
     fn attempts(&self) -> Option<&Attempts>;
+    /// A call, not a step of something that goes on.
+    fn is_call(&self) -> bool;
     fn function(&self) -> &Py<PyAny>;
     fn traverse(&self, visit: Visit<'_>) -> Result<(), Stop>;
 }
@@ -184,6 +186,10 @@ impl<S: Steps> Body for Machine<S> {
 
     fn function(&self) -> &Py<PyAny> {
         self.steps.function()
+    }
+
+    fn is_call(&self) -> bool {
+        self.steps.is_call()
     }
 
     fn awaits(&self) -> Option<&Py<PyAny>> {

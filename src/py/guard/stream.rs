@@ -370,6 +370,10 @@ impl Steps for StreamStep {
         self.live.as_deref().map(|live| &live.attempts)
     }
 
+    fn is_call(&self) -> bool {
+        false
+    }
+
     fn function(&self) -> &Py<PyAny> {
         self.live.as_ref().map_or(self.stream.as_any(), |live| live.target.function())
     }
