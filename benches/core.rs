@@ -148,6 +148,7 @@ fn limiter(c: &mut Criterion) {
         max_keys: 1_000,
         max_waiters: 1_000,
         enabled: true,
+        sharing: None,
     };
     let mut group = c.benchmark_group("try_acquire, two sliding windows");
 

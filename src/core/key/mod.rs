@@ -74,7 +74,9 @@ impl Key {
         self.hash
     }
 
-    fn content(&self) -> &[u8] {
+    /// The encoding, or the digest of one that is longer.
+    #[must_use]
+    pub fn content(&self) -> &[u8] {
         if self.len == DIGEST {
             &self.bytes[..blake3::OUT_LEN]
         } else {

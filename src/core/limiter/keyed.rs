@@ -172,6 +172,13 @@ impl<K: Eq + Hash + Clone, W: Clone> KeyTable<K, W> {
         self.slots.iter_mut().flatten().map(|slot| &mut slot.state).for_each(visit);
     }
 
+    /// [`KeyTable::for_each`] with the keys.
+    pub(super) fn for_each_key(&mut self, mut visit: impl FnMut(&K, &mut State<W>)) {
+        for slot in self.slots.iter_mut().flatten() {
+            visit(&slot.key, &mut slot.state);
+        }
+    }
+
     /// Visits every key's state, after which each may be idle at another time.
     pub(super) fn change_all(&mut self, now: Nanos, mut change: impl FnMut(&mut State<W>)) {
         self.due.clear();

@@ -217,6 +217,17 @@ impl GrantLog {
         }
     }
 
+    /// Shows all grants, oldest first.
+    pub(super) fn each(&self, mut show: impl FnMut(Nanos, u64)) {
+        for block in &self.blocks {
+            let mut at = block.base;
+            for index in 0..block.len() {
+                show(at, block.cost(index));
+                at += block.gaps.get(index).map_or(0, |&gap| u64::from(gap));
+            }
+        }
+    }
+
     /// Forgets everything; O(1) unless an earlier clearing is still being freed.
     pub(super) fn clear(&mut self) {
         self.first += self.blocks.len() as u64;

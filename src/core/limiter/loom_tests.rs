@@ -19,6 +19,7 @@ fn limiter(clock: &ManualClock) -> Arc<Tested> {
         max_keys: 1,
         max_waiters: 10,
         enabled: true,
+        sharing: None,
     };
     Arc::new(Limiter::new(settings, Clock::Manual(clock.clone())).unwrap())
 }

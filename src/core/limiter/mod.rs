@@ -23,6 +23,7 @@ pub mod llm;
 mod log;
 mod queue;
 mod rule;
+pub mod shared;
 mod state;
 mod token_bucket;
 mod window;
@@ -53,10 +54,11 @@ use self::keyed::KeyTable;
 use self::lane::Leaving;
 use self::queue::Want;
 use self::rule::Rule;
+use self::shared::{Leased, Outlook, Sharing};
 use self::state::State;
 use super::clock::{Clock, NEVER, Nanos};
 use super::error::InvalidArgument;
-use super::sync::Mutex;
+use super::sync::{Arc, Mutex};
 
 /// How a limiter is set up.
 #[derive(Clone, Debug)]
@@ -73,6 +75,8 @@ pub struct Settings {
     pub max_waiters: usize,
     /// Off: everything is granted and counted.
     pub enabled: bool,
+    /// Whether other processes have a part in the limits, and how.
+    pub sharing: Option<Sharing>,
 }
 
 /// What must happen after the lock is gone.
@@ -95,6 +99,12 @@ impl<K, W> Outbox<K, W> {
     #[must_use]
     pub fn take_wakes(&mut self) -> Vec<W> {
         std::mem::take(&mut self.leaving.wakes)
+    }
+
+    /// Those that are only to be dropped, which may run foreign code, too.
+    #[must_use]
+    pub fn take_buried(&mut self) -> Vec<W> {
+        std::mem::take(&mut self.leaving.buried)
     }
 }
 
@@ -141,6 +151,8 @@ struct Inner<K, W> {
     acquired: u64,
     rejected: u64,
     waiting: u64,
+    /// Keys that may want something of the store that the limits are shared in.
+    pending: Vec<Option<K>>,
 }
 
 /// A rate limiter for keys `K` whose waiters are woken by `W`.
@@ -152,6 +164,7 @@ pub struct Limiter<K, W> {
     max_keys: usize,
     max_waiters: usize,
     enabled: bool,
+    outlook: Option<Arc<Outlook>>,
     inner: Mutex<Inner<K, W>>,
 }
 
@@ -159,7 +172,8 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
     /// # Errors
     /// When the algorithm cannot keep the limits, or there is nothing to limit.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, InvalidArgument> {
-        let Settings { mut limits, burst, algorithm, max_keys, max_waiters, enabled } = settings;
+        let Settings { mut limits, burst, algorithm, max_keys, max_waiters, enabled, sharing } =
+            settings;
         if limits.is_empty() && burst.is_none() {
             return Err(InvalidArgument::new(
                 "limits",
@@ -176,10 +190,21 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
         if !limits.is_empty() {
             algorithm.check(&limits)?;
         }
+        if sharing.is_some() && limits.is_empty() {
+            let message = "expected at least one to share; slots are each process's own";
+            return Err(InvalidArgument::new("limits", message));
+        }
+        if sharing.is_some() && algorithm != Algorithm::SlidingWindow {
+            let message =
+                format!("expected \"sliding_window\" with a store, got {:?}", algorithm.as_str());
+            return Err(InvalidArgument::new("algorithm", message));
+        }
         limits.sort_by_key(|limit| (limit.period(), limit.count()));
         let now = clock.now();
+        let outlook =
+            sharing.map(|sharing| Arc::new(Outlook::new(sharing.validity, sharing.patience)));
         let inner = Inner {
-            base: State::new(Rule::new(algorithm, now, &limits), burst),
+            base: State::new(rule_of(algorithm, outlook.as_ref(), now, &limits), burst),
             keyed: KeyTable::new(max_keys),
             limits,
             now,
@@ -187,9 +212,10 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
             acquired: 0,
             rejected: 0,
             waiting: 0,
+            pending: Vec::new(),
         };
         let inner = Mutex::new(inner);
-        Ok(Self { clock, algorithm, burst, max_keys, max_waiters, enabled, inner })
+        Ok(Self { clock, algorithm, burst, max_keys, max_waiters, enabled, outlook, inner })
     }
 
     /// Takes `cost` permits of every limit, or none. Never waits, never overtakes who does.
@@ -264,6 +290,9 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
             },
         };
         inner.acquired += u64::from(decision.granted);
+        if self.outlook.is_some() {
+            inner.keep_in_mind(key, if decision.granted { 0 } else { cost });
+        }
         decision
     }
 
@@ -281,7 +310,8 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
             let never = Decision::refused(Reason::TooLarge, NEVER);
             return Err(Decision { limit: Some(*limit), ..never });
         }
-        let make = || State::new(Rule::new(self.algorithm, now, limits), None);
+        let outlook = self.outlook.as_ref();
+        let make = || State::new(rule_of(self.algorithm, outlook, now, limits), None);
         keyed
             .enter(now, key, make, &mut out.keys)
             .map_err(|wait| Decision::refused(Reason::KeyTableFull, wait))
@@ -317,6 +347,7 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
                     state.enqueue(ticket, Want { cost, slot, deadline }, waker);
                     inner.next_ticket += 1;
                     inner.waiting += 1;
+                    inner.keep_in_mind(key, 0);
                     return Ok(ticket);
                 }
                 state.rule.try_take(now, cost)
@@ -358,6 +389,8 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
             inner.state(key).is_some_and(|state| state.cancel(now, ticket, &mut out.leaving));
         if left {
             inner.waiting = inner.waiting.saturating_sub(1);
+            // The store may hold a place in its own line for it.
+            shared::call(self.outlook.as_ref());
         }
         left
     }
@@ -441,6 +474,9 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
         }
         limits.sort_by_key(|limit| (limit.period(), limit.count()));
         let mut inner = self.inner.lock();
+        if self.outlook.is_some() {
+            shared::check_update(&inner.limits, &limits)?;
+        }
         let now = inner.tick(&self.clock);
         let change = |state: &mut State<W>, out: &mut Outbox<K, W>| {
             state.rule.update(now, &limits);
@@ -455,9 +491,13 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
     /// Forgets waiters and slots: after a fork they belong to the other process.
     pub fn after_fork(&self, out: &mut Outbox<K, W>) {
         let mut inner = self.inner.lock();
-        inner.base.forget_waiters(&mut out.leaving);
-        inner.keyed.for_each(|state| state.forget_waiters(&mut out.leaving));
+        let now = inner.tick(&self.clock);
+        inner.each(|state| {
+            state.forget_waiters(&mut out.leaving);
+            state.with_lease(|lease| lease.after_fork(now));
+        });
         inner.waiting = 0;
+        inner.pending.clear();
     }
 
     /// A consistent view.
@@ -512,10 +552,42 @@ impl<K: Eq + Hash + Clone, W: Clone> Inner<K, W> {
         self.now
     }
 
+    fn each(&mut self, mut visit: impl FnMut(&mut State<W>)) {
+        visit(&mut self.base);
+        self.keyed.for_each(visit);
+    }
+
+    /// The key may want something of the store; `refused` was asked for in vain.
+    fn keep_in_mind(&mut self, key: Option<&K>, refused: u32) {
+        let new = self.state(key).and_then(|state| {
+            state.with_lease(|lease| {
+                if refused > 0 {
+                    lease.was_refused(refused);
+                }
+                lease.appears()
+            })
+        });
+        if new == Some(true) {
+            self.pending.push(key.cloned());
+        }
+    }
+
     fn state(&mut self, key: Option<&K>) -> Option<&mut State<W>> {
         match key {
             None => Some(&mut self.base),
             Some(key) => self.keyed.get(key),
         }
+    }
+}
+
+fn rule_of(
+    algorithm: Algorithm,
+    outlook: Option<&Arc<Outlook>>,
+    now: Nanos,
+    limits: &[Limit],
+) -> Rule {
+    match outlook {
+        Some(outlook) => Rule::Leased(Box::new(Leased::new(Arc::clone(outlook), now, limits))),
+        None => Rule::new(algorithm, now, limits),
     }
 }

@@ -3,6 +3,7 @@
 use super::decision::Decision;
 use super::gcra::Gcra;
 use super::limit::Limit;
+use super::shared::Leased;
 use super::token_bucket::TokenBuckets;
 use super::window::SlidingWindows;
 use crate::core::clock::Nanos;
@@ -59,6 +60,7 @@ pub(super) enum Rule {
     Windows(SlidingWindows),
     Gcra(Box<Gcra>),
     Buckets(TokenBuckets),
+    Leased(Box<Leased>),
 }
 
 impl Rule {
@@ -77,6 +79,7 @@ impl Rule {
             Self::Windows(rule) => rule.try_take(now, cost),
             Self::Gcra(rule) => rule.try_take(now, cost),
             Self::Buckets(rule) => rule.try_take(now, cost),
+            Self::Leased(rule) => rule.try_take(now, cost),
         }
     }
 
@@ -86,6 +89,25 @@ impl Rule {
             Self::Windows(rule) => rule.wait(now, cost),
             Self::Gcra(rule) => rule.wait(now, cost),
             Self::Buckets(rule) => rule.wait(now, cost),
+            Self::Leased(rule) => rule.wait(now, cost),
+        }
+    }
+
+    /// When the first in line is to look again by itself; [`NEVER`]: it is woken.
+    ///
+    /// [`NEVER`]: crate::core::clock::NEVER
+    pub(super) fn look_after(&mut self, now: Nanos, cost: u32) -> Nanos {
+        match self {
+            Self::Leased(rule) => rule.look_after(now, cost),
+            _ => self.wait(now, cost),
+        }
+    }
+
+    /// What is leased, if the limits are shared.
+    pub(super) fn lease(&mut self) -> Option<&mut Leased> {
+        match self {
+            Self::Leased(rule) => Some(rule),
+            _ => None,
         }
     }
 
@@ -95,6 +117,8 @@ impl Rule {
             Self::Windows(rule) => rule.wait_behind(now, ahead, cost),
             Self::Gcra(rule) => rule.wait_behind(now, ahead, cost),
             Self::Buckets(rule) => rule.wait_behind(now, ahead, cost),
+            // What others want of the store is not known here.
+            Self::Leased(rule) => rule.wait(now, cost),
         }
     }
 
@@ -104,6 +128,7 @@ impl Rule {
             Self::Windows(rule) => rule.binding(now, cost),
             Self::Gcra(rule) => rule.used(now).first().map(|&(limit, _)| limit),
             Self::Buckets(rule) => rule.binding(now, cost),
+            Self::Leased(rule) => rule.binding(cost),
         }
     }
 
@@ -113,6 +138,7 @@ impl Rule {
             Self::Windows(rule) => rule.refund(now, at, cost),
             Self::Gcra(rule) => rule.refund(now, at, cost),
             Self::Buckets(rule) => rule.refund(now, at, cost),
+            Self::Leased(rule) => rule.refund(now, at, cost),
         }
     }
 
@@ -122,6 +148,7 @@ impl Rule {
             Self::Windows(rule) => rule.idle_at(),
             Self::Gcra(rule) => rule.idle_at(),
             Self::Buckets(rule) => rule.idle_at(),
+            Self::Leased(rule) => rule.idle_at(),
         }
     }
 
@@ -131,6 +158,7 @@ impl Rule {
             Self::Windows(rule) => rule.update(now, limits),
             Self::Gcra(_) => {}
             Self::Buckets(rule) => rule.update(now, limits),
+            Self::Leased(rule) => rule.update(now, limits),
         }
     }
 
@@ -140,6 +168,7 @@ impl Rule {
             Self::Windows(rule) => rule.used(now),
             Self::Gcra(rule) => rule.used(now),
             Self::Buckets(rule) => rule.used(now),
+            Self::Leased(rule) => rule.used(now),
         }
     }
 }

@@ -4,6 +4,7 @@ use super::decision::{Decision, Reason};
 use super::lane::{Leaving, Ticket};
 use super::queue::{Done, Progress, Queue, Want};
 use super::rule::Rule;
+use super::shared::{Due, Leased};
 use crate::core::clock::{NEVER, Nanos, SECOND};
 
 /// What is reported when only a slot is missing: nobody knows when one will be
@@ -101,7 +102,11 @@ impl<W: Clone> State<W> {
             } else if decision.is_never() {
                 queue.finish_first(want.slot, Done::Never, out);
             } else {
-                let at = now.saturating_add(decision.retry_after);
+                let at = match self.rule.lease() {
+                    Some(lease) => lease.look_after(now, want.cost),
+                    None => decision.retry_after,
+                };
+                let at = now.saturating_add(at);
                 queue.wake_first_by(want.slot, at, out);
                 return;
             }
@@ -124,7 +129,7 @@ impl<W: Clone> State<W> {
         if let Some((head, want)) = self.head()
             && head == ticket
         {
-            delay = self.rule.wait(now, want.cost);
+            delay = self.rule.look_after(now, want.cost);
         }
         let Some(queue) = &mut self.queue else { return Progress::Gone };
         if queue.sleep_until(ticket, now.saturating_add(delay)) {
@@ -203,6 +208,18 @@ impl<W: Clone> State<W> {
         self.in_use -= 1;
         self.pump(now, out);
         true
+    }
+
+    /// What is to be asked of the store that the limits are shared in.
+    pub(super) fn due(&mut self, now: Nanos) -> Due {
+        let waiting = self.queue.as_ref().map_or(0, |queue| queue.cost(self.slot_free()));
+        let head = self.head().map_or(0, |(_, want)| want.cost);
+        self.with_lease(|lease| lease.due(now, waiting, head)).unwrap_or(Due::Quiet)
+    }
+
+    /// Calls `body` with what is leased, if the limits are shared.
+    pub(super) fn with_lease<T>(&mut self, body: impl FnOnce(&mut Leased) -> T) -> Option<T> {
+        self.rule.lease().map(body)
     }
 
     /// Tickets that are not done: waiting, or granted and not picked up.

@@ -25,6 +25,7 @@ fn settings(limits: &[&str]) -> Settings {
         max_keys: 100,
         max_waiters: 1000,
         enabled: true,
+        sharing: None,
     }
 }
 

@@ -183,11 +183,10 @@ impl SlidingWindows {
         if self.windows.is_empty() {
             return Decision::unlimited(Reason::Granted);
         }
-        let (position, before) = self.log.push(now, cost);
+        self.count(now, cost);
         let mut left = u64::MAX;
         let mut limit = None;
-        for window in &mut self.windows {
-            window.count_in(now, cost, position, before);
+        for window in &self.windows {
             if window.left() < left {
                 left = window.left();
                 limit = Some(window.limit);
@@ -202,6 +201,24 @@ impl SlidingWindows {
             // The newest grant is this one.
             reset_after: limit.map_or(0, Limit::period),
         }
+    }
+
+    fn count(&mut self, now: Nanos, cost: u32) {
+        let (position, before) = self.log.push(now, cost);
+        for window in &mut self.windows {
+            window.count_in(now, cost, position, before);
+        }
+    }
+
+    /// Counts what somebody else has granted.
+    pub(super) fn record(&mut self, now: Nanos, cost: u32) {
+        self.expire(now);
+        self.count(now, cost);
+    }
+
+    /// Shows every grant that the log still has, oldest first.
+    pub(super) fn each_grant(&self, show: impl FnMut(Nanos, u64)) {
+        self.log.each(show);
     }
 
     /// The limit that refuses `cost` longest, or would.

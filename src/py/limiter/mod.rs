@@ -79,6 +79,7 @@ impl RateLimiter {
                 max_keys: count("max_keys", max_keys)? as usize,
                 max_waiters: count("max_waiters", max_waiters)? as usize,
                 enabled: enabled && !globally_disabled(),
+                sharing: None,
             };
             let clock = self::clock(clock.as_ref())?;
             Ok(Self {
