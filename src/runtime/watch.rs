@@ -13,7 +13,7 @@ use crate::core::sync::Mutex;
 
 /// Something that an event loop can read from.
 pub trait Source: Send + Sync {
-    /// Reads what is there. Called attached: it neither blocks nor runs Python.
+    /// Reads what is there. Called attached, with no lock held; it does not block.
     fn ready(&self);
 }
 

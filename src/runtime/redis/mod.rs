@@ -10,6 +10,7 @@ mod debts;
 mod driver;
 mod generations;
 mod judge;
+mod limits;
 mod line;
 mod names;
 mod nodes;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use limits::{Books, Config as LimitsConfig, Figures as LimitsFigures, SharedLimits};
 use shared::{Ask, Shared};
 pub use wire::{Mode, Servers, Tls};
 

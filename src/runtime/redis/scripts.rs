@@ -23,6 +23,8 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
+use super::limits::lua;
+
 macro_rules! scripts {
     ($($(#[$doc:meta])* $name:ident: $source:expr;)*) => {
         $($(#[$doc])* pub(super) static $name: LazyLock<Lua> = LazyLock::new(|| Lua::new($source));)*
@@ -232,4 +234,8 @@ redis.call('DEL', KEYS[1])
 local told = redis.pcall('PUBLISH', ARGV[2], ARGV[3])
 return type(told) == 'number' and 1 or 2
 ";
+    /// [`lua::LEASE`].
+    LIMIT_LEASE: lua::LEASE;
+    /// [`lua::BEAT`].
+    LIMIT_BEAT: lua::BEAT;
 }
