@@ -567,10 +567,12 @@ class RateLimiter:
         algorithm: str,
         max_keys: int,
         max_waiters: int,
+        store: dict[str, Any] | None,
         name: str | None,
         clock: ManualClock | None,
         enabled: bool,
     ) -> Self: ...
+    def _sharing(self) -> tuple[int, bool, bool, int, int, int] | None: ...
     def try_acquire(self, cost: int = 1, key: object = None) -> Decision: ...
     def acquire(
         self,

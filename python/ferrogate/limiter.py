@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, cast, overload
 
-from ferrogate import _core, _suites
+from ferrogate import _core, _service_url, _suites
 from ferrogate._again import remembers
 from ferrogate._arguments import flag, text_or_none, whole
 from ferrogate._core import Decision, Limit
@@ -21,6 +21,7 @@ __all__ = [
     "RateLimitConfig",
     "RateLimiter",
     "RateLimiterStats",
+    "SharedStats",
     "rate_limited",
 ]
 
@@ -82,6 +83,25 @@ class RateLimiterStats(TypedDict):
     """Permits used now, by limit; keyed ones not included."""
     keys: int
     """Keys in the table."""
+    shared: SharedStats | None
+    """``None`` without ``store=``."""
+
+
+class SharedStats(TypedDict):
+    """What a limiter knows of the store that its limits are shared in."""
+
+    processes: int
+    """Processes that share the limits, as far as is known; this one included."""
+    joined: bool
+    """Whether this process is one of them now."""
+    away: bool
+    """The store does not answer: this process spends its share on its own."""
+    asks: int
+    """Questions for permits."""
+    failures: int
+    """Round trips that failed."""
+    losses: int
+    """How often the store was lost."""
 
 
 _living: weakref.WeakSet[RateLimiter] = weakref.WeakSet()
@@ -114,8 +134,11 @@ class RateLimiter(_core.RateLimiter):
         max_keys: keys (``key=``) that may be limited at one time. A full table
             denies new keys and never forgets a limited one.
         max_waiters: requests that may stand in line.
-        store: where the state lives; ``"memory"`` is the only one yet.
-        name: for messages and statistics.
+        store: ``"memory"``, or ``"redis://host:6379/0"`` (or any other URL that
+            :class:`CacheService` takes for Redis) to share the limits with all processes
+            that use the same ``name`` there. Concurrency slots and the line stay each
+            process's own.
+        name: for messages and statistics; with ``store=``, what is shared.
         clock: a ``ferrogate.testing.ManualClock`` for tests.
         enabled: ``False`` (or ``FERROGATE_DISABLED=1``) grants and counts everything.
 
@@ -138,8 +161,7 @@ class RateLimiter(_core.RateLimiter):
         clock: _core.ManualClock | None = None,
         enabled: bool = True,
     ) -> RateLimiter:
-        if store != "memory":
-            raise ValueError(f'store: expected "memory", the only store so far, got {store!r}')
+        options = _store_of(store, name, clock)
         if not isinstance(algorithm, str):
             raise TypeError(f"algorithm: expected a str, got {type(algorithm).__name__}")
         enabled = flag("enabled", enabled)
@@ -158,6 +180,7 @@ class RateLimiter(_core.RateLimiter):
             algorithm=algorithm,
             max_keys=max_keys,
             max_waiters=max_waiters,
+            store=options,
             name=text_or_none("name", name),
             clock=clock,
             enabled=enabled,
@@ -201,6 +224,21 @@ class RateLimiter(_core.RateLimiter):
             ),
             "windows": {str(limit): used for limit, used in windows},
             "keys": keys,
+            "shared": self._shared_stats(),
+        }
+
+    def _shared_stats(self) -> SharedStats | None:
+        figures = self._sharing()
+        if figures is None:
+            return None
+        processes, joined, away, asks, failures, losses = figures
+        return {
+            "processes": processes,
+            "joined": joined,
+            "away": away,
+            "asks": asks,
+            "failures": failures,
+            "losses": losses,
         }
 
     def _reset(self) -> None:
@@ -210,6 +248,8 @@ class RateLimiter(_core.RateLimiter):
         when it becomes a long one again. Not with ``algorithm="gcra"``, which cannot change; and
         on a manual clock what was granted at this very moment stays.
         """
+        if self._sharing() is not None:
+            return  # What stands in the store is not this process's alone.
         limits = self.limits
         if limits and self.algorithm != "gcra":
             self._update([Limit(_MOST_PERMITS, 1e-9)])
@@ -229,6 +269,31 @@ class RateLimiter(_core.RateLimiter):
             parts.append("disabled")
         name = "" if self.name is None else f" {self.name!r}"
         return f"<RateLimiter{name} {self.algorithm}: {', '.join(parts)}>"
+
+
+def _store_of(
+    store: str, name: str | None, clock: _core.ManualClock | None
+) -> dict[str, Any] | None:
+    """The native description of the store at a URL."""
+    if not isinstance(store, str):
+        raise TypeError(f"store: expected a str, got {type(store).__name__}")
+    if store == "memory":
+        return None
+    if not store.startswith(("redis:", "rediss:", "redis+", "rediss+")):
+        raise ValueError(
+            'store: expected "memory" or the URL of a Redis such as "redis://localhost:6379/0", '
+            f"got {_service_url.shown(store)!r}"
+        )
+    if not name:
+        raise ValueError("name: expected with store=, to tell what is shared from other limits")
+    if clock is not None:
+        raise ValueError("clock: expected None with store=, which goes by the server's clock")
+    try:
+        options = _service_url.tier_of(_service_url.url_of(store), {})
+    except ValueError as error:
+        raise ValueError(str(error).replace("url:", "store:", 1)) from None
+    assert options is not None
+    return {**options, "lease_seconds": 60.0}
 
 
 def _limits_of(config: RateLimitConfig) -> list[str | Limit]:

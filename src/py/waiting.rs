@@ -118,6 +118,17 @@ impl Waker {
         Self(Arc::new(Sleeper::Thread(Bell::of_this_thread())))
     }
 
+    /// Wakes a thread, which takes no interpreter; false for a coroutine.
+    pub(crate) fn ring(&self) -> bool {
+        match &*self.0 {
+            Sleeper::Task(_) => false,
+            Sleeper::Thread(bell) => {
+                bell.ring();
+                true
+            }
+        }
+    }
+
     fn wake(&self, py: Python<'_>) -> Woken {
         match &*self.0 {
             Sleeper::Task(reference) => {

@@ -466,6 +466,7 @@ RECIPES: dict[str, Recipe] = {
     "RateLimiter._check": of_limiter(lambda r: r._check(1, None)),
     "RateLimiter._clock_moved": of_limiter(lambda r: r._clock_moved()),
     "RateLimiter._hold": of_limiter(lambda r: r._hold(1, None)),
+    "RateLimiter._sharing": of_limiter(lambda r: r._sharing()),
     "RateLimiter._stats": of_limiter(lambda r: r.get_stats()),
     "RateLimiter._update": of_limiter(lambda r: r.update("5/second")),
     "RateLimiter.acquire": of_limiter(lambda r: awaited(r.acquire(1, "key", 5))),

@@ -14,6 +14,7 @@ from ferrogate import (
     RateLimitHeaders,
     rate_limited,
 )
+from ferrogate.limiter import SharedStats
 from ferrogate.testing import ManualClock
 
 limiter = RateLimiter(
@@ -24,6 +25,7 @@ assert_type(RateLimitHeaders.parse([(b"retry-after", b"3")]).pause, float | None
 assert_type(limiter.try_acquire(2, key=("tenant", 7)), Decision)
 assert_type(limiter.try_acquire().limit, Limit | None)
 assert_type(limiter.eta(), float)
+assert_type(limiter.get_stats()["shared"], SharedStats | None)
 assert_type(limiter.get_stats()["windows"], dict[str, int])
 
 

@@ -69,7 +69,11 @@ impl RateLimiter {
     pub(super) fn calling<T>(&self, py: Python<'_>, body: impl FnOnce(&Core, &mut Out) -> T) -> T {
         let mut out = Out::new();
         let answer = body(&self.core, &mut out);
-        self.wakes.send(py, out.take_wakes());
+        let mut wakers = out.take_wakes();
+        if let Some(store) = &self.store {
+            store.called(&mut wakers);
+        }
+        self.wakes.send(py, wakers);
         answer
     }
 

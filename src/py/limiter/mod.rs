@@ -7,15 +7,20 @@ mod enter;
 mod forked;
 pub(super) mod headers;
 mod hold;
+mod remote;
 mod request;
 mod types;
 mod wait;
 
+use std::sync::Arc;
+
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 pub(crate) use self::enter::Entry;
 use self::forked::Forked;
 use self::hold::PyHold;
+use self::remote::{Sharing, Store, sharing};
 use self::request::Request;
 pub(crate) use self::request::{count, key_from};
 use self::types::{PyDecision, PyLimit, limit_from};
@@ -50,16 +55,18 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
 /// The native half of ``ferrogate.RateLimiter``.
 #[pyclass(frozen, subclass, module = "ferrogate._core")]
 pub(crate) struct RateLimiter {
-    core: Core,
+    core: Arc<Core>,
     name: Option<String>,
-    wakes: Wakes,
+    wakes: Arc<Wakes>,
+    /// Where the limits are shared with other processes.
+    store: Option<Store>,
     forked: Forked,
 }
 
 #[pymethods]
 impl RateLimiter {
     #[new]
-    #[pyo3(signature = (limits, *, burst, algorithm, max_keys, max_waiters, name, clock, enabled))]
+    #[pyo3(signature = (limits, *, burst, algorithm, max_keys, max_waiters, store, name, clock, enabled))]
     #[allow(clippy::too_many_arguments)] // Python's constructor
     fn new(
         limits: Vec<Bound<'_, PyAny>>,
@@ -67,27 +74,35 @@ impl RateLimiter {
         algorithm: &str,
         max_keys: &Bound<'_, PyAny>,
         max_waiters: &Bound<'_, PyAny>,
+        store: Option<&Bound<'_, PyDict>>,
         name: Option<String>,
         clock: Option<Bound<'_, PyAny>>,
         enabled: bool,
     ) -> PyResult<Self> {
         edge("RateLimiter", || {
+            let limits = limits.iter().map(limit_from).collect::<PyResult<Vec<_>>>()?;
+            let enabled = enabled && !globally_disabled();
+            let store = store.filter(|_| enabled);
+            let sharing = store.map(|options| sharing(&limits, options)).transpose()?;
             let settings = Settings {
-                limits: limits.iter().map(limit_from).collect::<PyResult<_>>()?,
+                limits,
                 burst: burst.as_ref().map(|burst| count("burst", burst)).transpose()?,
                 algorithm: Algorithm::parse(algorithm)?,
                 max_keys: count("max_keys", max_keys)? as usize,
                 max_waiters: count("max_waiters", max_waiters)? as usize,
-                enabled: enabled && !globally_disabled(),
-                sharing: None,
+                enabled,
+                sharing,
             };
             let clock = self::clock(clock.as_ref())?;
-            Ok(Self {
-                core: Core::new(settings, clock)?,
-                name,
-                wakes: Wakes::default(),
-                forked: Forked::default(),
-            })
+            let (core, wakes) = (Arc::new(Core::new(settings, clock)?), Arc::<Wakes>::default());
+            let store = match (store, sharing) {
+                (Some(options), Some(sharing)) => {
+                    let name = name.as_deref().unwrap_or_default();
+                    Some(Store::open(options, name, &core, &wakes, sharing.validity)?)
+                }
+                _ => None,
+            };
+            Ok(Self { core, name, wakes, store, forked: Forked::default() })
         })
     }
 
@@ -231,6 +246,9 @@ impl RateLimiter {
     fn _after_fork(&self, py: Python<'_>) -> PyResult<()> {
         edge("RateLimiter._after_fork", || {
             self.forked.here(self.core.stats().concurrent);
+            if let Some(store) = &self.store {
+                store.after_fork()?;
+            }
             self.calling(py, Core::after_fork);
             Ok(())
         })
@@ -247,6 +265,11 @@ impl RateLimiter {
             let core = (stats.acquired, stats.rejected, rate, stats.waiting, stats.concurrent);
             Ok((core.0, core.1, core.2, core.3, core.4, stats.keys, windows))
         })
+    }
+
+    /// `(members, joined, away, asks, failures, losses)` where the limits are shared.
+    fn _sharing(&self) -> PyResult<Option<Sharing>> {
+        edge("RateLimiter._sharing", || Ok(self.store.as_ref().map(Store::figures)))
     }
 
     #[getter]

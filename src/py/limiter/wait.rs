@@ -30,6 +30,10 @@ impl Place {
 impl Standing for Place {
     fn look(&self, py: Python<'_>, trust: Nanos) -> PyResult<Option<Nanos>> {
         let limiter = self.limiter.get();
+        if let Some(store) = &limiter.store {
+            // Before the look: what comes in between rings.
+            store.watch_here(py)?;
+        }
         let delay = limiter.look(py, &self.request, self.ticket, self.deadline, trust)?;
         if delay.is_none() && self.request.slot {
             limiter.forked.enters();
@@ -57,7 +61,10 @@ impl Standing for Place {
         Vec::new()
     }
 
-    fn wake(&self, py: Python<'_>, wakers: Vec<Waker>) {
+    fn wake(&self, py: Python<'_>, mut wakers: Vec<Waker>) {
+        if let Some(store) = &self.limiter.get().store {
+            store.called(&mut wakers);
+        }
         self.limiter.get().wakes.send(py, wakers);
     }
 
@@ -139,6 +146,9 @@ impl RateLimiter {
         request: &Request,
         deadline: Nanos,
     ) -> PyResult<()> {
+        if let Some(store) = &self.store {
+            store.check()?;
+        }
         let waker = Waker::of_thread();
         let ticket = self.take_ticket(py, request, deadline, waker.clone())?;
         let look = |trust| self.look(py, request, ticket, deadline, trust);

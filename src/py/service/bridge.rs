@@ -186,6 +186,15 @@ fn bridge_of<'py>(event_loop: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Bridge>
     Ok(bridge)
 }
 
+/// What the event loop that runs in this thread watches; `None` without one.
+pub(crate) fn watch_here(py: Python<'_>) -> PyResult<Option<Arc<Watch>>> {
+    let event_loop = Asyncio::get(py)?.running_loop.bind(py).call0()?;
+    if event_loop.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Arc::clone(bridge_of(&event_loop)?.get().mailbox.watch())))
+}
+
 /// Whether an event loop runs in this thread.
 pub(super) fn has_loop(py: Python<'_>) -> PyResult<bool> {
     Ok(!Asyncio::get(py)?.running_loop.bind(py).call0()?.is_none())

@@ -9,7 +9,8 @@ mod options;
 
 use pyo3::prelude::*;
 
-pub(crate) use bridge::prepare;
+pub(crate) use bridge::{prepare, watch_here};
+pub(crate) use options::redis_config;
 
 /// Makes the classes known.
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

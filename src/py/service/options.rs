@@ -151,7 +151,7 @@ pub(super) fn open_tier(
     }
 }
 
-fn redis_config(options: &Bound<'_, PyDict>) -> PyResult<redis::Config> {
+pub(crate) fn redis_config(options: &Bound<'_, PyDict>) -> PyResult<redis::Config> {
     type Pem = Option<Vec<u8>>;
     let mode = match option::<String>(options, "mode")?.as_str() {
         "sentinel" => redis::Mode::Sentinel(option(options, "master")?),
