@@ -35,6 +35,6 @@ async def later(method: Callable[..., Awaitable[Any]], *args: Any) -> Any:
     return await method(*args)
 
 
-def log(name: str, sentence: str) -> None:
+def log(what: str, name: str, sentence: str) -> None:
     """What a thread of the runtime had to say, which cannot call Python itself."""
-    logging.getLogger("ferrogate").warning("cache service %s: %s", name, sentence)
+    logging.getLogger("ferrogate").warning("%s %s: %s", what, name, sentence)

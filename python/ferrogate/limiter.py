@@ -94,14 +94,19 @@ class SharedStats(TypedDict):
     """Processes that share the limits, as far as is known; this one included."""
     joined: bool
     """Whether this process is one of them now."""
-    away: bool
+    alone: bool
     """The store does not answer: this process spends its share on its own."""
+    slice: int
+    """Permits that are leased and not spent yet, of all keys together."""
+    share: dict[str, int]
+    """What this process may use of each limit on its own, once all that others may have used before
+    has left the window; until then no more of it than it had used itself."""
     asks: int
     """Questions for permits."""
     failures: int
     """Round trips that failed."""
     losses: int
-    """How often the store was lost."""
+    """How often the store was lost, or could not be reached at first."""
 
 
 _living: weakref.WeakSet[RateLimiter] = weakref.WeakSet()
@@ -231,11 +236,13 @@ class RateLimiter(_core.RateLimiter):
         figures = self._sharing()
         if figures is None:
             return None
-        processes, joined, away, asks, failures, losses = figures
+        processes, joined, alone, slice_, asks, failures, losses = figures
         return {
             "processes": processes,
             "joined": joined,
-            "away": away,
+            "alone": alone,
+            "slice": slice_,
+            "share": {str(limit): limit.count // processes for limit in self.limits},
             "asks": asks,
             "failures": failures,
             "losses": losses,

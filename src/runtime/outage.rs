@@ -52,7 +52,8 @@ pub struct Outages {
     reason: Mutex<Option<String>>,
 }
 
-fn why_of(error: &TierError) -> &str {
+/// For people.
+pub(super) fn why_of(error: &TierError) -> &str {
     match error {
         TierError::Away(why) => why,
         _ => "no answer in time",

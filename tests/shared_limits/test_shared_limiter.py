@@ -35,7 +35,8 @@ def test_two_limiters_of_one_name_share_and_others_do_not(redis: Server) -> None
     assert (refused.value.name, refused.value.limit) == ("one", "5/hour")
     other.acquire_sync(timeout=20)
     stats = second.get_stats()
-    assert stats["shared"] == {**(stats["shared"] or {}), "joined": True, "away": False}
+    assert stats["shared"] == {**(stats["shared"] or {}), "joined": True, "alone": False}
+    assert stats["shared"]["share"] == {"5/hour": 2}
     assert stats["windows"] == {"5/hour": 0}
     assert first.get_stats()["windows"] == {"5/hour": 5}
     assert "5 of 5/hour" in repr(first)
@@ -159,7 +160,7 @@ def test_without_a_redis_nothing_is_granted_and_nobody_hangs() -> None:
     assert time.monotonic() - begun < 30
     stats = limiter.get_stats()["shared"]
     assert stats is not None
-    assert (stats["joined"], stats["away"], stats["failures"] > 3) == (False, False, True)
+    assert (stats["joined"], stats["alone"], stats["failures"] > 3) == (False, False, True)
 
 
 def test_switched_off_it_asks_nobody() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import json
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 from child import patience
-from redis_servers import Server, needs_redis
+from redis_servers import Server, needs_redis, server
 from waiting import in_time
 
 pytestmark = [needs_redis, pytest.mark.timeout(patience(120))]
@@ -91,6 +92,17 @@ def fullest(times: list[int], period: float) -> int:
     return most
 
 
+def emptiest(times: list[int], stretch: float, start: int, end: int) -> int:
+    """The fewest that were granted in any stretch of so many seconds within these times."""
+    begins = [start, *(at for at in times if start < at)]
+    return min(
+        bisect.bisect_right(times, begin + int(stretch * SECOND))
+        - bisect.bisect_right(times, begin)
+        for begin in begins
+        if begin + stretch * SECOND <= end
+    )
+
+
 @pytest.mark.parametrize("how", ["wait", "sync", "try"])
 def test_as_much_as_the_limit_allows_and_never_more(redis: Server, how: str) -> None:
     limit, period, seconds = 200, 2.0, 9.0
@@ -122,38 +134,49 @@ def test_each_key_has_its_own(redis: Server) -> None:
     in_time(judge)
 
 
-@pytest.mark.parametrize("fault", ["kill", "quick", "stop"])
-def test_redis_is_lost_in_the_middle(redis: Server, fault: str) -> None:
-    limit, period, seconds = 300, 3.0, 18.0
+@pytest.mark.parametrize("fault", ["kill", "quick", "kept", "quickly kept", "stop", "short stop"])
+def test_redis_is_lost_in_the_middle(fault: str) -> None:
+    limit, period, seconds = 300, 3.0, 18.5
     times: dict[str, int] = {}
+    options = ("--appendonly", "yes", "--appendfsync", "everysec") if "kept" in fault else ()
 
-    def break_it() -> None:
-        time.sleep(5)
+    def break_it(redis: Server) -> None:
+        times["end"] = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + int(seconds * SECOND)
+        time.sleep(6)
         times["lost"] = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        if fault == "stop":
+        if "stop" in fault:
             redis.stop()
         else:
             redis.kill()
-        if fault != "quick":
-            time.sleep(4)
-        if fault == "stop":
+        # Some have noticed after a second, and others not.
+        time.sleep(1.1 if "short" in fault else 0 if "quick" in fault else 4)
+        if "stop" in fault:
             redis.go_on()
         else:
             redis.start()
         times["found"] = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def judge(_: int) -> None:
-        with members(4, redis, f"{limit}/{period}s", seconds, 20, "wait") as four:
-            outputs = told(four, break_it)
+        with (
+            server(*options) as redis,
+            members(4, redis, f"{limit}/{period}s", seconds, 20, "wait") as four,
+        ):
+            outputs = told(four, lambda: break_it(redis))
         granted = [after for after, _ in grants(outputs)]
+        lost, found, end = times["lost"], times["found"], times["end"]
         assert fullest(granted, period) <= 1.01 * limit
-        if fault != "quick":
+        # While it is up, all of a window and no more.
+        before = [at for at in granted if at < lost]
+        assert fullest(before, period) <= limit
+        assert emptiest(before, period / 0.95, granted[0], lost) >= 0.95 * limit
+        after = [at for at in granted if at > found + SECOND]
+        assert fullest(after, period) <= limit
+        back = found + int((1 + period) * SECOND)
+        assert emptiest(after, period / 0.95, back, end) >= 0.95 * limit
+        if found - lost > 4 * SECOND:
             # A share was spent meanwhile: each goes on with what it had, up to a fourth.
-            away = [at for at in granted if times["lost"] + SECOND // 2 < at < times["found"]]
+            away = [at for at in granted if lost + SECOND // 2 < at < found]
             assert len(away) > limit / 10
-        # All of the last window: it is as if nothing had been.
-        end = granted[-1]
-        assert sum(at > end - period * SECOND for at in granted) >= 0.9 * limit
         assert all(one["stats"]["shared"]["joined"] for one in outputs)
 
     in_time(judge)

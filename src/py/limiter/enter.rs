@@ -74,6 +74,9 @@ impl RateLimiter {
             store.called(&mut wakers);
         }
         self.wakes.send(py, wakers);
+        if let Some(store) = &self.store {
+            store.log(py, self.name.as_deref().unwrap_or_default());
+        }
         answer
     }
 

@@ -267,7 +267,7 @@ impl RateLimiter {
         })
     }
 
-    /// `(members, joined, away, asks, failures, losses)` where the limits are shared.
+    /// `(members, joined, alone, slice, asks, failures, losses)` where the limits are shared.
     fn _sharing(&self) -> PyResult<Option<Sharing>> {
         edge("RateLimiter._sharing", || Ok(self.store.as_ref().map(Store::figures)))
     }

@@ -31,8 +31,8 @@ const PART: u64 = 50;
 const LONGEST: Nanos = SECOND / 10;
 const SHORTEST: Nanos = SECOND / 500;
 
-/// `(members, joined, away, asks, failures, losses)`
-pub(super) type Sharing = (u64, bool, bool, u64, u64, u64);
+/// `(members, joined, alone, slice, asks, failures, losses)`
+pub(super) type Sharing = (u64, bool, bool, u64, u64, u64, u64);
 
 /// What a limiter and the task that talks to its store share.
 pub(super) struct Remote {
@@ -109,6 +109,15 @@ impl Store {
         }
     }
 
+    /// Hands what the task had to say to `logging`.
+    #[inline]
+    pub(super) fn log(&self, py: Python<'_>, limiter: &str) {
+        let notices = self.limits.notices().take();
+        if !notices.is_empty() {
+            log(py, limiter, notices);
+        }
+    }
+
     /// Has the event loop that runs here hear of what comes.
     pub(super) fn watch_here(&self, py: Python<'_>) -> PyResult<()> {
         if self.limits.is_closed() {
@@ -151,6 +160,7 @@ impl Store {
             core.members().unwrap_or(1),
             figures.joined.load(Ordering::Relaxed),
             core.lost_at().is_some(),
+            core.leased(),
             figures.asks.load(Ordering::Relaxed),
             figures.failures.load(Ordering::Relaxed),
             figures.losses.load(Ordering::Relaxed),
@@ -254,6 +264,18 @@ impl Books for Remote {
 
     fn closing(&self) {
         self.core.closing();
+    }
+}
+
+#[cold]
+fn log(py: Python<'_>, limiter: &str, notices: Vec<String>) {
+    let logged = py.import("ferrogate._replies").and_then(|replies| {
+        let log = replies.getattr("log")?;
+        notices.into_iter().try_for_each(|one| log.call1(("limiter", limiter, one)).map(drop))
+    });
+    if let Err(error) = logged {
+        // What a handler raises is none of the caller's business, who only wants a permit.
+        error.write_unraisable(py, None);
     }
 }
 

@@ -144,7 +144,7 @@ impl CacheService {
         }
         let log = py.import("ferrogate._replies")?.getattr("log")?;
         for notice in notices {
-            log.call1((&self.name, notice))?;
+            log.call1(("cache service", &self.name, notice))?;
         }
         Ok(())
     }

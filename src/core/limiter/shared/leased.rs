@@ -72,6 +72,15 @@ struct Alone {
     shut: bool,
 }
 
+/// Windows a little longer: what is used a moment after it was granted is still within them, as
+/// it is within those of the store.
+fn with_slack(limits: &[Limit], slack: Nanos) -> Vec<Limit> {
+    let longer = |limit: &Limit| {
+        Limit::new(limit.count(), limit.period().saturating_add(slack)).unwrap_or(*limit)
+    };
+    limits.iter().map(longer).collect()
+}
+
 impl Leased {
     pub(in crate::core::limiter) fn new(
         outlook: Arc<Outlook>,
@@ -82,11 +91,12 @@ impl Leased {
         let had = vec![0; limits.len()].into();
         let lost = outlook.lost_at();
         let alone = lost.map(|since| Alone { since, had, next: 0, shut: true });
+        let slack = outlook.validity;
         Self {
             outlook,
             limits: limits.into(),
             slices: Slices::default(),
-            own: SlidingWindows::new(limits),
+            own: SlidingWindows::new(&with_slack(limits, slack)),
             back: Vec::new(),
             refused: (0, 0),
             spent: 0,
@@ -245,6 +255,12 @@ impl Leased {
         self.call();
     }
 
+    /// What may be spent of slices.
+    pub(super) fn left(&mut self, now: Nanos) -> u64 {
+        self.slices.end(now, &mut self.back);
+        self.slices.left()
+    }
+
     pub(super) fn closing(&mut self) {
         self.slices.end(NEVER, &mut self.back);
     }
@@ -254,7 +270,15 @@ impl Leased {
         self.back.clear();
         self.asking = false;
         self.claims = false;
-        let had = self.own.used(now).into_iter().map(|(_, used)| used).collect();
+        // What the store counts for sure, now that it counts for nobody else.
+        let mut had: Box<[u64]> = vec![0; self.limits.len()].into();
+        self.own.each_grant(|at, cost| {
+            for (limit, had) in self.limits.iter().zip(&mut had) {
+                if now.saturating_sub(at) < limit.period() {
+                    *had += cost;
+                }
+            }
+        });
         self.alone = Some(Alone { since: now, had, next: 0, shut: true });
         self.set_windows(now);
     }
@@ -266,7 +290,7 @@ impl Leased {
         self.claims = false;
         self.again = 0;
         if self.alone.take().is_some() {
-            self.own.update(now, &self.limits);
+            self.own.update(now, &with_slack(&self.limits, self.outlook.validity));
         }
         self.call();
     }
@@ -290,7 +314,8 @@ impl Leased {
             } else {
                 share
             };
-            match Limit::new(room, limit.period()) {
+            let period = limit.period().saturating_add(self.outlook.validity);
+            match Limit::new(room, period) {
                 Ok(window) => windows.push(window),
                 Err(_) => alone.shut = true,
             }
@@ -370,7 +395,7 @@ impl Leased {
                 alone.next = 0;
                 self.set_windows(now);
             }
-            None => self.own.update(now, limits),
+            None => self.own.update(now, &with_slack(limits, self.outlook.validity)),
         }
         self.again = 0;
         self.call();
@@ -378,16 +403,14 @@ impl Leased {
 
     /// What this process has used itself, limit by limit.
     pub(in crate::core::limiter) fn used(&mut self, now: Nanos) -> Vec<(Limit, u64)> {
-        let used = self.own.used(now);
-        let of = |limit: &Limit| {
-            used.iter().find(|(window, _)| window.period() == limit.period()).map_or(0, |one| one.1)
-        };
-        self.limits.iter().map(|limit| (*limit, of(limit))).collect()
+        let used = self.own.used(now).into_iter().map(|(_, used)| used);
+        self.limits.iter().copied().zip(used).collect()
     }
 
     /// What was used from `since` on, in groups by their latest time.
     pub(super) fn used_since(&mut self, now: Nanos, since: Nanos) -> Vec<(Nanos, u64)> {
         let longest = self.limits.last().map_or(0, |limit| limit.period());
+        let longest = longest.saturating_add(self.outlook.validity);
         let step = (longest / GROUPS).max(1);
         let mut groups: Vec<(Nanos, u64)> = Vec::new();
         let mut begun = 0;

@@ -252,6 +252,15 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
         self.outlook.as_ref().map(|outlook| outlook.members())
     }
 
+    /// Permits that are leased and not spent yet, of all keys together.
+    pub fn leased(&self) -> u64 {
+        let mut inner = self.inner.lock();
+        let now = inner.tick(&self.clock);
+        let mut leased = 0;
+        inner.each(|state| leased += state.with_lease(|lease| lease.left(now)).unwrap_or(0));
+        leased
+    }
+
     /// What this process has used from `since` on and still counts, key by key.
     pub fn charges(&self, since: Nanos) -> Vec<Charge<K>> {
         let mut inner = self.inner.lock();

@@ -8,6 +8,8 @@ pub(super) const BEAT: Nanos = SECOND / 4;
 pub(super) const SILENT: Nanos = SECOND;
 /// Not heard for so long, it has gone.
 pub(super) const GONE: Nanos = 5 * SECOND;
+/// All that are heard have been told of a new one after so long.
+pub(super) const KNOWN: Nanos = SILENT + SECOND;
 /// So many failures in a row at least, and the store is lost: one that was stopped itself finds
 /// that out before.
 pub(super) const FAILURES: u32 = 3;
@@ -30,7 +32,10 @@ pub(super) struct Link {
     pub(super) epoch: Option<String>,
     pub(super) joined: bool,
     members: u32,
-    members_at: Nanos,
+    /// Since when fewer are told of.
+    fewer_since: Option<Nanos>,
+    /// Since when the others may know of this one.
+    known_since: Option<Nanos>,
     seen: Option<Seen>,
     /// The server's time at the last beat.
     pub(super) last_beat: u64,
@@ -50,7 +55,8 @@ impl Link {
             epoch: None,
             joined: false,
             members: 0,
-            members_at: 0,
+            fewer_since: None,
+            known_since: None,
             seen: None,
             last_beat: 0,
             beat_at: 0,
@@ -66,17 +72,46 @@ impl Link {
         self.seen = Some(Seen { sent, time });
         let trip = now.saturating_sub(sent);
         self.trip = trip.max(self.trip - self.trip / 8);
+        if now.saturating_sub(self.heard_at) > GONE {
+            // The others may have taken this one for gone.
+            self.known_since = None;
+        }
         self.heard_at = now;
         self.failures = 0;
     }
 
-    /// So many share now. Those that were there before count until they must have come back: the
-    /// first one that finds a store anew is alone there for a moment.
+    /// The server's time of the last answer; 0: there was none.
+    pub(super) fn last_heard(&self) -> u64 {
+        self.seen.map_or(0, |seen| seen.time)
+    }
+
+    /// Nobody answers.
+    pub(super) fn failed(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        self.fewer_since = None;
+    }
+
+    /// Whether all others count this one in by now. If not, no share is left for it.
+    pub(super) fn is_known(&self) -> bool {
+        self.known_since.is_some_and(|since| self.heard_at.saturating_sub(since) >= KNOWN)
+    }
+
+    /// It is none of those that share any more.
+    pub(super) fn left(&mut self) {
+        self.epoch = None;
+        self.last_beat = 0;
+        self.known_since = None;
+    }
+
+    /// So many share now, of which this is one. Fewer are believed once those that are missing must
+    /// have come back: the first one that finds a store anew is alone there for a moment.
     pub(super) fn shared_by(&mut self, members: u64, now: Nanos) -> u32 {
+        self.known_since.get_or_insert(now);
         let members = u32::try_from(members).unwrap_or(u32::MAX);
-        if members >= self.members || now.saturating_sub(self.members_at) > GONE + SECOND {
+        let since = *self.fewer_since.get_or_insert(now);
+        if members >= self.members || now.saturating_sub(since) > GONE + SECOND {
             self.members = members;
-            self.members_at = now;
+            self.fewer_since = None;
         }
         self.members
     }

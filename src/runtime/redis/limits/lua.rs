@@ -6,15 +6,20 @@
 //!
 //! | key | holds |
 //! |---|---|
-//! | `{…}` | a hash: the epoch; since when, and whom it waits for |
-//! | `{…}:members` | processes, by when they were last heard |
+//! | `{…}` | a hash: the epoch; since when, of which server, whom it waits for; how many each process knows of |
+//! | `{…}:members` | processes, by when they last had an answer |
 //! | `{…}:<epoch>:<key>` | a hash: buckets, sums and how far they are swept, limit by limit |
 //! | `{…}:<epoch>:<key>:line` | processes that want more than there is, by since when |
 //!
-//! An epoch is the time during which nothing of this was lost. Whoever finds it over begins another
-//! one, in which nothing is leased until all that had a part in the last one have told what they
-//! have used, or could have. A process that was not heard for a second may be spending its share on
-//! its own: the share is kept for it, until it is heard or taken for gone.
+//! An epoch is the time during which nothing of this was lost. Whoever finds it over, by the server's
+//! `run_id`, the clock or the lack of it, begins another one, in which nothing is leased until all
+//! that had a part in the last one have told what they have used, or could have. The same goes for
+//! a server on which nobody was heard for a second: it was stopped.
+//!
+//! A process that has had no answer for a second may be spending its share on its own: the share is
+//! kept for it, by the number of processes that it goes by, until it has told what it used or is
+//! taken for gone. What it hears, not what it says, keeps it among the others: a process whose
+//! answers are lost or late must not be on its own before the store knows.
 
 /// KEYS epoch, members, state, line; ARGV process, epoch, not after or 0, permits, fewest, validity,
 /// silent after, gone after, number of limits, their counts and periods, number of what comes back,
@@ -23,7 +28,7 @@
 pub(in super::super) const LEASE: &str = "
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
-local about = redis.call('HMGET', KEYS[1], 'epoch', 'expect', 'until')
+local about = redis.call('HMGET', KEYS[1], 'epoch', 'expect', 'until', 'came')
 if about[1] ~= ARGV[2] then return {'epoch', now} end
 if tonumber(ARGV[3]) > 0 and now > tonumber(ARGV[3]) then return {'late', now} end
 local me, state = ARGV[1], KEYS[3]
@@ -31,16 +36,16 @@ local want, least, validity = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARG
 local silent, gone, count = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local shut = false
 if about[2] then
-  shut = now < tonumber(about[3]) and redis.call('ZCARD', KEYS[2]) < tonumber(about[2])
+  shut = now < tonumber(about[3]) and tonumber(about[4] or 0) < tonumber(about[2])
   if not shut then redis.call('HDEL', KEYS[1], 'expect', 'until') end
 end
-local all = redis.call('ZCOUNT', KEYS[2], now - gone, '+inf')
-local unheard = redis.call('ZCOUNT', KEYS[2], now - gone, '(' .. string.format('%.0f', now - silent))
-local heard = redis.call('ZSCORE', KEYS[2], me)
-if heard and tonumber(heard) < now - silent and tonumber(heard) >= now - gone then
-  unheard = unheard - 1
+local shares = {}
+local quiet = string.format('(%.0f', now - silent)
+for _, other in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], now - gone, quiet)) do
+  if other ~= me then
+    shares[#shares + 1] = tonumber(redis.call('HGET', KEYS[1], 'of' .. other) or 1)
+  end
 end
-if all < 1 then all = 1 end
 
 local limits, longest, next = {}, 0, 10 + 2 * count
 for i = 1, count do
@@ -88,7 +93,8 @@ end
 
 local free = math.huge
 for j = 1, count do
-  local kept = unheard * math.floor(limits[j].allowed / all)
+  local kept = 0
+  for _, among in ipairs(shares) do kept = kept + math.floor(limits[j].allowed / among) end
   free = math.min(free, limits[j].allowed - limits[j].sum - kept)
 end
 local granted, wait = 0, 0
@@ -164,59 +170,86 @@ return {'ok', now, granted, ends, wait, math.max(0, free - granted)}
 ";
 
 /// KEYS epoch, members; ARGV process, the epoch that it knows or empty, one that nobody has used,
-/// how many processes it knows of if it has used anything, the time of the last answer that it got
-/// or 0, what it does, silent after, gone after, TTL in ms, not after
-/// or 0. The epoch, the time, whether the process
-/// is a member, how many are.
+/// how many processes it knows of if it has used anything or 0, the time of the last answer to a
+/// beat that it got, what it does, silent after, gone after, TTL in ms, not after or 0, the time of
+/// the last answer that it got. The epoch, the time, whether the process is a member, how many are.
 pub(in super::super) const BEAT: &str = "
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
-local me, known, peers, gone = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[8])
-local about = redis.call('HMGET', KEYS[1], 'epoch', 'expect', 'until', 'born', 'last')
-local epoch, last = about[1], tonumber(about[5] or 0)
-local how = ARGV[6]
--- Carried out late by a server that was stopped, it is of a process that may be on its own by now.
-if how == 'join' and tonumber(ARGV[10]) > 0 and now > tonumber(ARGV[10]) then how = 'look' end
+local me, known, peers = ARGV[1], ARGV[2], tonumber(ARGV[4])
+local how, silent, gone = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local about = redis.call('HMGET', KEYS[1], 'epoch', 'expect', 'born', 'last', 'run')
+local epoch, last = about[1], tonumber(about[4] or 0)
+local function forget(from, to)
+  for _, one in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], from, to)) do
+    redis.call('HDEL', KEYS[1], 'of' .. one)
+    redis.call('ZREM', KEYS[2], one)
+  end
+end
 if how == 'leave' then
-  if epoch == known then redis.call('ZREM', KEYS[2], me) end
+  if epoch == known then
+    redis.call('ZREM', KEYS[2], me)
+    redis.call('HDEL', KEYS[1], 'of' .. me)
+  end
   return {known, now, 0, 0}
 end
--- Set back: an older state was restored, or the clock was.
-if epoch and (last > now + 1000000 or epoch == known and last < tonumber(ARGV[5])) then
+-- Carried out late by a server that was stopped, it is of a process that may be on its own by now.
+if how == 'join' and tonumber(ARGV[10]) > 0 and now > tonumber(ARGV[10]) then how = 'look' end
+
+-- Whom to wait for: all that the caller knows of, and all that were here.
+local waits = math.max(peers, redis.call('ZCARD', KEYS[2]))
+local info = redis.pcall('INFO', 'server')
+if type(info) ~= 'string' then info = '' end
+local run = string.match(info, 'run_id:(%w+)') or ''
+-- Another server, or the same one started again, may not have the last of what was written; nor
+-- has one that was set back, or whose clock was.
+if epoch and (run ~= (about[5] or '') or last > now + 1000000
+    or epoch == known and last < tonumber(ARGV[5])) then
   epoch = false
 end
 if not epoch then
   epoch = ARGV[3]
   redis.call('DEL', KEYS[1], KEYS[2])
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'born', now)
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'born', now, 'run', run)
   local till = now + gone
-  if peers == 0 then
-    -- A server that has just begun may have forgotten what others know.
-    local info = redis.pcall('INFO', 'server')
-    local up = type(info) == 'string' and string.match(info, 'uptime_in_seconds:(%d+)')
-    if up and tonumber(up) < 2 then peers, till = 1000000, now + 1000000 end
+  if waits == 0 then
+    -- One that has just begun may have forgotten what others know.
+    local up = string.match(info, 'uptime_in_seconds:(%d+)')
+    if up and tonumber(up) < 2 then waits, till = 1000000, now + 1000000 end
   end
-  if peers > 1 then redis.call('HSET', KEYS[1], 'expect', peers, 'until', till) end
-elseif epoch ~= known and peers > 0 then
-  local born = tonumber(about[4])
-  if now < born + gone then
-    local before = tonumber(about[2] or 0)
-    if before < 1000000 then peers = math.max(peers, before) end
-    redis.call('HSET', KEYS[1], 'expect', peers, 'until', born + gone)
+  if waits > 0 then redis.call('HSET', KEYS[1], 'expect', waits, 'until', till) end
+else
+  local before = tonumber(about[2] or 0)
+  if before == 1000000 then before = 0 end
+  if epoch ~= known and peers > 0 and now < tonumber(about[3]) + gone then
+    local till = tonumber(about[3]) + gone
+    redis.call('HSET', KEYS[1], 'expect', math.max(peers, before), 'until', till)
   end
-end
-if epoch == about[1] and peers > 1 and last < now - tonumber(ARGV[7]) then
-  -- Nobody was heard: all of them may have been on their own, however long it took.
-  redis.call('DEL', KEYS[2])
-  redis.call('HSET', KEYS[1], 'expect', peers, 'until', now + gone)
-end
-local joined = 0
-if how == 'join' and (epoch == known or peers == 0) then
-  redis.call('ZADD', KEYS[2], now, me)
-  joined = 1
+  if last < now - silent and math.max(waits, before) > 0 then
+    -- Nobody was heard: all of them may have been on their own, however long it took.
+    forget('-inf', '+inf')
+    waits = math.max(waits, before)
+    redis.call('HSET', KEYS[1], 'expect', waits, 'until', now + gone, 'came', 0)
+  end
 end
 redis.call('HSET', KEYS[1], 'last', now)
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - gone)
+forget('-inf', now - gone)
+
+local joined = 0
+if how == 'join' and (epoch == known or peers == 0) then
+  joined = 1
+  -- Who does not get the answers goes on its own, so it is heard when it has got one. Who was not
+  -- heard for long is here all the same, and its share is kept.
+  local heard = now
+  if peers > 0 then heard = math.min(now, math.max(tonumber(ARGV[11]), now - silent - 1)) end
+  if redis.call('ZADD', KEYS[2], heard, me) == 1 and peers > 0 then
+    redis.call('HINCRBY', KEYS[1], 'came', 1)
+  end
+  local all = redis.call('ZCARD', KEYS[2])
+  -- On its own it would go by what it knows now, or by what it is told now.
+  if peers > 0 then all = math.min(all, peers) end
+  redis.call('HSET', KEYS[1], 'of' .. me, all)
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[9])
 redis.call('PEXPIRE', KEYS[2], ARGV[9])
 return {epoch, now, joined, redis.call('ZCARD', KEYS[2])}

@@ -6,6 +6,8 @@
 
 mod link;
 pub(super) mod lua;
+#[cfg(test)]
+mod model_tests;
 mod names;
 mod talk;
 
@@ -104,6 +106,7 @@ struct Shared {
     /// What is known of the store; a task takes it up where the last one ended.
     link: Mutex<Option<Link>>,
     figures: Figures,
+    notices: Arc<Notices>,
 }
 
 /// Counts for the statistics.
@@ -117,6 +120,8 @@ pub struct Figures {
     pub losses: AtomicU64,
     /// Whether this process is one of those that share.
     pub joined: AtomicBool,
+    /// Whether it is lost now.
+    lost: AtomicBool,
 }
 
 /// A limiter's way to Redis; the limits are shared for as long as it lives.
@@ -130,7 +135,7 @@ impl SharedLimits {
     pub fn new(config: Config, books: Weak<dyn Books>) -> Result<Self, Ended> {
         let notices = Arc::<Notices>::default();
         let nodes = (config.servers.mode == Mode::Cluster)
-            .then(|| Arc::new(Nodes::new(config.servers.clone(), notices)));
+            .then(|| Arc::new(Nodes::new(config.servers.clone(), Arc::clone(&notices))));
         let shared = Arc::new_cyclic(|me| Shared {
             me: me.clone(),
             names: Names::new(&config.prefix, &config.name),
@@ -144,6 +149,7 @@ impl SharedLimits {
             run: Mutex::default(),
             link: Mutex::default(),
             figures: Figures::default(),
+            notices,
         });
         let tenant: Arc<dyn Tenant> = shared.clone();
         admit(Arc::downgrade(&tenant))?;
@@ -160,6 +166,12 @@ impl SharedLimits {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.0.closed.load(Ordering::Acquire)
+    }
+
+    /// What is to be logged.
+    #[must_use]
+    pub fn notices(&self) -> &Notices {
+        &self.0.notices
     }
 
     /// Counts.

@@ -14,6 +14,7 @@ use super::{Books, Shared, Stage, new_member};
 use crate::core::clock::{Clock, NEVER, Nanos, SECOND, nanos_from_duration};
 use crate::core::key::Key;
 use crate::core::limiter::shared::{Ask, Charge, Leases};
+use crate::runtime::outage::why_of;
 use crate::runtime::redis::driver::{refused, why};
 use crate::runtime::redis::scripts::{LIMIT_BEAT, LIMIT_LEASE, Lua};
 use crate::runtime::redis::wire::{Mode, Wire};
@@ -97,24 +98,48 @@ impl Talk<'_> {
         if !link.joined && !link.has_past() && books.is_idle() {
             return NEVER;
         }
-        if let Ok(next) = self.try_round(books, link, wire, idle_since).await {
-            return next;
-        }
+        let error = match self.try_round(books, link, wire, idle_since).await {
+            Ok(next) => return next,
+            Err(error) => error,
+        };
         *wire = None;
-        link.failures = link.failures.saturating_add(1);
+        link.failed();
         self.shared.figures.failures.fetch_add(1, Ordering::Relaxed);
         let now = now();
-        // Who has never been heard does not know how many share.
-        if link.has_past() && link.is_lost(now) {
-            if link.joined {
-                link.joined = false;
-                self.shared.figures.joined.store(false, Ordering::Relaxed);
-                self.shared.figures.losses.fetch_add(1, Ordering::Relaxed);
+        // Who has never been heard does not know how many share, nor do those know of it.
+        if link.is_lost(now) {
+            let alone = link.has_past() && link.is_known();
+            self.lost(&error, alone);
+            link.joined = false;
+            if alone {
+                link.untold.get_or_insert(now);
+                books.lost();
             }
-            link.untold.get_or_insert(now);
-            books.lost();
         }
         now + PAUSE
+    }
+
+    /// Says so once.
+    fn lost(&self, error: &TierError, alone: bool) {
+        let figures = &self.shared.figures;
+        figures.joined.store(false, Ordering::Relaxed);
+        if figures.lost.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        figures.losses.fetch_add(1, Ordering::Relaxed);
+        let goes_on = if alone {
+            "this process goes on with its share of the limits"
+        } else {
+            "nothing is granted until it does"
+        };
+        let why = why_of(error);
+        self.shared.notices.add(format!("the store does not answer, {goes_on}: {why}"));
+    }
+
+    fn found(&self) {
+        if self.shared.figures.lost.swap(false, Ordering::Relaxed) {
+            self.shared.notices.add("the store answers again, the limits are shared".into());
+        }
     }
 
     async fn try_round(
@@ -126,6 +151,8 @@ impl Talk<'_> {
     ) -> Result<Nanos, TierError> {
         if wire.is_none() {
             *wire = Some(self.connect().await?);
+            // Perhaps to another server than before, or to one that was started again.
+            link.beat_at = 0;
         }
         let Some(wire) = wire else { return Ok(NEVER) };
         if !link.joined {
@@ -144,8 +171,7 @@ impl Talk<'_> {
                 let since = *idle_since.get_or_insert(begun);
                 if begun.saturating_sub(since) >= IDLE {
                     self.beat(link, wire, "leave", false).await?;
-                    link.epoch = None;
-                    link.last_beat = 0;
+                    link.left();
                     *idle_since = None;
                     return Ok(NEVER);
                 }
@@ -217,6 +243,7 @@ impl Talk<'_> {
         if link.joined {
             link.untold = None;
             books.found();
+            self.found();
         }
         Ok(())
     }
@@ -237,6 +264,7 @@ impl Talk<'_> {
         command.arg(SILENT / 1000).arg(GONE / 1000);
         let sent = now();
         command.arg((longest + 60 * SECOND) / 1_000_000).arg(self.not_after(link, sent));
+        command.arg(link.last_heard());
         let replies = self.send(wire, vec![command]).await?;
         let Some(Value::Array(reply)) = replies.into_iter().next() else {
             return Err(TierError::Away("it answers something else".into()));
