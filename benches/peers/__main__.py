@@ -30,6 +30,7 @@ import rows_limiter
 import rows_llm
 import rows_redis
 import rows_retry
+import rows_shared_limiter
 import rows_store
 from measure import Row, Timing, measure
 
@@ -43,6 +44,7 @@ ROWS = [
     *rows_llm.ROWS,
     *rows_redis.ROWS,
     *rows_retry.ROWS,
+    *rows_shared_limiter.ROWS,
     *rows_store.ROWS,
 ]
 

@@ -136,7 +136,7 @@ def test_each_key_has_its_own(redis: Server) -> None:
 
 @pytest.mark.parametrize("fault", ["kill", "quick", "kept", "quickly kept", "stop", "short stop"])
 def test_redis_is_lost_in_the_middle(fault: str) -> None:
-    limit, period, seconds = 300, 3.0, 18.5
+    limit, period, seconds = 300, 3.0, 23.0 if fault == "kill" else 18.5
     times: dict[str, int] = {}
     options = ("--appendonly", "yes", "--appendfsync", "everysec") if "kept" in fault else ()
 
@@ -149,7 +149,7 @@ def test_redis_is_lost_in_the_middle(fault: str) -> None:
         else:
             redis.kill()
         # Some have noticed after a second, and others not.
-        time.sleep(1.1 if "short" in fault else 0 if "quick" in fault else 4)
+        time.sleep({"kill": 8.5, "short stop": 1.1}.get(fault, 0 if "quick" in fault else 4))
         if "stop" in fault:
             redis.go_on()
         else:
@@ -173,10 +173,10 @@ def test_redis_is_lost_in_the_middle(fault: str) -> None:
         assert fullest(after, period) <= limit
         back = found + int((1 + period) * SECOND)
         assert emptiest(after, period / 0.95, back, end) >= 0.95 * limit
-        if found - lost > 4 * SECOND:
-            # A share was spent meanwhile: each goes on with what it had, up to a fourth.
-            away = [at for at in granted if lost + SECOND // 2 < at < found]
-            assert len(away) > limit / 10
+        if fault == "kill":
+            # What others may have had has left the window: each spends a fourth on its own.
+            away = [at for at in granted if lost + SECOND < at < found]
+            assert len(away) >= 0.9 * limit
         assert all(one["stats"]["shared"]["joined"] for one in outputs)
 
     in_time(judge)

@@ -203,14 +203,14 @@ if type(info) ~= 'string' then info = '' end
 local run = string.match(info, 'run_id:(%w+)') or ''
 -- Another server, or the same one started again, may not have the last of what was written; nor
 -- has one that was set back, or whose clock was.
-if epoch and (run ~= (about[5] or '') or last > now + 1000000
-    or epoch == known and last < tonumber(ARGV[5])) then
+local other = run ~= '' and about[5] and run ~= about[5]
+if epoch and (other or last > now + 1000000 or epoch == known and last < tonumber(ARGV[5])) then
   epoch = false
 end
 if not epoch then
   epoch = ARGV[3]
   redis.call('DEL', KEYS[1], KEYS[2])
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'born', now, 'run', run)
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'born', now)
   local till = now + gone
   if waits == 0 then
     -- One that has just begun may have forgotten what others know.
@@ -233,6 +233,8 @@ else
   end
 end
 redis.call('HSET', KEYS[1], 'last', now)
+-- A user may be allowed to lease, and not to ask for this.
+if run ~= '' then redis.call('HSET', KEYS[1], 'run', run) end
 forget('-inf', now - gone)
 
 local joined = 0
