@@ -142,7 +142,8 @@ class RateLimiter(_core.RateLimiter):
         store: ``"memory"``, or ``"redis://host:6379/0"`` (or any other URL that
             :class:`CacheService` takes for Redis) to share the limits with all processes
             that use the same ``name`` there. Concurrency slots and the line stay each
-            process's own.
+            process's own. A private authority of a ``rediss://`` server goes into the
+            environment's ``SSL_CERT_FILE``.
         name: for messages and statistics; with ``store=``, what is shared.
         clock: a ``ferrogate.testing.ManualClock`` for tests.
         enabled: ``False`` (or ``FERROGATE_DISABLED=1``) grants and counts everything.
