@@ -356,6 +356,7 @@ class CacheService(_core.CacheService):
         with contextlib.suppress(Exception):
             if owed := self._figures()["owed"]:
                 log(
+                    "cache service",
                     self.name,
                     f"dropped, not closed; if its store answers, it is told {owed} changes",
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import itertools
 import json
 import signal
 import subprocess
@@ -92,6 +93,21 @@ def fullest(times: list[int], period: float) -> int:
     return most
 
 
+def surely(grants: list[tuple[int, int]], period: float) -> int:
+    """The most that certainly were granted in any window, however late each came to know of it."""
+    grants = sorted((before, after) for after, before in grants)
+    most = 0
+    for number, (begin, _) in enumerate(grants):
+        end = begin + period * SECOND
+        inside = 0
+        for before, after in itertools.islice(grants, number, None):
+            if before >= end:
+                break
+            inside += after < end
+        most = max(most, inside)
+    return most
+
+
 def emptiest(times: list[int], stretch: float, start: int, end: int) -> int:
     """The fewest that were granted in any stretch of so many seconds within these times."""
     begins = [start, *(at for at in times if start < at)]
@@ -111,7 +127,8 @@ def test_as_much_as_the_limit_allows_and_never_more(redis: Server, how: str) -> 
         with members(4, redis, f"{limit}/{period}s", seconds, 20, how) as four:
             outputs = told(four)
         times = [after for after, _ in grants(outputs)]
-        assert fullest(times, period) == limit
+        most = fullest(times, period) if how == "sync" else surely(grants(outputs), period)
+        assert most <= limit
         used = len(times) / (limit * seconds / period)
         assert used >= 0.95, (used, [len(one["grants"]) for one in outputs])
         # Each got something all the time.
@@ -127,9 +144,9 @@ def test_each_key_has_its_own(redis: Server) -> None:
         with members(4, redis, "50/2s", 5, 16, "keys") as four:
             outputs = told(four)
         for key in range(4):
-            times = [after for after, _ in grants(outputs, key=key)]
-            assert fullest(times, 2) == 50
-            assert len(times) >= 2 * 50
+            granted = grants(outputs, key=key)
+            assert surely(granted, 2) <= 50
+            assert len(granted) >= 2 * 50
 
     in_time(judge)
 
@@ -137,6 +154,9 @@ def test_each_key_has_its_own(redis: Server) -> None:
 @pytest.mark.parametrize("fault", ["kill", "quick", "kept", "quickly kept", "stop", "short stop"])
 def test_redis_is_lost_in_the_middle(fault: str) -> None:
     limit, period, seconds = 300, 3.0, 23.0 if fault == "kill" else 18.5
+    # All of a window is granted at one time, and then nothing for as long as that counts: a slice's
+    # time more than the window, and what a busy machine takes to wake eighty tasks.
+    stretch = 1.1 * period
     times: dict[str, int] = {}
     options = ("--appendonly", "yes", "--appendfsync", "everysec") if "kept" in fault else ()
 
@@ -162,17 +182,16 @@ def test_redis_is_lost_in_the_middle(fault: str) -> None:
             members(4, redis, f"{limit}/{period}s", seconds, 20, "wait") as four,
         ):
             outputs = told(four, lambda: break_it(redis))
+        # No more than the limit in any window: while it is up, and (a hundredth more is promised)
+        # while it is away and afterwards.
+        assert surely(grants(outputs), period) <= limit
         granted = [after for after, _ in grants(outputs)]
         lost, found, end = times["lost"], times["found"], times["end"]
-        assert fullest(granted, period) <= 1.01 * limit
-        # While it is up, all of a window and no more.
         before = [at for at in granted if at < lost]
-        assert fullest(before, period) <= limit
-        assert emptiest(before, period / 0.95, granted[0], lost) >= 0.95 * limit
+        assert emptiest(before, stretch, granted[0], lost) >= 0.95 * limit
         after = [at for at in granted if at > found + SECOND]
-        assert fullest(after, period) <= limit
         back = found + int((1 + period) * SECOND)
-        assert emptiest(after, period / 0.95, back, end) >= 0.95 * limit
+        assert emptiest(after, stretch, back, end) >= 0.95 * limit
         if fault == "kill":
             # What others may have had has left the window: each spends a fourth on its own.
             away = [at for at in granted if lost + SECOND < at < found]
@@ -195,7 +214,7 @@ def test_a_process_that_dies_takes_no_more_than_its_slices_with_it(redis: Server
             outputs = told(four, kill_one)
         times = [after for after, _ in grants(outputs)]
         assert outputs[0] is None
-        assert fullest(times, period) <= limit
+        assert surely(grants(outputs), period) <= limit
         end = times[-1]
         # It is forgotten after five seconds, and the others have all of it.
         assert sum(at > end - period * SECOND for at in times) >= 0.95 * limit
@@ -218,9 +237,7 @@ def test_a_process_that_was_stopped_spends_nothing_that_is_not_its_own_any_more(
                 four[0].send_signal(signal.SIGCONT)
 
             outputs = told(four, stop_one)
-        # Nobody knows on which side of the stop it was granted.
-        known = [one for one in grants(outputs) if one[0] - one[1] < SECOND]
-        assert fullest([after for after, _ in known], period) <= limit
+        assert surely(grants(outputs), period) <= limit
         assert all(one["stats"]["shared"]["joined"] for one in outputs)
 
     in_time(judge)

@@ -13,6 +13,7 @@ import json
 import sys
 import threading
 import time
+from collections import deque
 from typing import Any
 
 from ferrogate import RateLimiter
@@ -26,6 +27,13 @@ def now() -> int:
 async def waiting(
     limiter: RateLimiter, until: int, tasks: int, grants: list[Any], keyed: bool
 ) -> None:
+    ticks = deque([now()], maxlen=6)
+
+    async def tick() -> None:
+        while True:
+            ticks.append(now())
+            await asyncio.sleep(0.002)
+
     async def one(number: int) -> None:
         key = number % 4 if keyed else None
         while (left := until - now()) > 0:
@@ -34,9 +42,13 @@ async def waiting(
                 await limiter.acquire(key=key, timeout=left / 1e9)
             except RateLimitExceeded:
                 return
-            grants.append((begun, now(), key))
+            # From the bell to the task a loop turns three times: what was granted before the
+            # oldest of these ticks would have been here at one of them.
+            grants.append((max(begun, ticks[0]), now(), key))
 
+    ticking = asyncio.create_task(tick())
     await asyncio.gather(*(one(number) for number in range(tasks)))
+    ticking.cancel()
 
 
 def trying(limiter: RateLimiter, until: int, grants: list[Any]) -> None:
