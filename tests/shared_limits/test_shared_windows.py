@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import itertools
 import json
@@ -108,15 +107,17 @@ def surely(grants: list[tuple[int, int]], period: float) -> int:
     return most
 
 
-def emptiest(times: list[int], stretch: float, start: int, end: int) -> int:
-    """The fewest that were granted in any stretch of so many seconds within these times."""
-    begins = [start, *(at for at in times if start < at)]
-    return min(
-        bisect.bisect_right(times, begin + int(stretch * SECOND))
-        - bisect.bisect_right(times, begin)
-        for begin in begins
-        if begin + stretch * SECOND <= end
-    )
+def is_never_over(grants: list[tuple[int, int]], period: float, limit: int) -> None:
+    """No promise of time: not tried again where it was broken."""
+    most = surely(grants, period)
+    if most > limit:
+        pytest.fail(f"{most} within a window of {limit}")
+
+
+def filled(times: list[int], period: float, start: int, end: int) -> float:
+    """How many there were in a window, on average over all windows that end within these times."""
+    counted = (min(at + int(period * SECOND), end) - max(at, start) for at in times)
+    return sum(max(0, one) for one in counted) / (end - start)
 
 
 @pytest.mark.parametrize("how", ["wait", "sync", "try"])
@@ -127,8 +128,10 @@ def test_as_much_as_the_limit_allows_and_never_more(redis: Server, how: str) -> 
         with members(4, redis, f"{limit}/{period}s", seconds, 20, how) as four:
             outputs = told(four)
         times = [after for after, _ in grants(outputs)]
-        most = fullest(times, period) if how == "sync" else surely(grants(outputs), period)
-        assert most <= limit
+        is_never_over(grants(outputs), period, limit)
+        if how == "sync":
+            # Nobody knows when a thread that has waited was granted what it asked for.
+            assert fullest(times, period) <= limit
         used = len(times) / (limit * seconds / period)
         assert used >= 0.95, (used, [len(one["grants"]) for one in outputs])
         # Each got something all the time.
@@ -145,7 +148,7 @@ def test_each_key_has_its_own(redis: Server) -> None:
             outputs = told(four)
         for key in range(4):
             granted = grants(outputs, key=key)
-            assert surely(granted, 2) <= 50
+            is_never_over(granted, 2, 50)
             assert len(granted) >= 2 * 50
 
     in_time(judge)
@@ -154,9 +157,6 @@ def test_each_key_has_its_own(redis: Server) -> None:
 @pytest.mark.parametrize("fault", ["kill", "quick", "kept", "quickly kept", "stop", "short stop"])
 def test_redis_is_lost_in_the_middle(fault: str) -> None:
     limit, period, seconds = 300, 3.0, 23.0 if fault == "kill" else 18.5
-    # All of a window is granted at one time, and then nothing for as long as that counts: a slice's
-    # time more than the window, and what a busy machine takes to wake eighty tasks.
-    stretch = 1.1 * period
     times: dict[str, int] = {}
     options = ("--appendonly", "yes", "--appendfsync", "everysec") if "kept" in fault else ()
 
@@ -184,14 +184,15 @@ def test_redis_is_lost_in_the_middle(fault: str) -> None:
             outputs = told(four, lambda: break_it(redis))
         # No more than the limit in any window: while it is up, and (a hundredth more is promised)
         # while it is away and afterwards.
-        assert surely(grants(outputs), period) <= limit
+        is_never_over(grants(outputs), period, limit)
         granted = [after for after, _ in grants(outputs)]
         lost, found, end = times["lost"], times["found"], times["end"]
-        before = [at for at in granted if at < lost]
-        assert emptiest(before, stretch, granted[0], lost) >= 0.95 * limit
-        after = [at for at in granted if at > found + SECOND]
+        # And no less than a tenth less, where a window is so short that waking eighty tasks counts;
+        # the test above has the exact figure.
+        first = granted[0] + int(period * SECOND)
+        assert filled(granted, period, first, lost) >= 0.9 * limit
         back = found + int((1 + period) * SECOND)
-        assert emptiest(after, stretch, back, end) >= 0.95 * limit
+        assert filled(granted, period, back, end) >= 0.9 * limit
         if fault == "kill":
             # What others may have had has left the window: each spends a fourth on its own.
             away = [at for at in granted if lost + SECOND < at < found]
@@ -214,7 +215,7 @@ def test_a_process_that_dies_takes_no_more_than_its_slices_with_it(redis: Server
             outputs = told(four, kill_one)
         times = [after for after, _ in grants(outputs)]
         assert outputs[0] is None
-        assert surely(grants(outputs), period) <= limit
+        is_never_over(grants(outputs), period, limit)
         end = times[-1]
         # It is forgotten after five seconds, and the others have all of it.
         assert sum(at > end - period * SECOND for at in times) >= 0.95 * limit
@@ -237,7 +238,7 @@ def test_a_process_that_was_stopped_spends_nothing_that_is_not_its_own_any_more(
                 four[0].send_signal(signal.SIGCONT)
 
             outputs = told(four, stop_one)
-        assert surely(grants(outputs), period) <= limit
+        is_never_over(grants(outputs), period, limit)
         assert all(one["stats"]["shared"]["joined"] for one in outputs)
 
     in_time(judge)
