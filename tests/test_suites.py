@@ -18,6 +18,7 @@ from ferrogate import (
     Guard,
     ProductionOptimizer,
     RateLimiter,
+    RetryBudget,
     RetryPolicy,
     _suites,
 )
@@ -47,17 +48,45 @@ def test_a_slot_in_use_stays_in_use() -> None:
     assert limiter.get_stats()["concurrent_requests"] == 0
 
 
-def test_on_a_clock_that_has_moved_since_and_what_a_reset_cannot_do_yet() -> None:
+def test_on_a_clock_and_with_those_who_wait() -> None:
     clock = ManualClock()
-    limiter = RateLimiter("2/minute", clock=clock)
-    assert limiter.try_acquire(2)
-    clock.advance(0.001)
+    limiters = [
+        RateLimiter("1/minute", algorithm=algorithm, clock=clock)  # type: ignore[arg-type]
+        for algorithm in ("sliding_window", "gcra", "token_bucket")
+    ]
+
+    async def main() -> None:
+        clock.advance(3600)
+        for limiter in limiters:
+            assert limiter.try_acquire()
+            assert limiter.try_acquire(key="tenant")
+            waiting = asyncio.create_task(limiter.acquire())
+            await asyncio.sleep(0)
+            # At this very moment of the clock, and whoever waits is let go.
+            reset_all()
+            await waiting
+            assert not limiter.try_acquire()
+            assert limiter.try_acquire(key="tenant")
+            reset_all()
+            assert limiter.try_acquire()
+            # What was granted before counts nowhere any more.
+            assert not limiter.try_acquire()
+            assert limiter.get_stats()["acquired"] == 5
+
+    asyncio.run(main())
+
+
+def test_a_budget_is_as_new() -> None:
+    clock = ManualClock()
+    budget = RetryBudget(0.1, min_per_second=0.1, window=10, usd_per_minute=1, clock=clock)
+    new = budget.get_stats()
+    clock.advance(5)
+    assert budget._withdraw()
+    assert not budget._withdraw()
     reset_all()
-    assert limiter.try_acquire(2)
-    gcra = RateLimiter("1/minute", algorithm="gcra")
-    assert gcra.try_acquire()
-    reset_all()
-    assert not gcra.try_acquire()
+    assert {**budget.get_stats(), "retries": 0, "refused": 0} == new
+    assert budget._withdraw()
+    assert budget.get_stats()["retries"] == 2
 
 
 def test_caches_and_generations_start_again() -> None:

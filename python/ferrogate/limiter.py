@@ -249,20 +249,6 @@ class RateLimiter(_core.RateLimiter):
             "losses": losses,
         }
 
-    def _reset(self) -> None:
-        """Empties the windows, for test suites; the counters go on.
-
-        For want of a native way: a window as short as a clock's tick has forgotten everything
-        when it becomes a long one again. Not with ``algorithm="gcra"``, which cannot change; and
-        on a manual clock what was granted at this very moment stays.
-        """
-        if self._sharing() is not None:
-            return  # What stands in the store is not this process's alone.
-        limits = self.limits
-        if limits and self.algorithm != "gcra":
-            self._update([Limit(_MOST_PERMITS, 1e-9)])
-            self._update(limits)
-
     def _on_clock(self) -> None:
         # A bound method of Python's, which the clock can hold weakly.
         self._clock_moved()

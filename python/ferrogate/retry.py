@@ -88,7 +88,7 @@ class RetryBudget(_core.RetryBudget):
         clock: _core.ManualClock | None = None,
         enabled: bool = True,
     ) -> RetryBudget:
-        return super().__new__(
+        self = super().__new__(
             cls,
             ratio,
             min_per_second=min_per_second,
@@ -99,6 +99,8 @@ class RetryBudget(_core.RetryBudget):
             clock=clock,
             enabled=flag("enabled", enabled),
         )
+        _suites.register(self)
+        return self
 
     def get_stats(self) -> RetryBudgetStats:
         """Counts since construction and what is there now."""

@@ -488,6 +488,22 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
         Ok(())
     }
 
+    /// Forgets what was granted, for test suites: windows and buckets are as new. Slots stay with
+    /// their holders, and what is shared in a store stays there.
+    pub fn reset(&self, out: &mut Outbox<K, W>) {
+        let mut inner = self.inner.lock();
+        let now = inner.tick(&self.clock);
+        if self.outlook.is_some() {
+            return;
+        }
+        let limits = std::mem::take(&mut inner.limits);
+        inner.each(|state| {
+            state.rule = Rule::new(self.algorithm, now, &limits);
+            state.pump(now, &mut out.leaving);
+        });
+        inner.limits = limits;
+    }
+
     /// Forgets waiters and slots: after a fork they belong to the other process.
     pub fn after_fork(&self, out: &mut Outbox<K, W>) {
         let mut inner = self.inner.lock();

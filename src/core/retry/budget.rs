@@ -127,6 +127,21 @@ impl Spending {
     }
 }
 
+impl Account {
+    fn new(settings: &BudgetSettings, now: Nanos) -> Self {
+        Self {
+            calls: 0,
+            retries: 0,
+            refused: 0,
+            refused_usd: 0,
+            saved: 0,
+            reserve: RetryBudget::most_in_reserve(settings),
+            at: now,
+            spending: Spending { by_second: [0; SECONDS], second: now / SECOND, sum: 0 },
+        }
+    }
+}
+
 impl RetryBudget {
     /// # Errors
     /// Where a ratio is above 1, or nothing can ever be paid.
@@ -144,17 +159,7 @@ impl RetryBudget {
             let message = "expected at least a millionth of a USD; to retry nothing, attempts=1";
             return Err(InvalidArgument::new("usd_per_minute", message));
         }
-        let now = clock.now();
-        let account = Account {
-            calls: 0,
-            retries: 0,
-            refused: 0,
-            refused_usd: 0,
-            saved: 0,
-            reserve: Self::most_in_reserve(&settings),
-            at: now,
-            spending: Spending { by_second: [0; SECONDS], second: now / SECOND, sum: 0 },
-        };
+        let account = Account::new(&settings, clock.now());
         Ok(Self { settings, clock, calls: AtomicU64::new(0), account: Mutex::new(account) })
     }
 
@@ -206,6 +211,15 @@ impl RetryBudget {
         *account.spending.slot(second) += cost;
         account.spending.sum += cost;
         true
+    }
+
+    /// As new, for test suites; the counters go on.
+    pub fn reset(&self) {
+        let mut account = self.account.lock();
+        self.settle(&mut account);
+        let Account { calls, retries, refused, refused_usd, .. } = *account;
+        let new = Account::new(&self.settings, account.at);
+        *account = Account { calls, retries, refused, refused_usd, ..new };
     }
 
     /// What it holds now, and has seen.

@@ -234,6 +234,14 @@ impl RateLimiter {
         })
     }
 
+    /// For ``ferrogate.testing.reset_all``: windows and buckets are as new; the counters go on.
+    fn _reset(&self, py: Python<'_>) -> PyResult<()> {
+        edge("RateLimiter._reset", || {
+            self.calling(py, Core::reset);
+            Ok(())
+        })
+    }
+
     /// After a ``ManualClock`` moved.
     fn _clock_moved(&self, py: Python<'_>) -> PyResult<()> {
         edge("RateLimiter._clock_moved", || {

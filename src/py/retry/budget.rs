@@ -58,6 +58,14 @@ impl PyRetryBudget {
         edge("RetryBudget._withdraw", || Ok(self.core.try_withdraw(None)))
     }
 
+    /// For ``ferrogate.testing.reset_all``: as new; the counters go on.
+    fn _reset(&self) -> PyResult<()> {
+        edge("RetryBudget._reset", || {
+            self.core.reset();
+            Ok(())
+        })
+    }
+
     /// `(calls, retries, refused, refused_usd, saved, reserve, usd_last_minute)`
     fn _stats(&self) -> PyResult<(u64, u64, u64, u64, f64, f64, f64)> {
         edge("RetryBudget._stats", || {
