@@ -39,7 +39,9 @@ APART = ("fuzz",)
 TRACES = ROOT.parent / "shared" / "traces"
 INTEGRATIONS = ROOT / "tests" / "integrations"
 #: What mostly waits, for other processes and for time: half of what all tests take.
-WAITING = [ROOT / "tests" / name for name in ("service", "test_examples.py", "cli")]
+WAITING = [
+    ROOT / "tests" / name for name in ("service", "shared_limits", "test_examples.py", "cli")
+]
 SUPPRESSIONS = ROOT / "tools" / "valgrind.supp"
 
 # With FERROGATE_NO_SKIP=1 (CI) a test may only skip for the interpreter's version
