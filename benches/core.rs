@@ -144,6 +144,7 @@ fn limiter(c: &mut Criterion) {
     let settings = || Settings {
         limits: ["60/minute", "1000/hour"].iter().filter_map(|text| text.parse().ok()).collect(),
         burst: Some(10),
+        adaptive: None,
         algorithm: Algorithm::SlidingWindow,
         max_keys: 1_000,
         max_waiters: 1_000,

@@ -9,6 +9,7 @@ from ferrogate._core import __version__
 from ferrogate._headers import RateLimitDimension, RateLimitHeaders
 from ferrogate._results import ResultCache
 from ferrogate._view import CacheView
+from ferrogate.adaptive import AdaptiveConcurrency
 from ferrogate.batch import Batch, BatchError, BatchProgress
 from ferrogate.breaker import CircuitBreaker, CircuitBreakerConfig
 from ferrogate.cache import (
@@ -43,6 +44,7 @@ from ferrogate.retry import RetryBudget, RetryPolicy, retry
 from ferrogate.service import CacheService, CacheUnavailable
 
 __all__ = [
+    "AdaptiveConcurrency",
     "AlertThreshold",
     "AttemptRecord",
     "Batch",

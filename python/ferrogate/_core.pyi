@@ -371,6 +371,35 @@ class Limit:
     def __ne__(self, other: object, /) -> bool: ...
 
 @final
+class AdaptiveConcurrency:
+    """A limit on concurrency that finds itself."""
+
+    def __new__(
+        cls,
+        initial: int = 10,
+        *,
+        least: int = 1,
+        most: int = 1000,
+        law: str = "gradient",
+        signal: str = "ttft",
+        tolerance: float = 1.5,
+        queue_size: float = 4.0,
+        window: int = 10,
+        backoff_ratio: float = 0.7,
+        slow_after: float | timedelta | None = None,
+    ) -> Self: ...
+    @property
+    def initial(self) -> int: ...
+    @property
+    def least(self) -> int: ...
+    @property
+    def most(self) -> int: ...
+    @property
+    def law(self) -> Literal["gradient", "aimd"]: ...
+    @property
+    def signal(self) -> Literal["ttft", "tpot", "latency"]: ...
+
+@final
 class Decision:
     """The answer to one request; true when granted."""
 
@@ -522,6 +551,7 @@ class Guard:
 
 @final
 class _OpenAttempt:
+    def first_token(self) -> None: ...
     def end(self, result: object, error: BaseException | None = None) -> None: ...
     def abandon(self) -> None: ...
 
@@ -563,7 +593,7 @@ class RateLimiter:
         cls,
         limits: Sequence[str | Limit],
         *,
-        burst: int | None,
+        burst: int | AdaptiveConcurrency | None,
         algorithm: str,
         max_keys: int,
         max_waiters: int,
@@ -612,6 +642,7 @@ class RateLimiter:
     def _clock_moved(self) -> None: ...
     def _after_fork(self) -> None: ...
     def _stats(self) -> tuple[int, int, float, int, int, int, list[tuple[Limit, int]]]: ...
+    def _adaptive_stats(self) -> dict[str, Any] | None: ...
 
 @final
 class _Hold:
@@ -629,7 +660,8 @@ class LLMLimiter:
         name: str | None,
         *,
         limits: tuple[int | None, int | None, int | None, int | None, float | None],
-        concurrency: int | None,
+        concurrency: int | AdaptiveConcurrency | None,
+        adaptive_rate: bool,
         fairness: str,
         weights: Mapping[object, float] | None,
         max_waiters: int,
@@ -713,8 +745,12 @@ class LLMLimiter:
             int | EllipsisType | None,
             float | EllipsisType | None,
         ],
-        concurrency: int | EllipsisType | None,
+        concurrency: int | AdaptiveConcurrency | EllipsisType | None,
     ) -> None: ...
+    def _refused(self, for_rate: bool, reservation: Reservation | None) -> None: ...
+    def _adaptive_stats(
+        self,
+    ) -> tuple[dict[str, Any] | None, tuple[float, int, bool] | None]: ...
     def _clock_moved(self) -> None: ...
     def _after_fork(self) -> None: ...
     def _stats(
@@ -745,6 +781,7 @@ class Reservation:
         output_tokens: int | None = None,
         cost_usd: float | None = None,
     ) -> bool: ...
+    def first_token(self) -> bool: ...
     def release(self) -> bool: ...
     def mark_sent(self) -> None: ...
     def __enter__(self) -> Self: ...

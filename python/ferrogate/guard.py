@@ -12,6 +12,7 @@ from ferrogate._again import remembers
 from ferrogate._arguments import flag
 from ferrogate._cached import cached
 from ferrogate._guarded import Function, guarded
+from ferrogate.adaptive import AdaptiveConcurrency, concurrency_stats
 from ferrogate.batch import Batch, BatchProgress
 from ferrogate.breaker import CircuitBreaker
 from ferrogate.cache import Cache
@@ -103,7 +104,8 @@ class Guard(_core.Guard):
             a ``usage``), returns a dict of the keywords of ``Reservation.settle``. By default the
             result's ``usage``, as those SDKs give it.
         price: for an ``LLMLimiter``: called with the same, returns its cost in USD.
-        bulkhead: how many attempts may run at a time; or a :class:`RateLimiter` of slots only.
+        bulkhead: how many attempts may run at a time; an :class:`AdaptiveConcurrency`, which finds
+            that by itself; or a :class:`RateLimiter` of slots only.
         hedge: a :class:`Hedge`: a second call beside one that takes long.
         timeout: seconds (or a timedelta) that all attempts, waits and pauses may take together.
             Guarded calls that its code makes have no more time than it.
@@ -140,7 +142,7 @@ class Guard(_core.Guard):
         estimate: Callable[..., Any] | None = None,
         usage: Callable[[Any], Any] | None = None,
         price: Callable[[Any], float | None] | None = None,
-        bulkhead: int | RateLimiter | None = None,
+        bulkhead: int | AdaptiveConcurrency | RateLimiter | None = None,
         hedge: Hedge | None = None,
         timeout: float | timedelta | None = None,
         attempt_timeout: float | timedelta | None = None,
@@ -184,15 +186,27 @@ class Guard(_core.Guard):
             if bulkhead < 1:
                 raise ValueError(f"bulkhead: expected at least 1, got {bulkhead}")
             bulkhead = RateLimiter(burst=bulkhead, name=f"{name} bulkhead", clock=clock)
+        elif isinstance(bulkhead, AdaptiveConcurrency):
+            bulkhead = RateLimiter(burst=bulkhead, name=f"{name} bulkhead", clock=clock)
         elif bulkhead is not None and not isinstance(bulkhead, RateLimiter):
             got = type(bulkhead).__name__
-            raise TypeError(f"bulkhead: expected an int or a RateLimiter, got {got}")
+            raise TypeError(
+                f"bulkhead: expected an int, an AdaptiveConcurrency or a RateLimiter, got {got}"
+            )
         elif bulkhead is not None and bulkhead.limits:
             limits = " and ".join(map(str, bulkhead.limits))
             raise ValueError(
                 f"bulkhead: expected a RateLimiter of slots alone (burst=), got one of {limits}; "
                 "that is what limiter= is for"
             )
+        found = None if bulkhead is None else concurrency_stats(bulkhead)
+        if found is not None and found["signal"] == "tpot":
+            raise ValueError(
+                'bulkhead: no tokens are counted here; use signal="ttft" or "latency", or '
+                "limiter=LLMLimiter(concurrency=AdaptiveConcurrency(...))"
+            )
+        if isinstance(limiter, RateLimiter) and concurrency_stats(limiter) is not None:
+            raise ValueError("limiter: slots that find their own number belong in bulkhead=")
         self = super().__new__(
             cls,
             name,

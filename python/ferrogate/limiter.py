@@ -14,6 +14,7 @@ from ferrogate import _core, _service_url, _suites
 from ferrogate._again import remembers
 from ferrogate._arguments import flag, text_or_none, whole
 from ferrogate._core import Decision, Limit
+from ferrogate.adaptive import AdaptiveConcurrency, AdaptiveConcurrencyStats, concurrency_stats
 
 __all__ = [
     "Decision",
@@ -76,7 +77,9 @@ class RateLimiterStats(TypedDict):
     concurrent_requests: int
     """Slots in use now."""
     burst: int | None
-    """All slots."""
+    """All slots, now."""
+    adaptive_concurrency: AdaptiveConcurrencyStats | None
+    """Of ``burst=AdaptiveConcurrency(...)``."""
     current_minute_requests: int | None
     """Permits used in the last 60 seconds; ``None`` without a limit per minute."""
     windows: dict[str, int]
@@ -132,7 +135,9 @@ class RateLimiter(_core.RateLimiter):
 
     Args:
         limits: ``"60/minute"``, ``"5/10s"``, :class:`Limit` or :class:`RateLimitConfig`.
-        burst: concurrency slots for ``with``, ``async with`` and :func:`rate_limited`.
+        burst: concurrency slots for ``with``, ``async with`` and :func:`rate_limited`; an
+            :class:`AdaptiveConcurrency` finds their number by itself if the limiter is the
+            ``bulkhead=`` of guards: blocks do not say how they ended.
         algorithm: ``"sliding_window"`` is exact over every ``(t - w, t]``;
             ``"gcra"`` spaces permits evenly (one limit only);
             ``"token_bucket"`` refills evenly.
@@ -158,7 +163,7 @@ class RateLimiter(_core.RateLimiter):
     def __new__(
         cls,
         *limits: str | Limit | RateLimitConfig,
-        burst: int | None = None,
+        burst: int | AdaptiveConcurrency | None = None,
         algorithm: _Algorithm = "sliding_window",
         max_keys: int = 65_536,
         max_waiters: int = 65_536,
@@ -225,6 +230,7 @@ class RateLimiter(_core.RateLimiter):
             "waiting": waiting,
             "concurrent_requests": concurrent,
             "burst": self.burst,
+            "adaptive_concurrency": concurrency_stats(self),
             "current_minute_requests": next(
                 (used for limit, used in windows if limit.period == 60), None
             ),

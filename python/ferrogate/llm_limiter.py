@@ -6,13 +6,14 @@ import weakref
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from types import EllipsisType
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
 from ferrogate import _core
 from ferrogate._again import remembers
 from ferrogate._arguments import flag, text_or_none
 from ferrogate._core import Denial, Reservation
 from ferrogate._headers import RateLimitHeaders
+from ferrogate.adaptive import AdaptiveConcurrency, AdaptiveConcurrencyStats, AdaptiveRateStats
 
 __all__ = ["Denial", "LLMDimensionStats", "LLMLimiter", "LLMLimiterStats", "Reservation"]
 
@@ -53,7 +54,11 @@ class LLMLimiterStats(TypedDict):
     concurrent_requests: int
     """Slots in use now."""
     concurrency: int | None
-    """All slots."""
+    """All slots, now."""
+    adaptive_concurrency: AdaptiveConcurrencyStats | None
+    """Of ``concurrency=AdaptiveConcurrency(...)``."""
+    adaptive_rate: AdaptiveRateStats | None
+    """Of ``adaptive_rate=True``."""
     paused_seconds: float
     """How long nothing will be granted; 0 without a pause."""
     tenants: int
@@ -64,6 +69,9 @@ class LLMLimiterStats(TypedDict):
     """By ``"requests"``, ``"input_tokens"``, ``"output_tokens"``, ``"tokens"`` and ``"usd"``:
     those with a limit."""
 
+
+#: Answers of HTTP that mean: too many, or too much to do.
+_OVERLOADED = frozenset((429, 503, 504, 529))
 
 _living: weakref.WeakSet[LLMLimiter] = weakref.WeakSet()
 
@@ -94,7 +102,13 @@ class LLMLimiter(_core.LLMLimiter):
         tokens_per_minute: both together, as OpenAI counts them.
         usd_per_minute: dollars in any 60 seconds; counted in billionths.
         concurrency: calls at one time, from their grant until they are settled or
-            released.
+            released; an :class:`AdaptiveConcurrency` finds their number by itself.
+        adaptive_rate: for a provider that refuses (HTTP 429) and does not say what it allows:
+            a refusal cuts what is allowed a minute to 0.9 of what is in use, once for all calls
+            that were under way together, and it grows back by 5 % a minute while it is made use
+            of. With limits per minute those are the upper bound; without any, requests a minute
+            are found from what was in use at the first refusal. Limits in headers, once seen,
+            count instead.
         fairness: who goes next: ``"fifo"``, whoever came first; ``"weighted"``, tenants by
             what they have received, divided by their weights.
         weights: of tenants; others have 1.
@@ -129,7 +143,8 @@ class LLMLimiter(_core.LLMLimiter):
         output_tokens_per_minute: int | None = None,
         tokens_per_minute: int | None = None,
         usd_per_minute: float | None = None,
-        concurrency: int | None = None,
+        concurrency: int | AdaptiveConcurrency | None = None,
+        adaptive_rate: bool = False,
         fairness: Literal["fifo", "weighted"] = "fifo",
         weights: Mapping[object, float] | None = None,
         max_waiters: int = 65_536,
@@ -162,6 +177,7 @@ class LLMLimiter(_core.LLMLimiter):
                 usd_per_minute,
             ),
             concurrency=concurrency,
+            adaptive_rate=flag("adaptive_rate", adaptive_rate),
             fairness=fairness,
             weights=weights,
             max_waiters=max_waiters,
@@ -187,11 +203,12 @@ class LLMLimiter(_core.LLMLimiter):
         output_tokens_per_minute: int | EllipsisType | None = ...,
         tokens_per_minute: int | EllipsisType | None = ...,
         usd_per_minute: float | EllipsisType | None = ...,
-        concurrency: int | EllipsisType | None = ...,
+        concurrency: int | AdaptiveConcurrency | EllipsisType | None = ...,
     ) -> None:
         """Changes limits while running; what was granted keeps counting.
 
-        What is not named stays as it is; ``None`` lifts a limit. Waiters that no longer fit
+        What is not named stays as it is; ``None`` lifts a limit; a number in place of an
+        ``AdaptiveConcurrency`` ends that, and a new one begins anew. Waiters that no longer fit
         at all get ``ValueError``; all others are granted what now fits.
 
         Raises:
@@ -219,7 +236,8 @@ class LLMLimiter(_core.LLMLimiter):
 
         What they say only lowers what this limiter allows. After a 429 (and whenever there is a
         ``Retry-After``) it grants nothing to anybody for as long as they ask; once, not for each
-        caller. Whatever the headers hold, this raises nothing about it.
+        caller. A 429 also cuts what finds itself (``adaptive_rate``, ``AdaptiveConcurrency``), the
+        latter also a 503, 504 or 529. Whatever the headers hold, this raises nothing about it.
 
         Args:
             headers: as :meth:`RateLimitHeaders.parse` takes them.
@@ -251,6 +269,8 @@ class LLMLimiter(_core.LLMLimiter):
                 )
         if told.pause:
             self.pause(told.pause)
+        if status in _OVERLOADED:
+            self._refused(status == 429, reservation)
         return told
 
     def get_stats(self) -> LLMLimiterStats:
@@ -258,6 +278,7 @@ class LLMLimiter(_core.LLMLimiter):
         counts, paused, rows = self._stats()
         granted, rejected, settled, released, open_, waiting, concurrent, tenants, models = counts
         asked = granted + rejected
+        slots, rate = self._adaptive_stats()
         return {
             "name": self.name,
             "fairness": self.fairness,
@@ -271,6 +292,10 @@ class LLMLimiter(_core.LLMLimiter):
             "waiting": waiting,
             "concurrent_requests": concurrent,
             "concurrency": self.concurrency,
+            "adaptive_concurrency": cast("AdaptiveConcurrencyStats | None", slots),
+            "adaptive_rate": (
+                None if rate is None else {"share": rate[0], "cuts": rate[1], "told": rate[2]}
+            ),
             "paused_seconds": paused,
             "tenants": tenants,
             "models": models,
@@ -291,7 +316,12 @@ class LLMLimiter(_core.LLMLimiter):
             for dimension, known in stats["dimensions"].items()
         ]
         if self.concurrency is not None:
-            parts.append(f"{stats['concurrent_requests']} of {self.concurrency} slots")
+            parts.append(f"{stats['concurrent_requests']} of {stats['concurrency']} slots")
+        slots, rate = stats["adaptive_concurrency"], stats["adaptive_rate"]
+        if slots is not None:
+            parts[-1] += f" ({slots['law']} of {slots['signal']})"
+        if rate is not None and rate["share"] != 1:
+            parts.append(f"rate cut to {rate['share']:.2f}")
         parts.append(f"{stats['waiting']} waiting")
         if stats["paused_seconds"] > 0:
             parts.append(f"paused for {stats['paused_seconds']:.3g} s")

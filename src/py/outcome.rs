@@ -1,6 +1,6 @@
 //! How a call ended, read from what it raised.
 
-use pyo3::exceptions::{PyException, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyException, PyTimeoutError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString};
 
@@ -16,6 +16,9 @@ pub(crate) const TOO_MANY_REQUESTS: i64 = 429;
 /// Answers of HTTP that say something about the other side's health, below 500: request timeout
 /// and too early. All others of that hundred are about the request.
 const UNWELL: [i64; 2] = [408, 425];
+/// Answers of HTTP that stand for too much to do: request timeout, service unavailable, gateway
+/// timeout, and Anthropic's "overloaded".
+const OVERLOADED: [i64; 4] = [408, 503, 504, 529];
 
 /// How a call that raised `error` ended, if nobody says otherwise.
 ///
@@ -32,6 +35,13 @@ pub(crate) fn of_error(error: &Bound<'_, PyAny>) -> Outcome {
         return if timed_out.is_some() { Outcome::Failure } else { Outcome::Neutral };
     }
     status(error).map_or(Outcome::Failure, of_status)
+}
+
+/// Whether an error says that the other side has too much to do: it did not answer in time, or
+/// with an HTTP status that stands for that.
+pub(crate) fn is_overload(error: &Bound<'_, PyAny>) -> bool {
+    error.is_instance_of::<PyTimeoutError>()
+        || status(error).is_some_and(|status| OVERLOADED.contains(&status))
 }
 
 /// What an HTTP status means.

@@ -138,6 +138,7 @@ RECIPES: dict[str, Recipe] = {
     "Hedge._stats": lambda: lambda: Hedge().get_stats(),
     "_OpenAttempt": lambda: _core._OpenAttempt,
     "_OpenAttempt.abandon": opened(lambda _, a: a.abandon()),
+    "_OpenAttempt.first_token": opened(lambda _, a: a.first_token()),
     "_OpenAttempt.end": opened(lambda _, a: a.end(None)),
     "_outcome_of": lambda: lambda: _core._outcome_of(ValueError()),
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import assert_type
 
-from ferrogate import LLMLimiter
+from ferrogate import AdaptiveConcurrency, Guard, LLMLimiter
+from ferrogate.adaptive import AdaptiveConcurrencyStats, AdaptiveRateStats
 from ferrogate.llm_limiter import Denial, LLMDimensionStats, Reservation
 from ferrogate.testing import ManualClock
 
@@ -25,9 +26,17 @@ assert_type(limiter.eta(cost_usd=0.5), float)
 assert_type(limiter.get_stats()["dimensions"], dict[str, LLMDimensionStats])
 assert_type(limiter.update(requests_per_minute=None, concurrency=5), None)
 
+found = AdaptiveConcurrency(20, most=200, law="aimd", slow_after=timedelta(seconds=2))
+assert_type(limiter.update(concurrency=found), None)
+assert_type(LLMLimiter(concurrency=found, adaptive_rate=True).concurrency, int | None)
+assert_type(limiter.get_stats()["adaptive_concurrency"], AdaptiveConcurrencyStats | None)
+assert_type(limiter.get_stats()["adaptive_rate"], AdaptiveRateStats | None)
+assert_type(Guard("api", bulkhead=found), Guard)
+
 answer = limiter.try_reserve(input_tokens=5, tenant="gold")
 if answer:
     assert_type(answer, Reservation)
+    assert_type(answer.first_token(), bool)
     assert_type(answer.settle(output_tokens=7), bool)
 else:
     assert_type(answer.retry_after, float)

@@ -19,12 +19,13 @@ MOST_HELD = 1 << 20
 class Passing:
     """A request from its first attempt until its answer has been read to the end."""
 
-    __slots__ = ("_exchanges", "_sent", "_usage", "attempt", "sent", "whole")
+    __slots__ = ("_begun", "_exchanges", "_sent", "_usage", "attempt", "sent", "whole")
 
     def __init__(self, exchanges: Exchanges, sent: Sent) -> None:
         self._exchanges = exchanges
         self._sent = sent
         self._usage: Usage = Usage()
+        self._begun = False
         self.attempt = _core._OpenAttempt()
         self.sent = False
         """An attempt has been let through."""
@@ -60,6 +61,9 @@ class Passing:
         """A piece of a streamed body, as it came."""
         if isinstance(self._usage, EventStream):
             self._usage.feed(chunk)
+            if self._usage.begun and not self._begun:
+                self._begun = True
+                self.attempt.first_token()
 
     def done(self, response: object) -> None:
         """The answer has been read to its end."""

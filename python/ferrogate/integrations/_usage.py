@@ -10,6 +10,13 @@ __all__ = ["EventStream", "Usage"]
 
 #: A line of an event stream that is longer is not looked at.
 _LONGEST_LINE = 1 << 20
+_BEFORE_TOKENS = (
+    b"message_start",
+    b'"ping"',
+    b"response.created",
+    b"response.queued",
+    b"response.in_progress",
+)
 
 
 class Usage:
@@ -51,11 +58,13 @@ class Usage:
 class EventStream(Usage):
     """The usage in a stream of server-sent events, and whether its last event has passed."""
 
-    __slots__ = ("_decoder", "_rest", "finished")
+    __slots__ = ("_decoder", "_rest", "begun", "finished")
 
     def __init__(self, encoding: str = "") -> None:
         """``encoding``: the answer's ``content-encoding``; some cannot be looked into."""
         super().__init__()
+        self.begun = False
+        """The first token has passed; or, in what cannot be looked into, the first bytes."""
         self.finished = False
         self._rest: bytes | None = b"" if encoding in ("", "identity", "gzip", "deflate") else None
         self._decoder = zlib.decompressobj(47) if encoding in ("gzip", "deflate") else None
@@ -63,6 +72,7 @@ class EventStream(Usage):
     def feed(self, chunk: bytes) -> None:
         """The next bytes, as they came."""
         if self._rest is None:
+            self.begun = True
             return
         if self._decoder is not None:
             try:
@@ -79,6 +89,8 @@ class EventStream(Usage):
     def _event(self, data: bytes) -> None:
         if data == b"[DONE]" or _is_last(data):
             self.finished = True
+        # These come when a request is accepted, or waits: not with a token.
+        self.begun = self.begun or not any(name in data for name in _BEFORE_TOKENS)
         self.read(data)
 
 

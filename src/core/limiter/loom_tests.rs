@@ -15,6 +15,7 @@ fn limiter(clock: &ManualClock) -> Arc<Tested> {
     let settings = Settings {
         limits: vec!["1/second".parse().unwrap()],
         burst: Some(1),
+        adaptive: None,
         algorithm: Algorithm::SlidingWindow,
         max_keys: 1,
         max_waiters: 10,

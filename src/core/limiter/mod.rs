@@ -50,6 +50,7 @@ pub use self::queue::Progress;
 pub use self::rule::Algorithm;
 pub use self::state::UNKNOWN;
 
+use self::adaptive::{Adaptive, AdaptiveStats, Call, ConcurrencySettings};
 use self::keyed::KeyTable;
 use self::lane::Leaving;
 use self::queue::Want;
@@ -58,6 +59,7 @@ use self::shared::{Leased, Outlook, Sharing};
 use self::state::State;
 use super::clock::{Clock, NEVER, Nanos};
 use super::error::InvalidArgument;
+use super::outcome::Outcome;
 use super::sync::{Arc, Mutex};
 
 /// How a limiter is set up.
@@ -67,6 +69,8 @@ pub struct Settings {
     pub limits: Vec<Limit>,
     /// Concurrency slots; `None`: no bound.
     pub burst: Option<u32>,
+    /// Slots that find their own number, in place of `burst`.
+    pub adaptive: Option<ConcurrencySettings>,
     /// How permits are counted.
     pub algorithm: Algorithm,
     /// Keys that may be limited at one time.
@@ -153,6 +157,8 @@ struct Inner<K, W> {
     waiting: u64,
     /// Keys that may want something of the store that the limits are shared in.
     pending: Vec<Option<K>>,
+    /// Sets the slots of `base`.
+    adaptive: Option<Box<Adaptive>>,
 }
 
 /// A rate limiter for keys `K` whose waiters are woken by `W`.
@@ -160,7 +166,8 @@ struct Inner<K, W> {
 pub struct Limiter<K, W> {
     clock: Clock,
     algorithm: Algorithm,
-    burst: Option<u32>,
+    /// Whether slots find their own number.
+    is_adaptive: bool,
     max_keys: usize,
     max_waiters: usize,
     enabled: bool,
@@ -172,8 +179,10 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
     /// # Errors
     /// When the algorithm cannot keep the limits, or there is nothing to limit.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, InvalidArgument> {
-        let Settings { mut limits, burst, algorithm, max_keys, max_waiters, enabled, sharing } =
+        let adaptive = settings.adaptive.map(Adaptive::new).transpose()?.map(Box::new);
+        let Settings { mut limits, algorithm, max_keys, max_waiters, enabled, sharing, .. } =
             settings;
+        let burst = adaptive.as_ref().map(|found| found.limit()).or(settings.burst);
         if limits.is_empty() && burst.is_none() {
             return Err(InvalidArgument::new(
                 "limits",
@@ -213,9 +222,11 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
             rejected: 0,
             waiting: 0,
             pending: Vec::new(),
+            adaptive,
         };
+        let is_adaptive = enabled && inner.adaptive.is_some();
         let inner = Mutex::new(inner);
-        Ok(Self { clock, algorithm, burst, max_keys, max_waiters, enabled, outlook, inner })
+        Ok(Self { clock, algorithm, is_adaptive, max_keys, max_waiters, enabled, outlook, inner })
     }
 
     /// Takes `cost` permits of every limit, or none. Never waits, never overtakes who does.
@@ -415,6 +426,48 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
         inner.base.release_slot(now, &mut out.leaving)
     }
 
+    /// A call begins that holds a slot; `None` where nothing is learned from it.
+    #[inline]
+    pub fn begins(&self) -> Option<Call> {
+        if !self.is_adaptive {
+            return None;
+        }
+        let mut inner = self.inner.lock();
+        let now = inner.tick(&self.clock);
+        Some(Call::new(now, inner.base.concurrent()))
+    }
+
+    /// The first token of a call's answer has come; later ones change nothing.
+    pub fn first_token(&self, call: &mut Call, out: &mut Outbox<K, W>) {
+        if call.first.is_some() {
+            return;
+        }
+        let mut inner = self.inner.lock();
+        let now = inner.tick(&self.clock);
+        if let Some(adaptive) = &mut inner.adaptive {
+            adaptive.first_token(call, now);
+            let slots = adaptive.limit();
+            inner.base.set_slots(now, slots, &mut out.leaving);
+        }
+    }
+
+    /// [`Limiter::release_slot`] of a call that has ended so.
+    pub fn end_call(&self, call: &Call, outcome: Outcome, out: &mut Outbox<K, W>) -> bool {
+        let mut inner = self.inner.lock();
+        let now = inner.tick(&self.clock);
+        if let Some(adaptive) = &mut inner.adaptive {
+            adaptive.ended(call, outcome, None, now);
+            let slots = adaptive.limit();
+            inner.base.set_slots(now, slots, &mut out.leaving);
+        }
+        inner.base.release_slot(now, &mut out.leaving)
+    }
+
+    /// What is known of slots that find their own number.
+    pub fn adaptive_stats(&self) -> Option<AdaptiveStats> {
+        self.inner.lock().adaptive.as_ref().map(|found| found.stats())
+    }
+
     /// Grants what has become possible and wakes those whose deadline has
     /// passed: for clocks that move by jumps, where timers do not.
     pub fn clock_moved(&self, out: &mut Outbox<K, W>) {
@@ -545,9 +598,9 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
         self.algorithm
     }
 
-    /// The number of concurrency slots.
+    /// The number of concurrency slots; of those that find themselves, now.
     pub fn burst(&self) -> Option<u32> {
-        self.burst
+        self.inner.lock().base.slots()
     }
 
     /// The bound of the table of keys.

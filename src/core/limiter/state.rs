@@ -25,6 +25,17 @@ impl<W: Clone> State<W> {
         Self { rule, slots, in_use: 0, queue: None }
     }
 
+    pub(super) fn slots(&self) -> Option<u32> {
+        self.slots
+    }
+
+    /// Changes the number of slots; those in use beyond it stay in use.
+    pub(super) fn set_slots(&mut self, now: Nanos, slots: u32, out: &mut Leaving<W>) {
+        if self.slots.replace(slots).is_none_or(|before| before < slots) {
+            self.pump(now, out);
+        }
+    }
+
     fn slot_free(&self) -> bool {
         self.slots.is_none_or(|slots| self.in_use < slots)
     }

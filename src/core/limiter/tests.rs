@@ -21,6 +21,7 @@ fn settings(limits: &[&str]) -> Settings {
     Settings {
         limits: limits.iter().map(|text| text.parse().unwrap()).collect(),
         burst: None,
+        adaptive: None,
         algorithm: Algorithm::SlidingWindow,
         max_keys: 100,
         max_waiters: 1000,

@@ -14,12 +14,15 @@ use super::target::Target;
 use super::timing;
 use crate::core::breaker::{Permit, Spend};
 use crate::core::clock::{NEVER, Nanos};
+use crate::core::limiter::adaptive::Call;
 use crate::core::outcome::Outcome;
 use crate::core::retry::Run;
 use crate::py::awaitable::Visiting;
 use crate::py::breaker::CircuitBreaker;
 use crate::py::limiter::{Entry, RateLimiter};
+use crate::py::llm::PyReservation;
 use crate::py::names;
+use crate::py::waiting::Waker;
 
 /// All attempts of one call.
 pub(super) struct Attempts {
@@ -34,6 +37,10 @@ pub(super) struct Attempts {
     running: bool,
     pub(super) pass: Option<Pass>,
     bulkhead: bool,
+    /// The attempt as a bulkhead sees it whose slots find their own number.
+    pub(super) slot: Option<Call>,
+    /// It failed as the other side had too much to do.
+    pub(super) overloaded: bool,
     /// What of a stream says how much it took.
     told: Option<Py<PyAny>>,
     /// What an attempt may cost, in millionths of a USD.
@@ -46,6 +53,25 @@ pub(super) struct Attempts {
     pub(super) before: Option<Py<PyAny>>,
     /// For whoever writes attempts down.
     pub(super) noted: Option<Box<Noted>>,
+}
+
+/// Who is to know that a stream's first item has come, to be told with no lock held.
+#[must_use]
+pub(super) struct FirstToken {
+    reservation: Option<Py<PyReservation>>,
+    slots: Option<(Py<RateLimiter>, Vec<Waker>)>,
+}
+
+impl FirstToken {
+    /// Tells them.
+    pub(super) fn tell(self, py: Python<'_>) {
+        if let Some(reservation) = self.reservation {
+            reservation.get().first(py);
+        }
+        if let Some((bulkhead, wakers)) = self.slots {
+            bulkhead.get().wake(py, wakers);
+        }
+    }
 }
 
 /// What has passed.
@@ -77,6 +103,8 @@ impl Attempts {
             running: false,
             pass: None,
             bulkhead: false,
+            slot: None,
+            overloaded: false,
             told: None,
             cost: None,
             wasted: None,
@@ -275,6 +303,9 @@ impl Attempts {
                 .map_err(|refusal| breaker.get().open_error(py, &refusal))?;
             self.permit = Some(permit);
         }
+        if let Some(bulkhead) = self.plan.parts().bulkhead {
+            self.slot = bulkhead.get().begins();
+        }
         self.running = true;
         self.note_begun();
         Ok(())
@@ -329,6 +360,22 @@ impl Attempts {
         }
     }
 
+    /// A stream's first item has come: what limits that find themselves are to know.
+    pub(super) fn first_token(&mut self, py: Python<'_>) -> FirstToken {
+        let reservation = match &self.pass {
+            Some(Pass::Reservation(reservation)) => Some(reservation.clone_ref(py)),
+            _ => None,
+        };
+        let slots = match (&mut self.slot, self.plan.parts().bulkhead) {
+            (Some(call), Some(bulkhead)) => {
+                let wakers = bulkhead.get().first_token_quietly(call);
+                Some((bulkhead.clone_ref(py), wakers))
+            }
+            _ => None,
+        };
+        FirstToken { reservation, slots }
+    }
+
     /// The guard whose calls may be hedged.
     #[inline]
     pub(super) fn hedged(&self) -> Option<&Py<Guard>> {
@@ -341,10 +388,10 @@ impl Attempts {
         if let Some(result) = result {
             self.learn(py, result, outcome);
         }
-        self.give_back_bulkhead(py);
+        self.give_back_bulkhead(py, outcome);
         if let (Some(pass), Some(gate)) = (self.pass.take(), self.plan.parts().gate) {
             self.cost = pass.micro_usd();
-            self.wasted = gate.end(py, pass, outcome, None);
+            self.wasted = gate.end(py, pass, outcome, false, None);
         }
     }
 
@@ -364,11 +411,12 @@ impl Attempts {
         self.pass.as_ref().and_then(Pass::micro_usd)
     }
 
-    fn give_back_bulkhead(&mut self, py: Python<'_>) {
+    fn give_back_bulkhead(&mut self, py: Python<'_>, outcome: Outcome) {
+        let call = self.slot.take();
         if std::mem::take(&mut self.bulkhead)
             && let Some(bulkhead) = self.plan.parts().bulkhead
         {
-            bulkhead.get().release(py);
+            bulkhead.get().release_after(py, call, outcome);
         }
     }
 
@@ -391,14 +439,15 @@ impl Attempts {
             parts.count_outcome(outcome);
         }
         self.line = Line::None;
-        self.give_back_bulkhead(py);
+        let overloaded = std::mem::take(&mut self.overloaded);
+        self.give_back_bulkhead(py, if overloaded { Outcome::Throttled } else { outcome });
         let parts = self.plan.parts();
         let mut spend = self.wasted.take();
         let noted = self.to_be_noted(py);
         if let (Some(pass), Some(gate)) = (self.pass.take(), parts.gate) {
             if ran {
                 let told = self.told.take();
-                spend = gate.end(py, pass, outcome, told.as_ref().or(result));
+                spend = gate.end(py, pass, outcome, overloaded, told.as_ref().or(result));
             } else {
                 gate.give_back(py, pass);
             }

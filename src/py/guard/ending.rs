@@ -6,6 +6,7 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 
 use super::attempts::Attempts;
+use super::gate::Pass;
 use crate::core::clock::Nanos;
 use crate::core::outcome::Outcome;
 use crate::core::retry::Verdict;
@@ -31,6 +32,12 @@ impl Attempts {
         self.learn(py, result, outcome);
         if let Some(pass) = &self.pass {
             self.cost = pass.micro_usd();
+        }
+        if outcome == Outcome::Failure
+            && let Err(error) = result
+            && (self.slot.is_some() || matches!(self.pass, Some(Pass::Reservation(_))))
+        {
+            self.overloaded = outcome::is_overload(error.value(py).as_any());
         }
         self.release_with(py, outcome, result.as_ref().ok());
         if self.run.is_none() || outcome == Outcome::Success || !may {

@@ -147,6 +147,7 @@ impl Gate {
         py: Python<'_>,
         pass: Pass,
         outcome: Outcome,
+        overloaded: bool,
         result: Option<&Py<PyAny>>,
     ) -> Option<Spend> {
         let (Self::Tokens(tokens), Pass::Reservation(reservation)) = (self, &pass) else {
@@ -162,7 +163,7 @@ impl Gate {
             }),
             Outcome::Failure => {
                 let spend = reservation.get().spend();
-                reservation.get().produced_nothing(py);
+                reservation.get().produced_nothing(py, overloaded);
                 return Some(spend);
             }
             Outcome::Throttled => {
@@ -175,7 +176,7 @@ impl Gate {
             // The call itself has its result.
             unraisable(error, tokens.usage.bind(py));
         }
-        reservation.get().as_reserved(py);
+        reservation.get().as_reserved(py, outcome);
         None
     }
 

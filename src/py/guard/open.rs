@@ -73,6 +73,17 @@ impl OpenAttempt {
         })
     }
 
+    /// The first token of its answer has come.
+    fn first_token(&self, py: Python<'_>) -> PyResult<()> {
+        edge("_OpenAttempt.first_token", || {
+            let first = self.0.lock().as_mut().map(|attempts| attempts.first_token(py));
+            if let Some(first) = first {
+                first.tell(py);
+            }
+            Ok(())
+        })
+    }
+
     /// Nobody wants to know how it ends: what it held goes back.
     fn abandon(&self, py: Python<'_>) -> PyResult<()> {
         edge("_OpenAttempt.abandon", || {

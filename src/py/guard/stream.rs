@@ -311,7 +311,11 @@ impl Steps for StreamStep {
             (At::Fallback | At::Pause | At::Rival, Err(error)) => Err(error),
             (At::Item, Ok(_)) if matches!(self.ask, Ask::Close) => Ok(self.closed(py)),
             (At::Item, Ok(item)) => {
-                self.live()?.attempts.note_item(item.bind(py));
+                let live = self.live()?;
+                if !live.flowing {
+                    live.attempts.first_token(py).tell(py);
+                }
+                live.attempts.note_item(item.bind(py));
                 Ok(self.item(item))
             }
             (At::Item | At::Attempt, Err(error)) => self.broken(py, error),

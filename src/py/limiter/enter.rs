@@ -6,10 +6,12 @@ use pyo3::prelude::*;
 use super::request::Request;
 use super::{Core, Out, RateLimiter};
 use crate::core::clock::{NEVER, Nanos};
+use crate::core::limiter::adaptive::Call;
 use crate::core::limiter::{Decision, Limit, Reason};
+use crate::core::outcome::Outcome;
 use crate::py::awaitable::{Unclaimed, ready_or_back};
 use crate::py::convert::duration_or_zero;
-use crate::py::waiting::{exceeded, place};
+use crate::py::waiting::{Waker, exceeded, place};
 
 /// Gives back what a granted, never awaited `acquire` has spent.
 fn give_back(limiter: &Bound<'_, PyAny>, spent: &Unclaimed) {
@@ -137,6 +139,33 @@ impl RateLimiter {
     pub(crate) fn release(&self, py: Python<'_>) {
         if self.forked.leaves() {
             self.calling(py, Core::release_slot);
+        }
+    }
+
+    /// A call begins that holds a slot; `None` where nothing is learned from it.
+    #[inline]
+    pub(crate) fn begins(&self) -> Option<Call> {
+        self.core.begins()
+    }
+
+    /// The first token of a call's answer has come: whom to [`RateLimiter::wake`].
+    pub(crate) fn first_token_quietly(&self, call: &mut Call) -> Vec<Waker> {
+        let mut out = Out::new();
+        self.core.first_token(call, &mut out);
+        out.take_wakes()
+    }
+
+    /// Wakes whom the core has said.
+    pub(crate) fn wake(&self, py: Python<'_>, wakers: Vec<Waker>) {
+        self.wakes.send(py, wakers);
+    }
+
+    /// [`RateLimiter::release`] of a call that has ended so.
+    #[inline]
+    pub(crate) fn release_after(&self, py: Python<'_>, call: Option<Call>, outcome: Outcome) {
+        let Some(call) = call else { return self.release(py) };
+        if self.forked.leaves() {
+            self.calling(py, |core, out| core.end_call(&call, outcome, out));
         }
     }
 

@@ -3,6 +3,7 @@
 //! A granted `acquire` is one native call that returns a [`ready`] awaitable;
 //! only a refused one reaches Python, the `Place` of `ferrogate/_waiting.py`.
 
+pub(super) mod adaptive;
 mod enter;
 mod forked;
 pub(super) mod headers;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use self::adaptive::{PyAdaptiveConcurrency, Slots};
 pub(crate) use self::enter::Entry;
 use self::forked::Forked;
 use self::hold::PyHold;
@@ -46,6 +48,7 @@ type Out = Outbox<Key, Waker>;
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyLimit>()?;
     m.add_class::<PyDecision>()?;
+    m.add_class::<PyAdaptiveConcurrency>()?;
     m.add_class::<RateLimiter>()?;
     m.add_class::<PyHold>()?;
     m.add_function(wrap_pyfunction!(headers::parse_rate_limit_headers, m)?)?;
@@ -80,13 +83,15 @@ impl RateLimiter {
         enabled: bool,
     ) -> PyResult<Self> {
         edge("RateLimiter", || {
+            let slots = burst.as_ref().map(|burst| Slots::from("burst", burst)).transpose()?;
             let limits = limits.iter().map(limit_from).collect::<PyResult<Vec<_>>>()?;
             let enabled = enabled && !globally_disabled();
             let store = store.filter(|_| enabled);
             let sharing = store.map(|options| sharing(&limits, options)).transpose()?;
             let settings = Settings {
                 limits,
-                burst: burst.as_ref().map(|burst| count("burst", burst)).transpose()?,
+                burst: slots.and_then(Slots::fixed),
+                adaptive: slots.and_then(Slots::adaptive),
                 algorithm: Algorithm::parse(algorithm)?,
                 max_keys: count("max_keys", max_keys)? as usize,
                 max_waiters: count("max_waiters", max_waiters)? as usize,
@@ -278,6 +283,11 @@ impl RateLimiter {
     /// `(members, joined, alone, slice, asks, failures, losses)` where the limits are shared.
     fn _sharing(&self) -> PyResult<Option<Sharing>> {
         edge("RateLimiter._sharing", || Ok(self.store.as_ref().map(Store::figures)))
+    }
+
+    /// What is known of slots that find their own number.
+    fn _adaptive_stats<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        edge("RateLimiter._adaptive_stats", || adaptive::stats(py, self.core.adaptive_stats()))
     }
 
     #[getter]

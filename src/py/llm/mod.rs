@@ -5,6 +5,7 @@
 //! reservation with it, and that gives itself back.
 
 mod denial;
+mod finding;
 mod request;
 mod reservation;
 mod wait;
@@ -15,7 +16,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use self::denial::{PyDenial, amount};
-use self::request::{LIMITS, ask, change, limit, nano_usd, slots, weights, whole};
+use self::finding::Found;
+use self::request::{LIMITS, ask, change, limit, nano_usd, weights, whole};
 pub(crate) use self::reservation::PyReservation;
 use crate::core::clock::{NEVER, Nanos};
 use crate::core::key::Key;
@@ -23,9 +25,11 @@ use crate::core::limiter::Outbox;
 use crate::core::limiter::llm::{
     Ask, Change, Dimension, Fairness, Grant, LlmLimiter, Settings, Told, Usage, Verdict,
 };
+use crate::core::outcome::Outcome;
 use crate::py::awaitable::ready;
 use crate::py::convert::{clock, duration_or_zero, globally_disabled};
 use crate::py::edge::edge;
+use crate::py::limiter::adaptive::Slots;
 use crate::py::limiter::count;
 use crate::py::waiting::{Waker, Wakes, place, seconds};
 
@@ -75,8 +79,8 @@ impl LLMLimiter {
     }
 
     /// The request is done.
-    pub(crate) fn settle(&self, py: Python<'_>, granted: Granted, usage: &Usage) {
-        self.calling(py, |core, out| core.settle(granted, usage, out));
+    pub(crate) fn settle(&self, py: Python<'_>, granted: Granted, usage: &Usage, outcome: Outcome) {
+        self.calling(py, |core, out| core.settle_as(granted, usage, outcome, out));
     }
 
     /// The request came to nothing; whom to wake.
@@ -123,7 +127,7 @@ impl LLMLimiter {
 impl LLMLimiter {
     #[new]
     #[pyo3(signature = (
-        name, *, limits, concurrency, fairness, weights, max_waiters, max_tenants, max_models,
+        name, *, limits, concurrency, adaptive_rate, fairness, weights, max_waiters, max_tenants, max_models,
         estimate_quantile, default_output_tokens, window_margin, clock, enabled
     ))]
     #[allow(clippy::too_many_arguments)] // Python's constructor
@@ -131,6 +135,7 @@ impl LLMLimiter {
         name: Option<String>,
         limits: [Option<Bound<'_, PyAny>>; Dimension::ALL.len()],
         concurrency: Argument<'_, '_>,
+        adaptive_rate: bool,
         fairness: &str,
         weights: Argument<'_, '_>,
         max_waiters: &Bound<'_, PyAny>,
@@ -153,11 +158,14 @@ impl LLMLimiter {
                 let message = "weights: expected none with fairness=\"fifo\"; use \"weighted\"";
                 return Err(PyValueError::new_err(message));
             }
+            let slots = concurrency.map(|slots| Slots::from("concurrency", slots)).transpose()?;
             let usual = Settings::<Key>::default();
             let margin = duration_or_zero("window_margin", window_margin)?;
             let settings = Settings {
                 limits: numbers,
-                concurrency: concurrency.map(slots).transpose()?,
+                concurrency: slots.and_then(Slots::fixed),
+                adaptive: slots.and_then(Slots::adaptive),
+                adaptive_rate,
                 period: usual.period.saturating_add(margin),
                 fairness,
                 weights,
@@ -370,6 +378,27 @@ impl LLMLimiter {
         })
     }
 
+    /// The provider has refused a request, for its rate or only for the load; ``reservation``:
+    /// which one, if known.
+    fn _refused(
+        &self,
+        py: Python<'_>,
+        for_rate: bool,
+        reservation: Option<&Bound<'_, PyReservation>>,
+    ) -> PyResult<()> {
+        edge("LLMLimiter._refused", || {
+            let answered = reservation.map(|reservation| reservation.get().mark());
+            self.calling(py, |core, out| core.refused(answered, for_rate, out));
+            Ok(())
+        })
+    }
+
+    /// What is known of limits that find themselves: on concurrency, and `(share, cuts, told)` of
+    /// those per minute.
+    fn _adaptive_stats<'py>(&self, py: Python<'py>) -> PyResult<Found<'py>> {
+        edge("LLMLimiter._adaptive_stats", || self.found(py))
+    }
+
     /// ``update`` with ``...`` for what stays.
     fn _update(
         &self,
@@ -382,8 +411,8 @@ impl LLMLimiter {
             for (d, given) in limits.iter().enumerate() {
                 changes[d] = change(given, |value| limit(d, value))?;
             }
-            let concurrency = change(concurrency, slots)?;
-            self.calling(py, |core, out| core.update(changes, concurrency, out))?;
+            let concurrency = change(concurrency, |slots| Slots::from("concurrency", slots))?;
+            self.reconfigure(py, changes, concurrency)?;
             Ok(())
         })
     }

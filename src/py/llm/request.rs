@@ -7,7 +7,7 @@ use pyo3::types::{PyBool, PyDict, PyEllipsis, PyString};
 use crate::core::key::Key;
 use crate::core::limiter::llm::{Ask, Change, Dimension, NANO_USD, Usage, WEIGHT_ONE};
 use crate::py::convert::type_name;
-use crate::py::limiter::{count, key_from};
+use crate::py::limiter::key_from;
 use crate::py::names;
 
 type Argument<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
@@ -142,11 +142,6 @@ pub(super) fn change<T>(
         return Ok(Change::Keep);
     }
     Ok(Change::To(if value.is_none() { None } else { Some(convert(value)?) }))
-}
-
-/// Slots.
-pub(super) fn slots(value: &Bound<'_, PyAny>) -> PyResult<u32> {
-    count("concurrency", value)
 }
 
 /// Tenants' weights, a dict of numbers above zero.

@@ -7,12 +7,14 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::denial::usd;
 use super::request::usage;
-use super::{Granted, LLMLimiter};
+use super::{Granted, LLMLimiter, Out};
 use crate::core::breaker::Spend;
 use crate::core::limiter::llm::{Amounts, Dimension, Mark, Usage};
+use crate::core::outcome::Outcome;
 use crate::core::sync::Mutex;
 use crate::py::awaitable::ready;
 use crate::py::edge::edge;
+use crate::py::outcome;
 use crate::py::waiting::Waker;
 
 /// What has become of it.
@@ -60,10 +62,10 @@ impl PyReservation {
         Some(granted)
     }
 
-    fn settle_with(&self, py: Python<'_>, usage: &Usage) -> bool {
+    fn settle_with(&self, py: Python<'_>, usage: &Usage, outcome: Outcome) -> bool {
         let Some(granted) = self.take(SETTLED) else { return false };
         *self.used.lock() = *usage;
-        self.limiter.get().settle(py, granted, usage);
+        self.limiter.get().settle(py, granted, usage, outcome);
         true
     }
 
@@ -85,20 +87,49 @@ impl PyReservation {
         self.give_back(py);
     }
 
-    /// It was sent, and nobody knows what it took.
-    pub(crate) fn as_reserved(&self, py: Python<'_>) {
-        self.settle_with(py, &Usage::default());
+    /// It was sent, ended so, and nobody knows what it took.
+    pub(crate) fn as_reserved(&self, py: Python<'_>, outcome: Outcome) {
+        self.settle_with(py, &Usage::default(), outcome);
     }
 
-    /// It was sent, and no answer was made.
-    pub(crate) fn produced_nothing(&self, py: Python<'_>) {
-        self.settle_with(py, &Usage { output: Some(0), usd: Some(0), input: None });
+    /// The other side had too much to do; `for_rate`: it said so.
+    fn overloaded(&self, py: Python<'_>, for_rate: bool) {
+        let limiter = self.limiter.get();
+        limiter.calling(py, |core, out| core.refused(Some(self.mark), for_rate, out));
+    }
+
+    /// It was sent, and no answer was made; `overloaded`: the load may be why.
+    pub(crate) fn produced_nothing(&self, py: Python<'_>, overloaded: bool) {
+        if overloaded {
+            self.overloaded(py, false);
+        }
+        let nothing = Usage { output: Some(0), usd: Some(0), input: None };
+        self.settle_with(py, &nothing, Outcome::Failure);
     }
 
     /// It was sent, and refused before anything was made of it.
     pub(crate) fn sent_and_refused(&self, py: Python<'_>) {
         self.sent.store(true, Ordering::Relaxed);
-        self.give_back(py);
+        if let Some(granted) = self.take(RELEASED) {
+            self.limiter.get().refuse(py, granted);
+        }
+    }
+
+    /// The first token of its answer has come; true if it is the first.
+    pub(crate) fn first(&self, py: Python<'_>) -> bool {
+        let limiter = self.limiter.get();
+        let mut wakers = Vec::new();
+        let is_first = {
+            let mut granted = self.granted.lock();
+            granted.as_mut().is_some_and(|granted| {
+                let mut out = Out::new();
+                let is_first = limiter.core.first_token(granted, &mut out);
+                wakers = out.take_wakes();
+                is_first
+            })
+        };
+        limiter.wakes.send(py, wakers);
+        is_first
     }
 
     /// What it stands for.
@@ -121,8 +152,14 @@ impl PyReservation {
     /// The end of a block: as reserved, or, when it raised, given back.
     fn end(&self, py: Python<'_>, raised: &Bound<'_, PyAny>) {
         if raised.is_none() {
-            self.settle_with(py, &Usage::default());
+            self.settle_with(py, &Usage::default(), Outcome::Success);
         } else {
+            if self.limiter.get().core.finds_itself() {
+                let throttled = outcome::of_error(raised) == Outcome::Throttled;
+                if throttled || outcome::is_overload(raised) {
+                    self.overloaded(py, throttled);
+                }
+            }
             self.give_back(py);
         }
     }
@@ -163,8 +200,15 @@ impl PyReservation {
     ) -> PyResult<bool> {
         edge("Reservation.settle", || {
             let usage = usage(input_tokens, output_tokens, cost_usd)?;
-            Ok(self.settle_with(py, &usage))
+            Ok(self.settle_with(py, &usage, Outcome::Success))
         })
+    }
+
+    /// The first token of a streamed answer has come, for a limiter whose concurrency goes by
+    /// that or by the time per token; true the first time. Through a :class:`Guard` a stream's
+    /// first item says so.
+    fn first_token(&self, py: Python<'_>) -> PyResult<bool> {
+        edge("Reservation.first_token", || Ok(self.first(py)))
     }
 
     /// The call came to nothing: refunds tokens and dollars, and the request itself unless it
@@ -186,12 +230,12 @@ impl PyReservation {
     fn __exit__(
         &self,
         py: Python<'_>,
-        raised: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
+        _raised: &Bound<'_, PyAny>,
+        error: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         edge("Reservation.__exit__", || {
-            self.end(py, raised);
+            self.end(py, error);
             Ok(())
         })
     }
@@ -203,12 +247,12 @@ impl PyReservation {
     fn __aexit__<'py>(
         &self,
         py: Python<'py>,
-        raised: &Bound<'_, PyAny>,
-        _value: &Bound<'_, PyAny>,
+        _raised: &Bound<'_, PyAny>,
+        error: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         edge("Reservation.__aexit__", || {
-            self.end(py, raised);
+            self.end(py, error);
             ready(py, py.None().into_bound(py))
         })
     }

@@ -1,6 +1,6 @@
 //! Additive increase, multiplicative decrease.
 
-use super::{check_range, check_ratio, whole};
+use super::{Herd, check_range, check_ratio, whole};
 use crate::core::clock::Nanos;
 use crate::core::error::InvalidArgument;
 use crate::core::outcome::Outcome;
@@ -17,12 +17,12 @@ pub struct AimdSettings {
     /// By how much it rises after as many successes as it allows.
     pub step: f64,
     /// What is left of it after a refusal, as a ratio.
-    pub kept: f64,
+    pub backoff_ratio: f64,
 }
 
 impl Default for AimdSettings {
     fn default() -> Self {
-        Self { initial: 10, least: 1, most: 1_000, step: 1.0, kept: 0.7 }
+        Self { initial: 10, least: 1, most: 1_000, step: 1.0, backoff_ratio: 0.7 }
     }
 }
 
@@ -30,14 +30,12 @@ impl Default for AimdSettings {
 /// the other side refuses (D.-M. Chiu, R. Jain, "Analysis of the Increase and Decrease Algorithms
 /// for Congestion Avoidance", Computer Networks and ISDN Systems 17, 1989).
 ///
-/// Of many calls that were under way together and refused, the first one cuts it: the others
-/// began before that, and say nothing about the limit as it is now (as TCP has it since RFC 6582).
+/// A herd that is refused together cuts it once.
 #[derive(Clone, Copy, Debug)]
 pub struct Aimd {
     settings: AimdSettings,
     limit: f64,
-    /// Calls that began before then do not change it.
-    cut_at: Option<Nanos>,
+    herd: Herd,
 }
 
 impl Aimd {
@@ -46,12 +44,12 @@ impl Aimd {
     /// not between 0 and 1.
     pub fn new(settings: AimdSettings) -> Result<Self, InvalidArgument> {
         check_range(settings.least, settings.initial, settings.most)?;
-        check_ratio("kept", settings.kept)?;
+        check_ratio("backoff_ratio", settings.backoff_ratio)?;
         if !(settings.step.is_finite() && settings.step > 0.0) {
             let message = format!("expected a finite number above 0, got {}", settings.step);
             return Err(InvalidArgument::new("step", message));
         }
-        Ok(Self { settings, limit: settings.initial as f64, cut_at: None })
+        Ok(Self { settings, limit: settings.initial as f64, herd: Herd::default() })
     }
 
     /// What is allowed now.
@@ -65,7 +63,7 @@ impl Aimd {
     ///
     /// A limit that is not made use of says nothing about a higher one, and does not rise.
     pub fn ended(&mut self, outcome: Outcome, used: u64, begun: Nanos, now: Nanos) -> bool {
-        if self.cut_at.is_some_and(|cut| begun < cut) {
+        if self.herd.began_before(begun) {
             return false;
         }
         let (least, most) = (self.settings.least as f64, self.settings.most as f64);
@@ -75,9 +73,8 @@ impl Aimd {
                 false
             }
             Outcome::Throttled => {
-                self.limit = (self.limit * self.settings.kept).max(least);
-                // What begins at this very instant may have been sent before.
-                self.cut_at = Some(now.saturating_add(1));
+                self.limit = (self.limit * self.settings.backoff_ratio).max(least);
+                self.herd.cut(now);
                 true
             }
             _ => false,

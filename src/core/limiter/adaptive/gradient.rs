@@ -1,6 +1,7 @@
 //! A limit on concurrency from the slope of latency.
 
-use super::{check_range, check_ratio, whole};
+use super::{Herd, check_range, check_ratio, whole};
+use crate::core::clock::Nanos;
 use crate::core::error::InvalidArgument;
 
 /// How a [`Gradient`] is set up.
@@ -13,9 +14,11 @@ pub struct GradientSettings {
     /// It never rises above.
     pub most: u64,
     /// How much may queue at the other side: what the limit rises by when latency does not.
-    pub queue: f64,
+    pub queue_size: f64,
     /// The share of each new estimate in the limit, as a ratio.
     pub smoothing: f64,
+    /// What is left of it after a refusal, as a ratio.
+    pub backoff_ratio: f64,
     /// By so many times latency may exceed the usual one before it counts.
     pub tolerance: f64,
     /// Samples that are averaged to one estimate.
@@ -30,8 +33,9 @@ impl Default for GradientSettings {
             initial: 20,
             least: 1,
             most: 1_000,
-            queue: 4.0,
+            queue_size: 4.0,
             smoothing: 0.2,
+            backoff_ratio: 0.7,
             tolerance: 1.5,
             window: 10,
             probe_every: 100,
@@ -69,6 +73,7 @@ pub struct Gradient {
     /// Estimates since the last search for it.
     estimates: u32,
     probing: bool,
+    herd: Herd,
 }
 
 impl Gradient {
@@ -77,9 +82,10 @@ impl Gradient {
     pub fn new(settings: GradientSettings) -> Result<Self, InvalidArgument> {
         check_range(settings.least, settings.initial, settings.most)?;
         check_ratio("smoothing", settings.smoothing)?;
-        if !(settings.queue.is_finite() && settings.queue > 0.0) {
-            let message = format!("expected a finite number above 0, got {}", settings.queue);
-            return Err(InvalidArgument::new("queue", message));
+        check_ratio("backoff_ratio", settings.backoff_ratio)?;
+        if !(settings.queue_size.is_finite() && settings.queue_size > 0.0) {
+            let message = format!("expected a finite number above 0, got {}", settings.queue_size);
+            return Err(InvalidArgument::new("queue_size", message));
         }
         if !(settings.tolerance.is_finite() && settings.tolerance >= 1.0) {
             let got = settings.tolerance;
@@ -103,6 +109,7 @@ impl Gradient {
             usual: 0.0,
             estimates: 0,
             probing: false,
+            herd: Herd::default(),
         })
     }
 
@@ -144,6 +151,20 @@ impl Gradient {
         }
     }
 
+    /// A call that began at `begun` was refused, or had no answer in time: cuts the limit, once
+    /// for a herd. True if it was cut.
+    ///
+    /// Latency says nothing about those: a refusal is fast.
+    pub fn refused(&mut self, begun: Nanos, now: Nanos) -> bool {
+        if self.herd.began_before(begun) {
+            return false;
+        }
+        self.limit = (self.limit * self.settings.backoff_ratio).max(self.settings.least as f64);
+        (self.sum, self.samples, self.in_flight) = (0.0, 0, 0);
+        self.herd.cut(now);
+        true
+    }
+
     fn estimate(&mut self, present: f64, in_flight: u64) {
         // Half used: whatever latency is, it is not this limit that makes it.
         let free = (in_flight as f64) < self.limit / 2.0;
@@ -171,7 +192,7 @@ impl Gradient {
         }
         // At least a half, so that one outlier does not take all.
         let gradient = (self.settings.tolerance * self.usual / present).clamp(0.5, 1.0);
-        let wanted = self.limit * gradient + self.settings.queue;
+        let wanted = self.limit * gradient + self.settings.queue_size;
         let (least, most) = (self.settings.least as f64, self.settings.most as f64);
         self.limit =
             (self.limit + (wanted - self.limit) * self.settings.smoothing).clamp(least, most);

@@ -2,20 +2,47 @@
 //!
 //! Two ways, for two things that can be seen. [`Aimd`] goes by refusals: it grows until there is
 //! one. [`Gradient`] goes by latency (of whatever kind: to the first token, for each token): it
-//! shrinks as that rises, before anybody is refused. Neither has a clock, a lock or a thread;
-//! their owner tells them what happened and reads `limit`.
+//! shrinks as that rises, before anybody is refused. [`Adaptive`] is either of them with what it
+//! reads from a call's course. None has a clock, a lock or a thread; their owner tells them what
+//! happened and reads `limit`.
 
 mod aimd;
+mod concurrency;
 mod gradient;
 
+#[cfg(test)]
+#[cfg(not(ferrogate_loom))]
+mod concurrency_tests;
 #[cfg(test)]
 #[cfg(not(ferrogate_loom))]
 mod tests;
 
 pub use self::aimd::{Aimd, AimdSettings};
+pub use self::concurrency::{Adaptive, AdaptiveStats, Call, ConcurrencySettings, Law, Signal};
 pub use self::gradient::{Gradient, GradientSettings};
 
+use crate::core::clock::Nanos;
 use crate::core::error::InvalidArgument;
+
+/// Of many calls that were under way together and refused, the first one cuts a limit: the others
+/// began before that, and say nothing about the limit as it is now (as TCP has it since RFC 6582).
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::core::limiter) struct Herd {
+    cut_at: Option<Nanos>,
+}
+
+impl Herd {
+    /// Whether what began then began before the last cut.
+    pub(in crate::core::limiter) fn began_before(&self, begun: Nanos) -> bool {
+        self.cut_at.is_some_and(|cut| begun < cut)
+    }
+
+    /// It is cut now.
+    pub(in crate::core::limiter) fn cut(&mut self, now: Nanos) {
+        // What begins at this very instant may have been sent before.
+        self.cut_at = Some(now.saturating_add(1));
+    }
+}
 
 /// The whole of a limit that is kept as a fraction.
 fn whole(limit: f64) -> u64 {

@@ -115,11 +115,11 @@ fn contradictions_are_refused() {
     assert_eq!(refused(AimdSettings { initial: 2_000, ..usual }), "initial");
     assert_eq!(refused(AimdSettings { step: 0.0, ..usual }), "step");
     assert_eq!(refused(AimdSettings { step: f64::NAN, ..usual }), "step");
-    assert_eq!(refused(AimdSettings { kept: 1.0, ..usual }), "kept");
+    assert_eq!(refused(AimdSettings { backoff_ratio: 1.0, ..usual }), "backoff_ratio");
     let usual = GradientSettings::default();
     let refused = |settings| Gradient::new(settings).unwrap_err().argument;
     assert_eq!(refused(GradientSettings { least: 30, ..usual }), "initial");
-    assert_eq!(refused(GradientSettings { queue: f64::INFINITY, ..usual }), "queue");
+    assert_eq!(refused(GradientSettings { queue_size: f64::INFINITY, ..usual }), "queue_size");
     assert_eq!(refused(GradientSettings { smoothing: 0.0, ..usual }), "smoothing");
     assert_eq!(refused(GradientSettings { tolerance: 0.5, ..usual }), "tolerance");
     assert_eq!(refused(GradientSettings { window: 0, ..usual }), "window");
@@ -134,10 +134,10 @@ proptest! {
         (least, initial, most) in (1_u64..50, 0_u64..50, 0_u64..50)
             .prop_map(|(least, up, more)| (least, least + up, least + up + more)),
         step in 0.01..20.0_f64,
-        kept in 0.01..0.99_f64,
+        backoff_ratio in 0.01..0.99_f64,
         ends in proptest::collection::vec((0..4_usize, 0_u64..200, 0_u64..100, 0_u64..50), 1..200),
     ) {
-        let mut limit = aimd(AimdSettings { initial, least, most, step, kept });
+        let mut limit = aimd(AimdSettings { initial, least, most, step, backoff_ratio });
         let mut now: Nanos = 0;
         for (outcome, used, ago, later) in ends {
             now += later;

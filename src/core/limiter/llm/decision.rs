@@ -4,6 +4,7 @@ use super::amounts::{Amounts, Dimension, Totals};
 use super::log::Number;
 use crate::core::clock::{NEVER, Nanos};
 use crate::core::limiter::Reason;
+use crate::core::limiter::adaptive::Call;
 
 /// One request, as its caller knows it.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +60,8 @@ pub struct Mark {
     pub(super) used: Totals,
     /// The process that it was granted in, counted by forks.
     pub(super) epoch: u32,
+    /// As it began.
+    pub(super) call: Call,
 }
 
 /// What has been granted. Neither cloned nor copied: it is settled or released once.

@@ -2,6 +2,7 @@
 
 use super::amounts::{Amounts, DIMENSIONS, Dimension, Totals};
 use super::log::{Number, SpendLog, View};
+use super::rate::{Rate, RateStats};
 use crate::core::clock::{NEVER, Nanos};
 
 /// Requests per window where nothing else bounds them: what a log of 60 MB holds.
@@ -43,16 +44,23 @@ pub(super) struct Ledger {
     foreign: [Foreign; DIMENSIONS],
     /// Nothing is granted before.
     paused_until: Nanos,
+    /// Cuts what is allowed where the provider does not tell its limits.
+    rate: Option<Rate>,
 }
 
 impl Ledger {
-    pub(super) fn new(period: Nanos, configured: [Option<u64>; DIMENSIONS]) -> Self {
+    pub(super) fn new(
+        period: Nanos,
+        configured: [Option<u64>; DIMENSIONS],
+        adaptive: bool,
+    ) -> Self {
         Self {
             log: SpendLog::new(period),
             configured,
             learned: [None; DIMENSIONS],
             foreign: [Foreign::default(); DIMENSIONS],
             paused_until: 0,
+            rate: adaptive.then(Rate::default),
         }
     }
 
@@ -64,8 +72,15 @@ impl Ledger {
         &self.configured
     }
 
-    /// What is allowed per window: ours or what the provider told, whichever is less.
+    /// What is allowed per window now: [`Ledger::allowed`], or less after a refusal.
     pub(super) fn limit(&self, dimension: Dimension) -> Option<u64> {
+        let cap = self.cap(dimension.index());
+        let cut = (cap < self.bound(dimension.index())).then_some(cap);
+        cut.or(self.allowed(dimension))
+    }
+
+    /// What may be allowed per window: ours or what the provider told, whichever is less.
+    pub(super) fn allowed(&self, dimension: Dimension) -> Option<u64> {
         let d = dimension.index();
         match (self.configured[d], self.learned[d]) {
             (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
@@ -77,6 +92,44 @@ impl Ledger {
         let unlimited = if d == Dimension::Requests.index() { MOST_REQUESTS } else { u64::MAX };
         let ours = self.configured[d].unwrap_or(unlimited);
         self.learned[d].map_or(ours, |theirs| ours.min(theirs))
+    }
+
+    /// What is allowed now, of [`Ledger::bound`]. A request that is larger fits when nothing else
+    /// is used.
+    fn cap(&self, d: usize) -> u64 {
+        let bound = self.bound(d);
+        let rate = self.rate.as_ref().filter(|_| !self.is_told());
+        rate.and_then(|rate| rate.cap(d, &self.configured)).map_or(bound, |cap| cap.min(bound))
+    }
+
+    /// Whether the provider has told a limit of its own, which counts for more than a guess.
+    fn is_told(&self) -> bool {
+        self.learned.iter().any(Option::is_some)
+    }
+
+    /// Whether limits per window are found by refusals.
+    pub(super) fn finds_itself(&self) -> bool {
+        self.rate.is_some()
+    }
+
+    /// A request that began then was refused for its rate.
+    pub(super) fn refused(&mut self, begun: Nanos, now: Nanos) {
+        if !self.is_told()
+            && let Some(rate) = &mut self.rate
+        {
+            rate.refused(&self.configured, self.log.used(View::Reserved), begun, now);
+        }
+    }
+
+    /// A request that began then was answered.
+    pub(super) fn went_well(&mut self, begun: Nanos) {
+        if let Some(rate) = &mut self.rate {
+            rate.went_well(&self.configured, self.log.used(View::Reserved), begun);
+        }
+    }
+
+    pub(super) fn rate_stats(&self) -> Option<RateStats> {
+        self.rate.as_ref().map(|rate| rate.stats(self.is_told()))
     }
 
     /// Whether somebody has to keep within this dimension.
@@ -107,8 +160,10 @@ impl Ledger {
         let used = self.log.used(View::Reserved);
         now >= self.paused_until
             && (0..DIMENSIONS).all(|d| {
-                let all = used[d] + u128::from(self.foreign(now, d)) + u128::from(ask.0[d]);
-                !self.limited(d) || all <= u128::from(self.bound(d))
+                let cap = self.cap(d);
+                let ask = if cap < self.bound(d) { ask.0[d].min(cap) } else { ask.0[d] };
+                let all = used[d] + u128::from(self.foreign(now, d)) + u128::from(ask);
+                !self.limited(d) || all <= u128::from(cap)
             })
     }
 
@@ -178,9 +233,16 @@ impl Ledger {
         if !self.limited(d) {
             return 0;
         }
-        let bound = u128::from(self.bound(d));
+        let mut bound = u128::from(self.bound(d));
+        let mut ask = ask;
         if ask > bound {
             return NEVER;
+        }
+        if view == View::Reserved {
+            // Not in what is sure: it may grow back at any time.
+            let cap = u128::from(self.cap(d));
+            ask = if cap < bound { ask.min(cap) } else { ask };
+            bound = cap;
         }
         let used = self.log.used(view)[d];
         let until = |others: u128| {
@@ -214,7 +276,7 @@ impl Ledger {
     pub(super) fn left(&self, now: Nanos, dimension: Dimension) -> u64 {
         let d = dimension.index();
         let used = self.log.used(View::Reserved)[d] + u128::from(self.foreign(now, d));
-        u64::try_from(u128::from(self.bound(d)).saturating_sub(used)).unwrap_or(u64::MAX)
+        u64::try_from(u128::from(self.cap(d)).saturating_sub(used)).unwrap_or(u64::MAX)
     }
 
     /// Reserved and spent of each dimension; for [`Ledger::learn`].
@@ -240,7 +302,7 @@ impl Ledger {
     pub(super) fn debt(&self, dimension: Dimension) -> u128 {
         let d = dimension.index();
         let used = self.log.used(View::Reserved)[d];
-        if self.limited(d) { used.saturating_sub(u128::from(self.bound(d))) } else { 0 }
+        if self.limited(d) { used.saturating_sub(u128::from(self.cap(d))) } else { 0 }
     }
 
     /// Keeps to what the provider says. `seen` is what we had used when the provider judged

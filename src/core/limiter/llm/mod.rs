@@ -22,12 +22,17 @@
 mod amounts;
 mod decision;
 mod estimate;
+mod finding;
 mod ledger;
 mod line;
 mod log;
+mod rate;
 mod settings;
 mod state;
 
+#[cfg(test)]
+#[cfg(not(ferrogate_loom))]
+mod adaptive_tests;
 #[cfg(test)]
 #[cfg(not(ferrogate_loom))]
 mod line_tests;
@@ -51,17 +56,21 @@ use std::hash::Hash;
 
 pub use self::amounts::{Amounts, Dimension, NANO_USD};
 pub use self::decision::{Ask, Grant, Looked, Mark, Settled, Usage, Verdict};
+pub use self::finding::USUAL_REFUSAL;
 pub use self::ledger::Told;
 pub use self::line::WEIGHT_ONE;
+pub use self::rate::RateStats;
 pub use self::settings::{Change, Fairness, Settings};
 
 use self::estimate::Estimates;
 use self::ledger::Ledger;
 use self::line::{Done, Line, WHOLE, Want};
 use self::state::Inner;
+use super::adaptive::Adaptive;
 use super::{Outbox, Reason, Ticket, UNKNOWN};
 use crate::core::clock::{Clock, NEVER, Nanos};
 use crate::core::error::InvalidArgument;
+use crate::core::outcome::Outcome;
 use crate::core::sync::Mutex;
 
 /// What a limiter has done and holds.
@@ -120,18 +129,20 @@ impl<K: Eq + Hash + Copy, W: Clone> LlmLimiter<K, W> {
     /// When there is nothing to limit, or two settings contradict each other.
     pub fn new(settings: Settings<K>, clock: Clock) -> Result<Self, InvalidArgument> {
         let settings = settings.checked()?;
-        let Settings { concurrency, max_waiters, enabled, .. } = settings;
+        let Settings { max_waiters, enabled, .. } = settings;
+        let adaptive = settings.adaptive.map(Adaptive::new).transpose()?.map(Box::new);
         let inner = Inner {
             default_output: settings.default_output(),
-            ledger: Ledger::new(settings.period, settings.limits),
+            ledger: Ledger::new(settings.period, settings.limits, settings.adaptive_rate),
             estimates: Estimates::new(settings.quantile(), settings.max_models),
             line: Line::new(
                 settings.fairness == Fairness::Weighted,
                 settings.weights.into_iter().collect(),
                 settings.max_tenants,
             ),
-            slots: concurrency,
+            slots: adaptive.as_ref().map(|found| found.limit()).or(settings.concurrency),
             in_use: 0,
+            adaptive,
             now: clock.now(),
             next_ticket: 0,
             epoch: 0,
@@ -260,6 +271,17 @@ impl<K: Eq + Hash + Copy, W: Clone> LlmLimiter<K, W> {
     /// The request is done: corrects the reservation to what it took. Under-use can be
     /// granted to others at once; over-use counts from now on.
     pub fn settle(&self, grant: Grant<K>, usage: &Usage, out: &mut Outbox<K, W>) -> Settled {
+        self.settle_as(grant, usage, Outcome::Success, out)
+    }
+
+    /// [`LlmLimiter::settle`] for a request that has ended so.
+    pub fn settle_as(
+        &self,
+        grant: Grant<K>,
+        usage: &Usage,
+        outcome: Outcome,
+        out: &mut Outbox<K, W>,
+    ) -> Settled {
         let mut inner = self.inner.lock();
         let now = inner.tick(&self.clock);
         let [requests, input, output, _, usd] = grant.amounts.0;
@@ -274,6 +296,7 @@ impl<K: Eq + Hash + Copy, W: Clone> LlmLimiter<K, W> {
             Settled { refunded: grant.amounts.above(&actual), over: actual.above(&grant.amounts) };
         if inner.close(now, &grant, &actual) {
             inner.settled += 1;
+            self.learned(&mut inner, now, &grant.mark, outcome, usage.output);
         }
         inner.pump(now, out);
         settled
@@ -348,16 +371,7 @@ impl<K: Eq + Hash + Copy, W: Clone> LlmLimiter<K, W> {
         concurrency: Change<u32>,
         out: &mut Outbox<K, W>,
     ) -> Result<(), InvalidArgument> {
-        let mut inner = self.inner.lock();
-        let now = inner.tick(&self.clock);
-        let old = *inner.ledger.configured();
-        let limits = std::array::from_fn(|d| limits[d].over(old[d]));
-        let concurrency = concurrency.over(inner.slots);
-        settings::check_limits(&limits, concurrency)?;
-        inner.ledger.configure(limits);
-        inner.slots = concurrency;
-        inner.pump(now, out);
-        Ok(())
+        self.reconfigure(limits, concurrency, None, out)
     }
 
     /// Grants nothing for so long: the provider asked for patience. A pause under way that
@@ -448,7 +462,7 @@ impl<K: Eq + Hash + Copy, W: Clone> LlmLimiter<K, W> {
         *self.inner.lock().ledger.configured()
     }
 
-    /// The number of slots.
+    /// The number of slots; of those that find themselves, now.
     pub fn concurrency(&self) -> Option<u32> {
         self.inner.lock().slots
     }

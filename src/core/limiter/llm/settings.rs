@@ -3,6 +3,7 @@
 use super::amounts::{DIMENSIONS, Dimension};
 use crate::core::clock::{Nanos, SECOND};
 use crate::core::error::InvalidArgument;
+use crate::core::limiter::adaptive::ConcurrencySettings;
 use crate::core::quantile::PerMille;
 
 /// The output of an answer of which nothing is known, if the limits allow it.
@@ -70,6 +71,10 @@ pub struct Settings<K> {
     pub limits: [Option<u64>; DIMENSIONS],
     /// Calls at one time; `None`: no bound.
     pub concurrency: Option<u32>,
+    /// Calls at one time that find themselves, in place of `concurrency`.
+    pub adaptive: Option<ConcurrencySettings>,
+    /// Whether refusals cut what is allowed per window, where the provider does not tell.
+    pub adaptive_rate: bool,
     /// The window: a minute, and a margin for requests whose way takes unlike long.
     pub period: Nanos,
     /// Who goes next.
@@ -95,6 +100,8 @@ impl<K> Default for Settings<K> {
         Self {
             limits: [None; DIMENSIONS],
             concurrency: None,
+            adaptive: None,
+            adaptive_rate: false,
             period: 60 * SECOND,
             fairness: Fairness::Fifo,
             weights: Vec::new(),
@@ -157,7 +164,9 @@ pub(super) fn check_limits(
 
 impl<K> Settings<K> {
     pub(super) fn checked(self) -> Result<Self, InvalidArgument> {
-        check_limits(&self.limits, self.concurrency)?;
+        // A rate that is yet to be found is a limit, too.
+        let one = self.adaptive.map(|found| found.initial).or(self.adaptive_rate.then_some(1));
+        check_limits(&self.limits, self.concurrency.or(one))?;
         if self.period == 0 || self.period > MAX_PERIOD {
             let message = "expected a margin that leaves windows of at most 292 years";
             return Err(InvalidArgument::new("window_margin", message));

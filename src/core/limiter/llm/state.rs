@@ -8,7 +8,9 @@ use super::estimate::Estimates;
 use super::ledger::{self, Ledger};
 use super::line::{Done, Line, WHOLE, Want};
 use crate::core::clock::{Clock, NEVER, Nanos};
+use crate::core::limiter::adaptive::{Adaptive, Call};
 use crate::core::limiter::{Outbox, Reason, Ticket, UNKNOWN};
+use crate::core::outcome::Outcome;
 
 #[derive(Debug)]
 pub(super) struct Inner<K, W> {
@@ -18,6 +20,8 @@ pub(super) struct Inner<K, W> {
     pub(super) default_output: u64,
     pub(super) slots: Option<u32>,
     pub(super) in_use: u32,
+    /// Sets `slots`.
+    pub(super) adaptive: Option<Box<Adaptive>>,
     /// Time as this limiter has seen it: threads that raced for the lock do not turn it back.
     pub(super) now: Nanos,
     pub(super) next_ticket: Ticket,
@@ -47,7 +51,7 @@ impl<K: Eq + Hash + Copy, W: Clone> Inner<K, W> {
     pub(super) fn wanted(&self, ask: &Ask<K>) -> Wanted<K> {
         let output = ask.output.unwrap_or_else(|| self.estimated_output(ask));
         let usd = ask.usd.unwrap_or_else(|| {
-            let limit = self.ledger.limit(Dimension::Usd);
+            let limit = self.ledger.allowed(Dimension::Usd);
             let known = limit.and_then(|_| self.estimates.usd(ask.model)).unwrap_or(0);
             known.min(limit.unwrap_or(u64::MAX))
         });
@@ -59,8 +63,8 @@ impl<K: Eq + Hash + Copy, W: Clone> Inner<K, W> {
         let most = ask.max_output.unwrap_or(u64::MAX);
         let known = self.estimates.output(ask.model);
         let guess = known.unwrap_or(ask.max_output.unwrap_or(self.default_output)).min(most);
-        let output = self.ledger.limit(Dimension::OutputTokens).unwrap_or(u64::MAX);
-        let tokens = self.ledger.limit(Dimension::Tokens).unwrap_or(u64::MAX);
+        let output = self.ledger.allowed(Dimension::OutputTokens).unwrap_or(u64::MAX);
+        let tokens = self.ledger.allowed(Dimension::Tokens).unwrap_or(u64::MAX);
         guess.min(output).min(tokens.saturating_sub(ask.input))
     }
 
@@ -111,7 +115,9 @@ impl<K: Eq + Hash + Copy, W: Clone> Inner<K, W> {
             None => Ok(()),
             never => {
                 let verdict = Verdict::of(Reason::TooLarge, NEVER);
-                Err(self.blaming(self.now, &wanted.amounts, never, verdict))
+                let verdict = self.blaming(self.now, &wanted.amounts, never, verdict);
+                let limit = never.and_then(|dimension| self.ledger.allowed(dimension));
+                Err(Verdict { limit: limit.or(verdict.limit), ..verdict })
             }
         }
     }
@@ -152,7 +158,8 @@ impl<K: Eq + Hash + Copy, W: Clone> Inner<K, W> {
         self.in_use = self.in_use.saturating_add(1);
         let Wanted { amounts, model, tenant } = wanted;
         let used = [0; Dimension::ALL.len()];
-        let mark = Mark { number: None, used, epoch: self.epoch };
+        let call = Call::new(self.now, self.in_use);
+        let mark = Mark { number: None, used, epoch: self.epoch, call };
         Grant { mark, amounts, model, tenant }
     }
 
@@ -162,7 +169,8 @@ impl<K: Eq + Hash + Copy, W: Clone> Inner<K, W> {
         let number = Some(self.ledger.enter(now, amounts));
         self.in_use = self.in_use.saturating_add(1);
         self.open += 1;
-        let mark = Mark { number, used: self.ledger.all_used(), epoch: self.epoch };
+        let call = Call::new(now, self.in_use);
+        let mark = Mark { number, used: self.ledger.all_used(), epoch: self.epoch, call };
         Grant { mark, amounts, model, tenant }
     }
 
@@ -182,6 +190,25 @@ impl<K: Eq + Hash + Copy, W: Clone> Inner<K, W> {
             }
         }
         true
+    }
+
+    /// A call's first token has come.
+    pub(super) fn first_token(&mut self, now: Nanos, call: &mut Call) {
+        match &mut self.adaptive {
+            None => call.first = Some(now),
+            Some(adaptive) => {
+                adaptive.first_token(call, now);
+                self.slots = Some(adaptive.limit());
+            }
+        }
+    }
+
+    /// A call of ours has ended so.
+    pub(super) fn learn(&mut self, now: Nanos, call: &Call, outcome: Outcome, tokens: Option<u64>) {
+        if let Some(adaptive) = &mut self.adaptive {
+            adaptive.ended(call, outcome, tokens, now);
+            self.slots = Some(adaptive.limit());
+        }
     }
 
     /// As if it had not been granted.
