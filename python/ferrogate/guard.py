@@ -18,7 +18,7 @@ from ferrogate.breaker import CircuitBreaker
 from ferrogate.cache import Cache
 from ferrogate.dry_run import DryRun, dry_run
 from ferrogate.hedge import Hedge
-from ferrogate.limiter import RateLimiter
+from ferrogate.limiter import RateLimiter, RateLimiterStats
 from ferrogate.llm_limiter import LLMLimiter
 from ferrogate.recording import AttemptRecord, Recording
 from ferrogate.retry import RetryPolicy
@@ -55,6 +55,8 @@ class GuardStats(TypedDict):
     """Calls that the fallback answered."""
     classify_errors: int
     """Times that ``classify=`` raised."""
+    bulkhead: RateLimiterStats | None
+    """Of the bulkhead, whose ``burst`` is how many attempts may run now."""
 
 
 class Guard(_core.Guard):
@@ -314,7 +316,10 @@ class Guard(_core.Guard):
 
     def get_stats(self) -> GuardStats:
         """Counts since construction."""
-        return cast(GuardStats, {"name": self.name, **dict(self._counts())})
+        slots = cast("RateLimiter | None", self._bulkhead)
+        counts = dict(self._counts())
+        bulkhead = None if slots is None else slots.get_stats()
+        return cast(GuardStats, {"name": self.name, **counts, "bulkhead": bulkhead})
 
     def __repr__(self) -> str:
         stats = self.get_stats()
@@ -324,6 +329,9 @@ class Guard(_core.Guard):
             for what, count in stats.items()
             if what in ("failures", "throttled", "timeouts", "rejected", "fallbacks") and count
         ]
+        slots = stats["bulkhead"]
+        if slots is not None:
+            told.append(f"{slots['concurrent_requests']} of {slots['burst']} slots")
         return f"<Guard {self.name!r}: {', '.join(told)}>"
 
 

@@ -263,7 +263,10 @@ class RateLimiter(_core.RateLimiter):
         stats = self.get_stats()
         parts = [f"{used} of {limit}" for limit, used in stats["windows"].items()]
         if self.burst is not None:
-            parts.append(f"{stats['concurrent_requests']} of {self.burst} slots")
+            parts.append(f"{stats['concurrent_requests']} of {stats['burst']} slots")
+        found = stats["adaptive_concurrency"]
+        if found is not None:
+            parts[-1] += f" ({found['law']} of {found['signal']})"
         parts.append(f"{stats['waiting']} waiting")
         if not self.enabled:
             parts.append("disabled")

@@ -45,8 +45,8 @@ def reset_all() -> None:
     """Brings every living component back to how it was made, for the next test.
 
     Entries and statistics of every ``Cache`` and ``@cached`` (``on_evict`` is
-    told, as by ``clear()``), the windows of every ``RateLimiter``, the state of
-    every ``CircuitBreaker`` (``on_close`` is told, as by ``reset()``), the
+    told, as by ``clear()``), the windows and adaptive slots of every ``RateLimiter``, the
+    state of every ``CircuitBreaker`` (``on_close`` is told, as by ``reset()``), the
     generations of every ``ProductionOptimizer``. Settings stay, and so does what
     lies in the store of a ``CacheService``, which is the test's own business.
 

@@ -20,7 +20,7 @@ from batching import (
 )
 
 from ferrogate import AdaptiveConcurrency, Guard, GuardTimeout, LLMLimiter, RateLimiter
-from ferrogate.testing import ManualClock
+from ferrogate.testing import ManualClock, reset_all
 
 
 class Refused(Exception):
@@ -236,6 +236,26 @@ def test_no_answer_in_time_cuts_and_other_failures_do_not() -> None:
         assert limit_of(limiter) == 14
 
     on(clock, main)
+
+
+def test_a_guard_shows_its_bulkhead_and_a_reset_begins_it_anew() -> None:
+    clock = ManualClock()
+    guard = Guard("model", bulkhead=AdaptiveConcurrency(10), clock=clock)
+
+    @guard
+    async def late() -> None:
+        await asyncio.sleep(1)
+        raise TimeoutError
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError):
+            await late()
+        assert "0 of 7 slots" in repr(guard)
+        reset_all()
+        assert "0 of 10 slots" in repr(guard)
+
+    on(clock, main)
+    assert Guard("plain").get_stats()["bulkhead"] is None
 
 
 def test_what_callers_say_by_hand() -> None:

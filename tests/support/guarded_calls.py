@@ -157,6 +157,7 @@ EXCUSED = {
     "Driven.cr_frame": C_API,
     "Driven.cr_running": READS,
     "Driven.cr_suspended": READS,
+    "Guard._bulkhead": READS,
     "Guard.enabled": READS,
     "Guard.name": READS,
     "GuardedFunction.__dict__": READS,

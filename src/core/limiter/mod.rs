@@ -541,11 +541,17 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
         Ok(())
     }
 
-    /// Forgets what was granted, for test suites: windows and buckets are as new. Slots stay with
-    /// their holders, and what is shared in a store stays there.
+    /// Forgets what was granted, for test suites: windows and buckets are as new, and slots
+    /// that find their own number begin anew. Slots stay with their holders, and what is shared in
+    /// a store stays there.
     pub fn reset(&self, out: &mut Outbox<K, W>) {
         let mut inner = self.inner.lock();
         let now = inner.tick(&self.clock);
+        if let Some(Ok(anew)) = inner.adaptive.as_ref().map(|found| found.anew()) {
+            let slots = anew.limit();
+            inner.adaptive = Some(Box::new(anew));
+            inner.base.set_slots(now, slots, &mut out.leaving);
+        }
         if self.outlook.is_some() {
             return;
         }

@@ -197,6 +197,11 @@ impl Guard {
     }
 
     #[getter]
+    fn _bulkhead(&self, py: Python<'_>) -> Option<Py<RateLimiter>> {
+        self.bulkhead.as_ref().map(|bulkhead| bulkhead.clone_ref(py))
+    }
+
+    #[getter]
     fn enabled(&self) -> bool {
         self.enabled
     }

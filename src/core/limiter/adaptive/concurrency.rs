@@ -201,6 +201,14 @@ impl Adaptive {
         Ok(Self { settings, driven, samples: 0, skipped: 0, cuts: 0 })
     }
 
+    /// One with the same settings that has seen nothing.
+    ///
+    /// # Errors
+    /// None, as the settings are those of one that was made.
+    pub fn anew(&self) -> Result<Self, InvalidArgument> {
+        Self::new(self.settings)
+    }
+
     /// What is allowed now.
     #[must_use]
     pub fn limit(&self) -> u32 {

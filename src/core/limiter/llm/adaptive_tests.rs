@@ -344,8 +344,87 @@ impl Bench {
     }
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Turn {
+    Reserve(u64),
+    Settle(usize, u64),
+    Refuse(usize),
+    Pass(Nanos),
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        6 => (0_u64..1_000).prop_map(Turn::Reserve),
+        4 => (0_usize..8, 0_u64..200).prop_map(|(which, output)| Turn::Settle(which, output)),
+        1 => (0_usize..8).prop_map(Turn::Refuse),
+        4 => (0..30 * SECOND).prop_map(Turn::Pass),
+    ]
+}
+
 proptest! {
-    #![proptest_config(cases(300, 5_000))]
+    #![proptest_config(cases(100, 5_000))]
+
+    /// Whatever has been refused, limits stay above nothing and within the settings, and a head
+    /// that is alone is granted at the very moment that it was told, however large it is.
+    #[test]
+    fn a_rate_that_was_cut_starves_nobody(turns in prop::collection::vec(turn(), 1..150)) {
+        let clock = ManualClock::starting_at(SECOND);
+        let tested = limiter(&clock, rate([Some(20), None, None, Some(1_000), None]));
+        let mut out = Out::new();
+        let mut held: Vec<Grant<u32>> = vec![];
+        let mut waiting: Vec<Ticket> = vec![];
+        let at_rest = [Turn::Settle(0, 5)].into_iter().cycle().take(60);
+        for turn in turns.into_iter().chain(at_rest) {
+            match turn {
+                Turn::Reserve(input) => {
+                    let ask = Ask::tokens(input, 1_000 - input.max(900));
+                    match tested.try_enter(&ask, &mut out) {
+                        Ok(grant) => held.push(grant),
+                        Err(refused) => {
+                            prop_assert!(!refused.is_never());
+                            waiting.push(tested.enqueue(&ask, NEVER, 0, &mut out).unwrap());
+                        }
+                    }
+                }
+                Turn::Settle(which, output) if which < held.len() => {
+                    let usage = Usage { output: Some(output), ..Usage::default() };
+                    tested.settle(held.remove(which), &usage, &mut out);
+                }
+                Turn::Refuse(which) if which < held.len() => {
+                    tested.refuse(held.remove(which), &mut out);
+                }
+                Turn::Settle(..) | Turn::Refuse(_) => {}
+                Turn::Pass(by) => clock.advance(by),
+            }
+            waiting.retain(|&ticket| match tested.poll(None, ticket, &mut out) {
+                Looked::Granted(grant) => {
+                    held.push(grant);
+                    false
+                }
+                looked => {
+                    assert!(matches!(looked, Looked::Wait { .. }), "{looked:?}");
+                    true
+                }
+            });
+            let requests = limit(&tested, Dimension::Requests).unwrap();
+            let tokens = limit(&tested, Dimension::Tokens).unwrap();
+            prop_assert!((1..=20).contains(&requests) && (10..=1_000).contains(&tokens));
+        }
+        for ticket in waiting {
+            match tested.poll(None, ticket, &mut out) {
+                Looked::Wait { nap, sure } => {
+                    prop_assert!(sure && nap <= 2 * MINUTE);
+                    clock.advance(nap - 1);
+                    let early = tested.poll(None, ticket, &mut out);
+                    prop_assert!(matches!(early, Looked::Wait { nap: 1, .. }), "{:?}", early);
+                    clock.advance(1);
+                    let looked = tested.poll(None, ticket, &mut out);
+                    prop_assert!(matches!(looked, Looked::Granted(_)), "{:?}", looked);
+                }
+                looked => prop_assert!(matches!(looked, Looked::Granted(_)), "{:?}", looked),
+            }
+        }
+    }
 
     #[test]
     fn nobody_enters_above_the_limit_and_nobody_is_left_asleep(
