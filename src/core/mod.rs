@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod breaker;
+pub mod budget;
 pub mod cache;
 pub mod clock;
 pub mod error;

@@ -6,6 +6,7 @@
 //! up an exit, deadlock with the GIL or run Python code, and a fork can stop and
 //! join all of it while it holds the GIL.
 
+pub mod budget;
 pub mod counts;
 pub mod entered;
 pub mod frame;

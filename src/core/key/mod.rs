@@ -74,6 +74,12 @@ impl Key {
         self.hash
     }
 
+    /// What it is in every process and on every machine, and whether that is a digest.
+    #[must_use]
+    pub fn canonical(&self) -> (&[u8], bool) {
+        (self.content(), self.len == DIGEST)
+    }
+
     /// The encoding, or the digest of one that is longer.
     #[must_use]
     pub fn content(&self) -> &[u8] {

@@ -52,15 +52,15 @@ pub(super) struct State {
 }
 
 /// A transaction that writes. It is begun and ended in each commit, so that is compiled once.
-struct Turn<'a>(&'a Connection);
+pub(in crate::runtime) struct Turn<'a>(&'a Connection);
 
 impl<'a> Turn<'a> {
-    fn begin(on: &'a Connection) -> Result<Self> {
+    pub(in crate::runtime) fn begin(on: &'a Connection) -> Result<Self> {
         on.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         Ok(Self(on))
     }
 
-    fn commit(self) -> Result<()> {
+    pub(in crate::runtime) fn commit(self) -> Result<()> {
         self.0.prepare_cached("COMMIT")?.execute([]).map(drop)
     }
 }
@@ -441,7 +441,7 @@ fn joined(tags: &[Box<str>]) -> Option<String> {
 
 /// A number that nobody else has drawn: not a thread of a process that was forked from the same
 /// parent either, whose generators all stand where the parent's stood.
-pub(super) fn fresh_token() -> i64 {
+pub(in crate::runtime) fn fresh_token() -> i64 {
     use std::hash::{BuildHasher, RandomState};
     use std::sync::atomic::{AtomicU64, Ordering};
     static DRAWN: AtomicU64 = AtomicU64::new(0);

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use rusqlite::Connection;
 
 use super::commit::LAST_CHANGE;
-use super::schema::{OpenError, Patience, identity, may_be_ours, move_aside, open};
+use super::schema::{CACHE, OpenError, Patience, identity, may_be_ours, move_aside, open};
 use super::shared::Shared;
 use crate::runtime::tier::TierError;
 
@@ -66,7 +66,7 @@ impl Shared {
         let path = &self.config.path;
         for _ in 0..OPENINGS {
             let before = identity(path);
-            let connection = open(path, patience)?;
+            let connection = open(path, patience, &CACHE)?;
             let now = identity(path);
             if before.is_some() && before != now {
                 continue;

@@ -8,12 +8,12 @@
 //!
 //! Every process may write: `SQLite`'s lock decides whose turn it is.
 
-mod commit;
+pub(in crate::runtime) mod commit;
 mod figures;
 mod file;
 pub(crate) mod log;
 mod read;
-mod schema;
+pub(in crate::runtime) mod schema;
 mod shared;
 #[cfg(test)]
 mod tests;

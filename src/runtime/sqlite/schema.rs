@@ -28,11 +28,19 @@ use rustix::fs::FlockOperation;
 
 use crate::core::clock::{Clock, Nanos, nanos_from_duration};
 
-/// "FgC1": this file is a cache of ours.
-const APPLICATION: i32 = 0x4667_4331;
+/// What kind of file of ours it is.
+#[derive(Debug)]
+pub(in crate::runtime) struct Format {
+    /// Stands in the file's header.
+    pub(in crate::runtime) application: i32,
+    /// Changes with every change of the tables.
+    pub(in crate::runtime) version: i32,
+    /// Makes the tables.
+    pub(in crate::runtime) tables: &'static str,
+}
 
-/// Changes with every change of the tables.
-const VERSION: i32 = 2;
+/// "FgC1": a cache.
+pub(super) const CACHE: Format = Format { application: 0x4667_4331, version: 2, tables: TABLES };
 
 const TABLES: &str = "
 CREATE TABLE entries(
@@ -139,7 +147,7 @@ pub(super) fn is_broken(error: &rusqlite::Error) -> bool {
 
 /// Whether another process was committing all the time.
 #[must_use]
-pub(super) fn is_busy(error: &rusqlite::Error) -> bool {
+pub(in crate::runtime) fn is_busy(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
 }
 
@@ -153,7 +161,7 @@ pub(super) fn may_be_ours(path: &Path) -> bool {
 
 /// Which file it is: its device and number.
 #[must_use]
-pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
+pub(in crate::runtime) fn identity(path: &Path) -> Option<(u64, u64)> {
     // `stat` only: opening and closing the file here would drop SQLite's locks on it.
     fs::metadata(path).ok().map(|facts| (facts.dev(), facts.ino()))
 }
@@ -162,7 +170,11 @@ pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
 ///
 /// # Errors
 /// See [`OpenError`].
-pub(super) fn open(path: &Path, patience: &Arc<Patience>) -> Result<Connection, OpenError> {
+pub(in crate::runtime) fn open(
+    path: &Path,
+    patience: &Arc<Patience>,
+    format: &Format,
+) -> Result<Connection, OpenError> {
     refuse_remote(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
@@ -171,10 +183,10 @@ pub(super) fn open(path: &Path, patience: &Arc<Patience>) -> Result<Connection, 
     wait_while_busy(&mut connection, patience)?;
     let application: i32 =
         connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    if application == APPLICATION {
-        check_version(&connection, path)?;
+    if application == format.application {
+        check_version(&connection, path, format)?;
     } else {
-        create(&mut connection, path)?;
+        create(&mut connection, path, format)?;
     }
     // NORMAL: a commit survives the process, and the file a loss of power. Who moves the log into
     // the file waits for the disk, so it is done for 16 MB at a time.
@@ -212,7 +224,7 @@ fn wait_while_busy(connection: &mut Connection, patience: &Arc<Patience>) -> Res
 
 /// For how long a connection tries again while another one commits, recovers or closes the file.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(in crate::runtime) struct Patience {
     nanos: AtomicU64,
     /// For so long also when a fork waits. Threads of this process still open and close the file
     /// then, and whoever reads can neither be put back nor wait for the fork.
@@ -223,7 +235,7 @@ pub(super) struct Patience {
 
 impl Patience {
     /// For so long; or, while a fork waits, for `grace`.
-    pub(super) fn of(busy: Duration, grace: Duration) -> Arc<Self> {
+    pub(in crate::runtime) fn of(busy: Duration, grace: Duration) -> Arc<Self> {
         let (nanos, grace) = (AtomicU64::new(0), nanos_from_duration(grace));
         let patience = Self { nanos, grace, over: AtomicBool::new(false) };
         patience.set(busy);
@@ -241,7 +253,7 @@ impl Patience {
     }
 
     /// Ends all waiting, or allows it again.
-    pub(super) fn end(&self, over: bool) {
+    pub(in crate::runtime) fn end(&self, over: bool) {
         self.over.store(over, Ordering::Release);
     }
 
@@ -251,19 +263,20 @@ impl Patience {
     }
 }
 
-fn check_version(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+fn check_version(connection: &Connection, path: &Path, format: &Format) -> Result<(), OpenError> {
     let version: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if version == VERSION {
+    let known = format.version;
+    if version == known {
         return Ok(());
     }
     Err(OpenError::Unfit(format!(
-        "{} was written by another ferrogate: its version is {version}, this one knows {VERSION}; \
+        "{} was written by another ferrogate: its version is {version}, this one knows {known}; \
          use another path, or delete the file",
         path.display()
     )))
 }
 
-fn create(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+fn create(connection: &mut Connection, path: &Path, format: &Format) -> Result<(), OpenError> {
     let tables = |connection: &Connection| {
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))
     };
@@ -284,22 +297,22 @@ fn create(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
             connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         // Another process may have been first.
         if tables(&transaction)? == 0 {
-            transaction.execute_batch(TABLES)?;
-            transaction.pragma_update(None, "user_version", VERSION)?;
-            transaction.pragma_update(None, "application_id", APPLICATION)?;
+            transaction.execute_batch(format.tables)?;
+            transaction.pragma_update(None, "user_version", format.version)?;
+            transaction.pragma_update(None, "application_id", format.application)?;
             transaction.commit()?;
             return Ok(());
         }
     }
     let application: i32 =
         connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    if application != APPLICATION {
+    if application != format.application {
         return Err(OpenError::Unfit(format!(
             "{} is a database of somebody else; use another path",
             path.display()
         )));
     }
-    check_version(connection, path)
+    check_version(connection, path, format)
 }
 
 fn refuse_remote(path: &Path) -> Result<(), OpenError> {
