@@ -3,7 +3,7 @@
 import atexit as _atexit
 import os as _os
 
-from ferrogate import _core, _janitor, _loads, _streams, breaker, limiter, llm_limiter
+from ferrogate import _core, _janitor, _loads, _streams, breaker, budget, limiter, llm_limiter
 from ferrogate._client import CacheClient
 from ferrogate._core import __version__
 from ferrogate._headers import RateLimitDimension, RateLimitHeaders
@@ -12,6 +12,7 @@ from ferrogate._view import CacheView
 from ferrogate.adaptive import AdaptiveConcurrency
 from ferrogate.batch import Batch, BatchError, BatchProgress
 from ferrogate.breaker import CircuitBreaker, CircuitBreakerConfig
+from ferrogate.budget import Budget, BudgetAlert
 from ferrogate.cache import (
     Cache,
     CacheConfig,
@@ -24,6 +25,7 @@ from ferrogate.cache import (
 )
 from ferrogate.dry_run import DryRun
 from ferrogate.exceptions import (
+    BudgetExceededError,
     CircuitBreakerOpenError,
     FerrogateError,
     GuardTimeout,
@@ -50,6 +52,9 @@ __all__ = [
     "Batch",
     "BatchError",
     "BatchProgress",
+    "Budget",
+    "BudgetAlert",
+    "BudgetExceededError",
     "Cache",
     "CacheClient",
     "CacheConfig",
@@ -106,4 +111,5 @@ if hasattr(_os, "register_at_fork"):
     _os.register_at_fork(after_in_child=_janitor._after_fork_in_child)
     _os.register_at_fork(after_in_child=limiter._after_fork_in_child)
     _os.register_at_fork(after_in_child=breaker._after_fork_in_child)
+    _os.register_at_fork(after_in_child=budget._after_fork_in_child)
     _os.register_at_fork(after_in_child=llm_limiter._after_fork_in_child)

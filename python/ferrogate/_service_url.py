@@ -21,7 +21,7 @@ def _memory(url: str, options: dict[str, Any]) -> dict[str, Any] | None:
 
 def _sqlite(url: str, options: dict[str, Any]) -> dict[str, Any]:
     path = path_of(url)
-    _refuse_place(path)
+    refuse_place(path)
     given = {
         "max_bytes": whole("max_bytes", options.pop("max_bytes", 1 << 30), least=1 << 16),
         "max_entries": whole("max_entries", options.pop("max_entries", 1_000_000), least=1),
@@ -207,41 +207,41 @@ def shown(url: str) -> str:
     return url.replace(f":{parts.password}@", ":***@")
 
 
-def path_of(url: str) -> str:
+def path_of(url: str, argument: str = "url") -> str:
     """The absolute path in ``scheme:///path``; ``scheme:///./relative`` is below the current
     directory."""
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost") or not parts.path.strip("/"):
         raise ValueError(
-            "url: expected three slashes and an absolute path such as "
+            f"{argument}: expected three slashes and an absolute path such as "
             f"'sqlite:///var/cache/agent.db', or 'sqlite:///./agent.db', got {url!r}"
         )
     if parts.query or parts.fragment:
-        raise ValueError(f"url: write '?' as %3F and '#' as %23 in the path of {url!r}")
+        raise ValueError(f"{argument}: write '?' as %3F and '#' as %23 in the path of {url!r}")
     path = os.fsdecode(unquote_to_bytes(parts.path))
     if path.startswith(("/./", "/../")):
         path = path[1:]
     if os.path.basename(path) == ":memory:":
-        raise ValueError(f"url: expected a file, got {url!r}; write 'memory://' for memory")
+        raise ValueError(f"{argument}: expected a file, got {url!r}; write 'memory://' for memory")
     if path.startswith("//"):
         # As others write an absolute path: with four slashes.
         path = "/" + path.lstrip("/")
     return os.path.abspath(path)
 
 
-def _refuse_place(path: str) -> None:
+def refuse_place(path: str, argument: str = "url") -> None:
     """Raises what opening a file there would, with a way out."""
     folder, name = os.path.split(path)
     if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, "url: expected a file, got a directory", path)
+        raise IsADirectoryError(errno.EISDIR, f"{argument}: expected a file, got a directory", path)
     if not os.path.isdir(folder):
         raise FileNotFoundError(
-            errno.ENOENT, "url: its directory does not exist, make it first", path
+            errno.ENOENT, f"{argument}: its directory does not exist, make it first", path
         )
     if folder == "/" and not os.path.exists(path) and not os.access(folder, os.W_OK):
         raise PermissionError(
             errno.EACCES,
-            f"url: three slashes are an absolute path, write sqlite:///./{name} for one below "
-            "the current directory",
+            f"{argument}: three slashes are an absolute path, write sqlite:///./{name} for one "
+            "below the current directory",
             path,
         )

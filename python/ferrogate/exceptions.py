@@ -1,8 +1,11 @@
 """ferrogate's errors. Each carries data, never only prose."""
 
+from datetime import datetime
+
 from ferrogate._core import FerrogateError, InternalError
 
 __all__ = [
+    "BudgetExceededError",
     "CircuitBreakerOpenError",
     "FerrogateError",
     "GuardTimeout",
@@ -10,6 +13,46 @@ __all__ = [
     "RateLimitExceeded",
     "StreamLagError",
 ]
+
+
+class BudgetExceededError(FerrogateError):
+    """A budget has no money left for a call. Waiting until it resets is nobody's wish, so
+    nothing in ferrogate tries it again.
+
+    Attributes:
+        name: the budget's name.
+        key: whose money it is, as the caller wrote it, or ``None``.
+        reason: ``"budget exceeded"``, ``"key table full"`` (too many keys have spent something)
+            or ``"store unavailable"``.
+        limit: the limit that refused, as text (``"50 USD/day"``), or ``None``.
+        limit_usd: what it allows, in US dollars, or ``None``.
+        spent_usd: what was reserved and spent of it, in US dollars, or ``None``.
+        retry_after: seconds until it resets.
+        resets_at: when that is, in the budget's time zone, or ``None``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        name: str | None = None,
+        key: object = None,
+        reason: str = "budget exceeded",
+        limit: str | None = None,
+        limit_usd: float | None = None,
+        spent_usd: float | None = None,
+        retry_after: float = 0.0,
+        resets_at: datetime | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.name = name
+        self.key = key
+        self.reason = reason
+        self.limit = limit
+        self.limit_usd = limit_usd
+        self.spent_usd = spent_usd
+        self.retry_after = retry_after
+        self.resets_at = resets_at
 
 
 class CircuitBreakerOpenError(FerrogateError):

@@ -14,6 +14,7 @@ from ferrogate._arguments import flag, text_or_none
 from ferrogate._core import Denial, Reservation
 from ferrogate._headers import RateLimitHeaders
 from ferrogate.adaptive import AdaptiveConcurrency, AdaptiveConcurrencyStats, AdaptiveRateStats
+from ferrogate.budget import Budget
 
 __all__ = ["Denial", "LLMDimensionStats", "LLMLimiter", "LLMLimiterStats", "Reservation"]
 
@@ -123,6 +124,10 @@ class LLMLimiter(_core.LLMLimiter):
         window_margin: seconds (or a timedelta) that every window is longer than a minute.
             Calls need unlike long to the provider: two that left 60 s apart may arrive
             within 59.9. 0.2 is plenty.
+        budget: a :class:`Budget` whose money the calls spend, too: what a call costs is reserved
+            there with everything else, and settled with it. A budget with a ``key=`` has an
+            account for each tenant. One that is spent out refuses at once
+            (``BudgetExceededError``): nobody waits for tomorrow.
         clock: a ``ferrogate.testing.ManualClock`` for tests.
         enabled: ``False`` (or ``FERROGATE_DISABLED=1``) grants and counts everything.
 
@@ -153,6 +158,7 @@ class LLMLimiter(_core.LLMLimiter):
         estimate_quantile: float = 0.9,
         default_output_tokens: int | None = None,
         window_margin: float | timedelta = 0.0,
+        budget: Budget | None = None,
         clock: _core.ManualClock | None = None,
         enabled: bool = True,
     ) -> LLMLimiter:
@@ -161,6 +167,8 @@ class LLMLimiter(_core.LLMLimiter):
         if isinstance(estimate_quantile, bool) or not isinstance(estimate_quantile, int | float):
             kind = type(estimate_quantile).__name__
             raise TypeError(f"estimate_quantile: expected a share such as 0.9, got {kind}")
+        if budget is not None and not isinstance(budget, Budget):
+            raise TypeError(f"budget: expected a Budget or None, got {type(budget).__name__}")
         if weights is not None and not isinstance(weights, dict):
             if not isinstance(weights, Mapping):
                 kind = type(weights).__name__
@@ -186,6 +194,7 @@ class LLMLimiter(_core.LLMLimiter):
             estimate_quantile=estimate_quantile,
             default_output_tokens=default_output_tokens,
             window_margin=window_margin,
+            budget=budget,
             clock=clock,
             enabled=flag("enabled", enabled),
         )

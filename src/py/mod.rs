@@ -3,6 +3,7 @@
 
 mod awaitable;
 mod breaker;
+mod budget;
 mod cache;
 mod cached;
 mod codec;
@@ -61,6 +62,7 @@ fn core_module(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(outcome::outcome_of, m)?)?;
     awaitable::register(m)?;
     breaker::register(m)?;
+    budget::register(m)?;
     guard::register(m)?;
     health::register(m)?;
     limiter::register(m)?;
@@ -84,6 +86,7 @@ fn before_fork(py: Python<'_>) -> PyResult<()> {
         names::prepare(py);
         pyo3_own(py)?;
         breaker::prepare(py)?;
+        budget::prepare(py)?;
         cache::prepare(py)?;
         guard::prepare(py)?;
         health::prepare(py)?;

@@ -1,6 +1,6 @@
 //! What one key has spent.
 
-use super::{MOST, Millis, PERIODS, Period, STEPS, Span, Terms};
+use super::{MOST, Millis, PERIODS, Period, Span, Terms};
 
 /// Before every period.
 const NEVER_BEGUN: Millis = Millis::MIN;
@@ -232,17 +232,5 @@ impl Account {
         let Cell { used, end, .. } = *cell;
         let exceeded = what == TOLD_EXCEEDED;
         news.push(News { exceeded, period, limit, used, resets_at: end });
-    }
-
-    /// Whether so much more is used than `before` that it must survive a loss of power: a
-    /// hundredth of a limit was passed.
-    #[must_use]
-    pub fn has_passed_a_step(&self, before: &Self, terms: &Terms) -> bool {
-        terms.each().any(|(period, limit)| {
-            let step = (limit / STEPS).max(1);
-            let (now, then) = (self.cells[period as usize], before.cells[period as usize]);
-            let then = if now.start == then.start { then.used } else { 0 };
-            now.used / step > then / step
-        })
     }
 }

@@ -30,9 +30,6 @@ pub const MOST: u64 = i64::MAX as u64;
 /// How many kinds of periods there are.
 pub const PERIODS: usize = 4;
 
-/// A power cut may forget less than one of so many parts of a limit.
-pub const STEPS: u64 = 100;
-
 /// Milliseconds since the Unix epoch.
 pub type Millis = i64;
 

@@ -126,18 +126,6 @@ fn sums_stop_at_what_a_store_can_hold() {
 }
 
 #[test]
-fn a_step_is_a_hundredth_of_a_limit() {
-    let (mut account, news) = (Account::new(1), &mut Vec::new());
-    let terms = terms(3, 1_000, None);
-    let passed = [9, 1, 9, 30, 1].map(|amount| {
-        let before = account;
-        account.spend(&terms, amount, news);
-        account.has_passed_a_step(&before, &terms)
-    });
-    assert_eq!(passed, [false, true, false, true, true]);
-}
-
-#[test]
 fn a_full_table_forgets_nobody_who_has_spent() {
     let (mut table, news) = (Table::new(3), &mut Vec::new());
     let today = terms(3, 100, None);

@@ -6,15 +6,12 @@ use pyo3::prelude::*;
 
 use super::LLMLimiter;
 use super::request::LIMITS;
+use crate::core::budget::Shortfall;
 use crate::core::limiter::Reason;
 use crate::core::limiter::llm::{Dimension, NANO_USD, Verdict};
+use crate::py::budget::{Refused, usd};
 use crate::py::edge::edge;
 use crate::py::waiting::{exceeded, seconds};
-
-/// Dollars of their billionths.
-pub(super) fn usd(nano: u64) -> f64 {
-    nano as f64 / NANO_USD as f64
-}
 
 /// So much of a dimension as Python counts it: an int, or dollars as a float.
 pub(super) fn amount(
@@ -35,7 +32,50 @@ fn text(dimension: Dimension, amount: u64) -> String {
 
 /// Why nothing was reserved; false.
 #[pyclass(frozen, name = "Denial", module = "ferrogate._core")]
-pub(crate) struct PyDenial(pub(super) Verdict);
+pub(crate) struct PyDenial {
+    reason: &'static str,
+    /// Seconds.
+    retry_after: f64,
+    scarce: Option<Scarce>,
+}
+
+/// What is scarce.
+struct Scarce {
+    /// Its name.
+    what: &'static str,
+    unit: Dimension,
+    limit: Option<u64>,
+    remaining: u64,
+    /// The limit as text.
+    text: String,
+}
+
+impl From<Verdict> for PyDenial {
+    fn from(verdict: Verdict) -> Self {
+        let scarce = verdict.dimension.map(|unit| Scarce {
+            what: unit.name(),
+            unit,
+            limit: verdict.limit,
+            remaining: verdict.remaining,
+            text: limit_text(&verdict),
+        });
+        let Verdict { reason, retry_after, .. } = verdict;
+        Self { reason: reason.as_str(), retry_after: seconds(retry_after), scarce }
+    }
+}
+
+impl From<&Refused> for PyDenial {
+    fn from(refused: &Refused) -> Self {
+        let scarce = refused.short.map(|Shortfall { period, limit, used, .. }| Scarce {
+            what: period.dimension(),
+            unit: Dimension::Usd,
+            limit: Some(limit),
+            remaining: limit.saturating_sub(used),
+            text: format!("{} USD/{}", usd(limit), period.name()),
+        });
+        Self { reason: refused.reason, retry_after: refused.retry_after, scarce }
+    }
+}
 
 #[pymethods]
 impl PyDenial {
@@ -44,30 +84,31 @@ impl PyDenial {
         false
     }
 
-    /// Why: ``"limited"``, ``"queued"``, ``"paused"``, ``"no free slot"``, ``"cost exceeds limit"`` …
+    /// Why: ``"limited"``, ``"queued"``, ``"paused"``, ``"no free slot"``, ``"cost exceeds limit"``,
+    /// ``"budget exceeded"``, ``"store unavailable"`` …
     #[getter]
     fn reason(&self) -> &'static str {
-        self.0.reason.as_str()
+        self.reason
     }
 
     /// Seconds until the same could be granted if nobody else comes and nothing comes back.
     #[getter]
     fn retry_after(&self) -> f64 {
-        seconds(self.0.retry_after)
+        self.retry_after
     }
 
-    /// What is scarce, if that is why.
+    /// What is scarce, if that is why; of a budget ``"usd/day"`` and its like.
     #[getter]
     fn dimension(&self) -> Option<&'static str> {
-        self.0.dimension.map(Dimension::name)
+        self.scarce.as_ref().map(|scarce| scarce.what)
     }
 
-    /// What that allows per minute.
+    /// What that allows per minute, or in the budget's period.
     #[getter]
     fn limit<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         edge("Denial.limit", || {
-            let limit = self.0.dimension.zip(self.0.limit);
-            limit.map(|(dimension, limit)| amount(py, dimension, limit.into())).transpose()
+            let limit = self.scarce.as_ref().and_then(|scarce| Some((scarce.unit, scarce.limit?)));
+            limit.map(|(unit, limit)| amount(py, unit, limit.into())).transpose()
         })
     }
 
@@ -75,8 +116,8 @@ impl PyDenial {
     #[getter]
     fn remaining<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         edge("Denial.remaining", || {
-            let left = |dimension| amount(py, dimension, self.0.remaining.into());
-            self.0.dimension.map(left).transpose()
+            let left = |scarce: &Scarce| amount(py, scarce.unit, scarce.remaining.into());
+            self.scarce.as_ref().map(left).transpose()
         })
     }
 
@@ -87,12 +128,11 @@ impl PyDenial {
 
     fn __repr__(&self) -> PyResult<String> {
         edge("Denial.__repr__", || {
-            let Verdict { reason, retry_after, remaining, .. } = self.0;
-            let left = self.0.dimension.map_or_else(String::new, |dimension| {
-                format!(", {} of {} left", text(dimension, remaining), limit_text(&self.0))
+            let Self { reason, retry_after, scarce } = self;
+            let left = scarce.as_ref().map_or_else(String::new, |scarce| {
+                format!(", {} of {} left", text(scarce.unit, scarce.remaining), scarce.text)
             });
-            let reason = reason.as_str();
-            Ok(format!("<Denial {reason:?}, retry after {} s{left}>", seconds(retry_after)))
+            Ok(format!("<Denial {reason:?}, retry after {retry_after} s{left}>"))
         })
     }
 }

@@ -10,14 +10,16 @@ mod request;
 mod reservation;
 mod wait;
 
-use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
+use pyo3::{IntoPyObjectExt, PyTraverseError, PyVisit};
 
-use self::denial::{PyDenial, amount};
+pub(crate) use self::denial::PyDenial;
+use self::denial::amount;
 use self::finding::Found;
-use self::request::{LIMITS, ask, change, limit, nano_usd, weights, whole};
+pub(crate) use self::request::nano_usd;
+use self::request::{LIMITS, ask, change, limit, weights, whole};
 pub(crate) use self::reservation::PyReservation;
 use crate::core::clock::{NEVER, Nanos};
 use crate::core::key::Key;
@@ -27,10 +29,11 @@ use crate::core::limiter::llm::{
 };
 use crate::core::outcome::Outcome;
 use crate::py::awaitable::ready;
+use crate::py::budget::{Budget, Hold, Refused};
 use crate::py::convert::{clock, duration_or_zero, globally_disabled};
 use crate::py::edge::edge;
 use crate::py::limiter::adaptive::Slots;
-use crate::py::limiter::count;
+use crate::py::limiter::{count, gone};
 use crate::py::waiting::{Waker, Wakes, place, seconds};
 
 type Core = LlmLimiter<Key, Waker>;
@@ -60,6 +63,8 @@ pub(crate) struct LLMLimiter {
     name: Option<String>,
     fairness: Fairness,
     wakes: Wakes,
+    /// Whose money the calls spend.
+    budget: Option<Py<Budget>>,
 }
 
 impl LLMLimiter {
@@ -74,8 +79,92 @@ impl LLMLimiter {
 
     /// Reserves for a caller that will wait, or try elsewhere, if refused: the refusal is not
     /// counted.
-    pub(crate) fn enter(&self, py: Python<'_>, ask: &Asked) -> Result<Granted, Verdict> {
+    fn enter(&self, py: Python<'_>, ask: &Asked) -> Result<Granted, Verdict> {
         self.calling(py, |core, out| core.try_enter(ask, out))
+    }
+
+    /// Takes what a call may cost from the budget, if there is one. An estimate is never what
+    /// makes a call impossible.
+    ///
+    /// # Errors
+    /// The tenant's key, or whatever tells the budget's own, raised.
+    fn money(
+        &self,
+        py: Python<'_>,
+        usd: u64,
+        estimated: bool,
+        tenant: Argument<'_, '_>,
+    ) -> PyResult<Result<Option<Hold>, Refused>> {
+        let Some(budget) = self.budget.as_ref().filter(|_| self.core.enabled()) else {
+            return Ok(Ok(None));
+        };
+        let budget = budget.bind(py);
+        let usd = if estimated { usd.min(budget.get().most()) } else { usd };
+        let tenant = tenant.filter(|_| budget.get().is_keyed());
+        Ok(Budget::take(budget, usd, tenant)?.map(Some))
+    }
+
+    /// What was granted, and the money for it; without the money nothing is.
+    ///
+    /// # Errors
+    /// See [`LLMLimiter::money`].
+    fn with_money(
+        &self,
+        py: Python<'_>,
+        granted: Granted,
+        ask: &Asked,
+        tenant: Argument<'_, '_>,
+    ) -> PyResult<Result<(Granted, Option<Hold>), Refused>> {
+        let usd = granted.amounts().get(Dimension::Usd);
+        let refused = match self.money(py, usd, ask.usd.is_none(), tenant) {
+            Ok(Ok(money)) => return Ok(Ok((granted, money))),
+            Ok(Err(refused)) => {
+                self.core.count_rejection();
+                Ok(Err(refused))
+            }
+            Err(error) => Err(error),
+        };
+        self.calling(py, |core, out| core.undo(granted, out));
+        refused
+    }
+
+    /// What a caller that is going to wait asks for, all estimates of money made, and the money
+    /// for it. It is reserved before the wait: a budget that is spent out is told at once.
+    ///
+    /// # Errors
+    /// The budget's refusal, or see [`LLMLimiter::money`].
+    fn money_to_wait(
+        &self,
+        py: Python<'_>,
+        ask: &Asked,
+        tenant: Argument<'_, '_>,
+    ) -> PyResult<(Asked, Option<Hold>)> {
+        let Some(budget) = &self.budget else { return Ok((*ask, None)) };
+        let usd = self.core.estimated_usd(ask);
+        match self.money(py, usd, ask.usd.is_none(), tenant)? {
+            Ok(money) => Ok((Asked { usd: Some(usd), ..*ask }, money)),
+            Err(refused) => {
+                self.core.count_rejection();
+                Err(refused.error(budget.bind(py), "cost_usd"))
+            }
+        }
+    }
+
+    /// A reservation that was granted at once, if there is the money for it.
+    fn reservation(
+        slf: &Bound<'_, Self>,
+        granted: Granted,
+        ask: &Asked,
+        tenant: Argument<'_, '_>,
+    ) -> PyResult<PyReservation> {
+        let (py, this) = (slf.py(), slf.get());
+        match (this.with_money(py, granted, ask, tenant)?, &this.budget) {
+            (Ok((granted, money)), _) => {
+                Ok(PyReservation::new(slf.clone().unbind(), granted, money))
+            }
+            (Err(refused), Some(budget)) => Err(refused.error(budget.bind(py), "cost_usd")),
+            (Err(_), None) => Err(gone()),
+        }
     }
 
     /// The request is done.
@@ -96,23 +185,27 @@ impl LLMLimiter {
     }
 
     /// An awaitable that becomes a reservation.
-    pub(crate) fn reserve_async<'py>(
+    fn reserve_async<'py>(
         slf: &Bound<'py, Self>,
         ask: &Asked,
+        tenant: Argument<'_, 'py>,
         deadline: Nanos,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let this = slf.get();
         match this.enter(py, ask) {
             Ok(granted) => {
-                let reservation = PyReservation::new(slf.clone().unbind(), granted);
+                let reservation = Self::reservation(slf, granted, ask, tenant)?;
                 ready(py, Bound::new(py, reservation)?.into_any())
             }
             Err(never) if never.is_never() => {
                 this.core.count_rejection();
                 Err(this.refusal(py, &never))
             }
-            Err(_) => place(py, Self::join(slf, ask, deadline)),
+            Err(_) => {
+                let (ask, money) = this.money_to_wait(py, ask, tenant)?;
+                place(py, Self::join(slf, &ask, deadline, money))
+            }
         }
     }
 
@@ -128,7 +221,7 @@ impl LLMLimiter {
     #[new]
     #[pyo3(signature = (
         name, *, limits, concurrency, adaptive_rate, fairness, weights, max_waiters, max_tenants, max_models,
-        estimate_quantile, default_output_tokens, window_margin, clock, enabled
+        estimate_quantile, default_output_tokens, window_margin, budget, clock, enabled
     ))]
     #[allow(clippy::too_many_arguments)] // Python's constructor
     fn new(
@@ -144,6 +237,7 @@ impl LLMLimiter {
         estimate_quantile: f64,
         default_output_tokens: Argument<'_, '_>,
         window_margin: &Bound<'_, PyAny>,
+        budget: Option<Py<Budget>>,
         clock: Argument<'_, '_>,
         enabled: bool,
     ) -> PyResult<Self> {
@@ -176,10 +270,11 @@ impl LLMLimiter {
                 default_output: default_output_tokens
                     .map(|tokens| whole("default_output_tokens", tokens, 0))
                     .transpose()?,
+                priced: budget.is_some(),
                 enabled: enabled && !globally_disabled(),
             };
             let core = Core::new(settings, self::clock(clock)?)?;
-            Ok(Self { core, name, fairness, wakes: Wakes::default() })
+            Ok(Self { core, name, fairness, wakes: Wakes::default(), budget })
         })
     }
 
@@ -215,11 +310,15 @@ impl LLMLimiter {
         edge("LLMLimiter.try_reserve", || {
             let py = slf.py();
             let ask = ask(input_tokens, output_tokens, max_output_tokens, cost_usd, model, tenant)?;
-            match slf.get().calling(py, |core, out| core.try_reserve(&ask, out)) {
-                Ok(granted) => {
-                    PyReservation::new(slf.clone().unbind(), granted).into_bound_py_any(py)
+            let granted = match slf.get().calling(py, |core, out| core.try_reserve(&ask, out)) {
+                Ok(granted) => granted,
+                Err(verdict) => return PyDenial::from(verdict).into_bound_py_any(py),
+            };
+            match slf.get().with_money(py, granted, &ask, tenant)? {
+                Ok((granted, money)) => {
+                    PyReservation::new(slf.clone().unbind(), granted, money).into_bound_py_any(py)
                 }
-                Err(verdict) => PyDenial(verdict).into_bound_py_any(py),
+                Err(refused) => PyDenial::from(&refused).into_bound_py_any(py),
             }
         })
     }
@@ -256,7 +355,7 @@ impl LLMLimiter {
             let ask = ask(input_tokens, output_tokens, max_output_tokens, cost_usd, model, tenant)?;
             // A wrong timeout is an error whether or not it is needed.
             let deadline = slf.get().deadline(timeout)?;
-            Self::reserve_async(slf, &ask, deadline)
+            Self::reserve_async(slf, &ask, tenant, deadline)
         })
     }
 
@@ -281,11 +380,18 @@ impl LLMLimiter {
             let this = slf.get();
             let ask = ask(input_tokens, output_tokens, max_output_tokens, cost_usd, model, tenant)?;
             let deadline = this.deadline(timeout)?;
-            let granted = match this.enter(py, &ask) {
-                Ok(granted) => granted,
-                Err(_) => this.wait_sync(py, &ask, deadline)?,
-            };
-            Ok(PyReservation::new(slf.clone().unbind(), granted))
+            match this.enter(py, &ask) {
+                Ok(granted) => Self::reservation(slf, granted, &ask, tenant),
+                Err(never) if never.is_never() => {
+                    this.core.count_rejection();
+                    Err(this.refusal(py, &never))
+                }
+                Err(_) => {
+                    let (ask, money) = this.money_to_wait(py, &ask, tenant)?;
+                    let granted = this.wait_sync(py, &ask, deadline)?;
+                    Ok(PyReservation::new(slf.clone().unbind(), granted, money))
+                }
+            }
         })
     }
 
@@ -475,6 +581,16 @@ impl LLMLimiter {
             }
             Ok(limits)
         })
+    }
+
+    /// Whose money the calls spend, or ``None``.
+    #[getter]
+    fn budget(&self, py: Python<'_>) -> Option<Py<Budget>> {
+        self.budget.as_ref().map(|budget| budget.clone_ref(py))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.budget)
     }
 
     #[getter]

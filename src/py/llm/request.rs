@@ -32,7 +32,7 @@ pub(super) fn whole(argument: &str, value: &Bound<'_, PyAny>, least: u64) -> PyR
 }
 
 /// Dollars in billionths, rounded; what is above nothing does not become nothing.
-pub(super) fn nano_usd(argument: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
+pub(crate) fn nano_usd(argument: &str, value: &Bound<'_, PyAny>) -> PyResult<u64> {
     let expected = format!("{argument}: expected finite US dollars of at least 0, got ");
     let wrong = || {
         let shown = value.repr().map_or_else(|_| "a number without end".into(), |r| r.to_string());

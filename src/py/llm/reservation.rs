@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::denial::usd;
 use super::request::usage;
 use super::{Granted, LLMLimiter, Out};
 use crate::core::breaker::Spend;
@@ -13,6 +12,7 @@ use crate::core::limiter::llm::{Amounts, Dimension, Mark, Usage};
 use crate::core::outcome::Outcome;
 use crate::core::sync::Mutex;
 use crate::py::awaitable::ready;
+use crate::py::budget::{Hold, usd};
 use crate::py::edge::edge;
 use crate::py::outcome;
 use crate::py::waiting::Waker;
@@ -33,6 +33,9 @@ pub(crate) struct PyReservation {
     mark: Mark,
     /// Taken out once, by whoever ends it; plain data.
     granted: Mutex<Option<Granted>>,
+    /// What the limiter's budget has reserved for it, until it is ended. Its lock is only taken
+    /// while attached.
+    money: Mutex<Option<Hold>>,
     sent: AtomicBool,
     ended: AtomicU8,
     /// What it was settled with; plain data.
@@ -40,12 +43,13 @@ pub(crate) struct PyReservation {
 }
 
 impl PyReservation {
-    pub(super) fn new(limiter: Py<LLMLimiter>, granted: Granted) -> Self {
+    pub(super) fn new(limiter: Py<LLMLimiter>, granted: Granted, money: Option<Hold>) -> Self {
         Self {
             limiter,
             amounts: *granted.amounts(),
             mark: granted.mark(),
             granted: Mutex::new(Some(granted)),
+            money: Mutex::new(money),
             sent: AtomicBool::new(false),
             ended: AtomicU8::new(OPEN),
             used: Mutex::default(),
@@ -65,7 +69,11 @@ impl PyReservation {
     fn settle_with(&self, py: Python<'_>, usage: &Usage, outcome: Outcome) -> bool {
         let Some(granted) = self.take(SETTLED) else { return false };
         *self.used.lock() = *usage;
+        let money = self.money.lock().take();
         self.limiter.get().settle(py, granted, usage, outcome);
+        if let Some(money) = money {
+            money.settle(py, usage.usd);
+        }
         true
     }
 
@@ -79,6 +87,9 @@ impl PyReservation {
     /// Releases it; whom to wake, or `None` if it had ended.
     pub(super) fn give_back_quietly(&self) -> Option<Vec<Waker>> {
         let granted = self.take(RELEASED)?;
+        let money = self.money.lock().take();
+        // It gives itself back.
+        drop(money);
         Some(self.limiter.get().release_quietly(granted, self.sent.load(Ordering::Relaxed)))
     }
 
@@ -310,6 +321,7 @@ impl PyReservation {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.limiter)
+        visit.call(&self.limiter)?;
+        self.money.lock().as_ref().map_or(Ok(()), |money| money.traverse(&visit))
     }
 }

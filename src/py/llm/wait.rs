@@ -12,6 +12,7 @@ use crate::core::key::Key;
 use crate::core::limiter::Ticket;
 use crate::core::limiter::llm::Looked;
 use crate::core::sync::Mutex;
+use crate::py::budget::Hold;
 use crate::py::limiter::gone;
 use crate::py::waiting::{PyTicket, Standing, Waker, wait_here};
 
@@ -21,6 +22,8 @@ struct Place {
     tenant: Option<Key>,
     ticket: Ticket,
     deadline: Nanos,
+    /// What the limiter's budget has reserved for it, until that is granted; gives itself back.
+    money: Mutex<Option<Hold>>,
     /// What was granted, until the caller has it. Its lock is only taken while attached.
     reservation: Mutex<Option<Py<PyReservation>>>,
 }
@@ -32,7 +35,8 @@ impl Standing for Place {
             Err(nap) => Ok(Some(nap)),
             Ok(granted) => {
                 let limiter = self.limiter.clone_ref(py);
-                let reservation = Py::new(py, PyReservation::new(limiter, granted))?;
+                let money = self.money.lock().take();
+                let reservation = Py::new(py, PyReservation::new(limiter, granted, money))?;
                 let before = self.reservation.lock().replace(reservation);
                 drop(before);
                 Ok(None)
@@ -48,6 +52,8 @@ impl Standing for Place {
     fn leave(&self) -> Vec<Waker> {
         let mut out = Out::new();
         self.limiter.get().core.cancel(self.tenant, self.ticket, &mut out);
+        let money = self.money.lock().take();
+        drop(money);
         out.take_wakes()
     }
 
@@ -67,6 +73,9 @@ impl Standing for Place {
 
     fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.limiter)?;
+        if let Some(money) = &*self.money.lock() {
+            money.traverse(visit)?;
+        }
         visit.call(&*self.reservation.lock())
     }
 }
@@ -84,12 +93,17 @@ impl LLMLimiter {
     }
 
     /// A place in the line for a coroutine that is yet to run.
-    pub(super) fn join(slf: &Bound<'_, Self>, ask: &Asked, deadline: Nanos) -> PyResult<PyTicket> {
+    pub(super) fn join(
+        slf: &Bound<'_, Self>,
+        ask: &Asked,
+        deadline: Nanos,
+        money: Option<Hold>,
+    ) -> PyResult<PyTicket> {
         let waker = Waker::of_coroutine();
         let ticket = slf.get().take_ticket(slf.py(), ask, deadline, waker.clone())?;
         let limiter = slf.clone().unbind();
-        let reservation = Mutex::new(None);
-        let place = Place { limiter, tenant: ask.tenant, ticket, deadline, reservation };
+        let (money, reservation) = (Mutex::new(money), Mutex::new(None));
+        let place = Place { limiter, tenant: ask.tenant, ticket, deadline, money, reservation };
         Ok(PyTicket::new(Box::new(place), waker))
     }
 

@@ -10,7 +10,7 @@ mod options;
 use pyo3::prelude::*;
 
 pub(crate) use bridge::{prepare, watch_here};
-pub(crate) use options::redis_config;
+pub(crate) use options::{after_forks, redis_config};
 
 /// Makes the classes known.
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -95,7 +95,7 @@ pub(super) fn with_key<R>(
 /// ours, and let threads run: what they begin then would be copied half-done into the child.
 ///
 /// Not for ever: a hook may wait for this very thread.
-pub(super) fn after_forks(py: Python<'_>) -> PyResult<()> {
+pub(crate) fn after_forks(py: Python<'_>) -> PyResult<()> {
     for _ in 0..FORKING {
         if may_run() != Ok(false) {
             break;

@@ -2,14 +2,15 @@
 //!
 //! Each reservation and each settlement is one transaction of the thread that asks for it: what
 //! was granted is committed before it is spent. A commit is in the kernel's hands, so a killed
-//! process forgets nothing; the disk has it after each hundredth of a limit, so a loss of
-//! power forgets less than that.
+//! process forgets nothing. A thread has the disk write what was committed, once a second: a
+//! loss of power forgets the last second, and no event loop waits for a disk.
 //!
 //! One connection for each budget of a process; it is closed before a fork, and opened again on
 //! both sides by whoever next needs it.
 
 mod owed;
 mod rows;
+mod syncing;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ use std::time::Duration;
 use rusqlite::{Connection, Error};
 
 use self::owed::Owed;
+use self::syncing::Syncing;
 use super::lifecycle::{Ended, Tenant, admit, may_run};
 use super::sqlite::OpenError;
 use super::sqlite::commit::Turn;
@@ -99,6 +101,7 @@ pub struct BudgetFile {
     config: Config,
     slot: Mutex<Slot>,
     owed: Mutex<Owed>,
+    syncing: Syncing,
     patience: Arc<Patience>,
     /// Threads that are at it just now.
     inside: AtomicU32,
@@ -114,8 +117,6 @@ struct Slot {
     budget: i64,
     /// The file that was there at first.
     opened: Option<(u64, u64)>,
-    /// Whether the disk is yet to be told.
-    to_sync: bool,
     /// What held at last.
     terms: Option<Terms>,
 }
@@ -128,8 +129,10 @@ impl BudgetFile {
     pub fn new(config: Config) -> Result<Arc<Self>, Ended> {
         // Who is at it when a fork comes is waited for: it ends in that time anyway.
         let patience = Patience::of(config.busy, config.busy);
+        let syncing = Syncing::of(&config.path);
         let file = Arc::new(Self {
             config,
+            syncing,
             slot: Mutex::default(),
             owed: Mutex::default(),
             patience,
@@ -218,13 +221,11 @@ impl Inside<'_> {
             let turn = Turn::begin(connection)?;
             let books = rows::Books { on: connection, budget: slot.budget, max_keys, now, terms };
             let paid = books.pay(owed)?;
-            let (done, passed) = books.with(holder, act)?;
-            turn.commit()?;
-            owed.forget(paid);
-            slot.to_sync |= passed;
-            if slot.to_sync {
-                rows::sync(connection)?;
-                slot.to_sync = false;
+            let (done, changed) = books.with(holder, act)?;
+            if changed || paid.any() {
+                turn.commit()?;
+                owed.forget(paid);
+                self.0.syncing.ask();
             }
             Ok(done)
         })
@@ -258,6 +259,7 @@ impl Inside<'_> {
             let turn = Turn::begin(connection)?;
             let gone = rows::reset(connection, slot.budget, holder)?;
             turn.commit()?;
+            self.0.syncing.ask();
             self.0.owed.lock().reset(holder);
             Ok(gone)
         })
@@ -328,16 +330,20 @@ impl Tenant for BudgetFile {
         while self.inside.load(Ordering::Acquire) > 0 {
             std::thread::sleep(LEAVING);
         }
+        self.syncing.stop(false);
         // No connection may be open across a fork: closing it there would drop our locks.
         self.slot.lock().connection = None;
     }
 
-    fn resume(&self) {}
+    fn resume(&self) {
+        self.syncing.go_on();
+    }
 
     fn forget(&self) {
         // Only there if nobody told us before the fork.
         std::mem::forget(self.slot.lock().connection.take());
         self.inside.store(0, Ordering::Release);
+        self.syncing.forget();
         // The parent pays it.
         self.owed.lock().clear();
     }
@@ -354,6 +360,7 @@ impl Tenant for BudgetFile {
             return;
         }
         self.settle_up();
+        self.syncing.stop(true);
         self.slot.lock().connection = None;
     }
 }
@@ -371,7 +378,9 @@ impl BudgetFile {
 }
 
 impl Drop for BudgetFile {
+    /// Its thread has the disk write what was committed, and ends by itself.
     fn drop(&mut self) {
         self.settle_up();
+        self.syncing.abandon();
     }
 }

@@ -20,7 +20,14 @@ pub(super) struct Owed {
 
 /// How much of it was told.
 pub(super) struct Paid {
+    pub(super) over: usize,
     pub(super) under: usize,
+}
+
+impl Paid {
+    pub(super) fn any(&self) -> bool {
+        self.over + self.under > 0
+    }
 }
 
 impl Owed {

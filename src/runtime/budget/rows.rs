@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `budgets` | each name's calendar, how many accounts it has, and up to when some were forgotten |
 //! | `accounts` | what each key has spent in each period; money in billionths of a dollar, times in milliseconds since 1970 |
-//! | `syncs` | is written for the sake of writing: so that the disk has all before it |
 
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
@@ -30,8 +29,6 @@ CREATE TABLE accounts(
     month_start INTEGER NOT NULL, month_end INTEGER NOT NULL,
     month_used INTEGER NOT NULL, month_told INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX due ON accounts(budget, until);
-CREATE TABLE syncs(id INTEGER PRIMARY KEY CHECK (id = 1), number INTEGER NOT NULL);
-INSERT INTO syncs VALUES (1, 0);
 ";
 
 const SELECT: &str = "
@@ -124,14 +121,6 @@ pub(super) fn keys(on: &Connection, budget: i64) -> Result<u64> {
         .map(|keys| keys.max(0) as u64)
 }
 
-/// Has the disk have everything that was committed before.
-pub(super) fn sync(on: &Connection) -> Result<()> {
-    on.execute_batch("PRAGMA synchronous = FULL")?;
-    let synced = on.execute("UPDATE syncs SET number = number + 1", []);
-    on.execute_batch("PRAGMA synchronous = NORMAL")?;
-    synced.map(drop)
-}
-
 pub(super) fn reset(on: &Connection, budget: i64, holder: Option<&Holder>) -> Result<bool> {
     let gone = match holder {
         Some(holder) => on.execute("DELETE FROM accounts WHERE id = ?1", [&holder.id[..]])?,
@@ -154,24 +143,23 @@ pub(super) struct Books<'a> {
 }
 
 impl Books<'_> {
-    /// Does something with an account; says also whether so much was spent that the disk is to
-    /// be told.
+    /// Does something with an account; says also whether that has changed it.
     pub(super) fn with<T>(
         &self,
         holder: &Holder,
         act: impl FnOnce(&mut Account) -> T,
     ) -> std::result::Result<(T, bool), Away> {
         let known = find(self.on, holder)?;
-        let mut account = match &known {
-            Some((account, _)) => *account,
-            None => {
-                self.make_room()?;
-                Account::new(fresh_token() as u64)
-            }
+        let mut account = if let Some((account, _)) = known {
+            account
+        } else {
+            self.make_room()?;
+            Account::new(fresh_token() as u64)
         };
         let before = account;
         let done = act(&mut account);
-        if account != before {
+        let changed = account != before;
+        if changed {
             match known {
                 Some((_, until)) => self.update(holder, &before, &account, until)?,
                 // Who has spent nothing takes no room.
@@ -179,7 +167,7 @@ impl Books<'_> {
                 None => self.insert(holder, &account)?,
             }
         }
-        Ok((done, account.has_passed_a_step(&before, self.terms)))
+        Ok((done, changed))
     }
 
     /// Tells what was owed.
@@ -200,7 +188,7 @@ impl Books<'_> {
                 })?;
             }
         }
-        Ok(Paid { under: owed.under().len() })
+        Ok(Paid { over: owed.over().count(), under: owed.under().len() })
     }
 
     fn make_room(&self) -> std::result::Result<(), Away> {

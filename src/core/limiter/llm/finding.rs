@@ -112,7 +112,7 @@ impl<K: Eq + Hash + Copy, W: Clone> LlmLimiter<K, W> {
         let limits = std::array::from_fn(|d| limits[d].over(old[d]));
         let slots = concurrency.over(inner.slots);
         let one = inner.ledger.finds_itself().then_some(1);
-        check_limits(&limits, slots.or(one))?;
+        check_limits(&limits, slots.or(one), inner.priced)?;
         inner.ledger.configure(limits);
         inner.slots = slots;
         if concurrency != Change::Keep {

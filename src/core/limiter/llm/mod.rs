@@ -133,6 +133,7 @@ impl<K: Eq + Hash + Copy, W: Clone> LlmLimiter<K, W> {
         let adaptive = settings.adaptive.map(Adaptive::new).transpose()?.map(Box::new);
         let inner = Inner {
             default_output: settings.default_output(),
+            priced: settings.priced,
             ledger: Ledger::new(settings.period, settings.limits, settings.adaptive_rate),
             estimates: Estimates::new(settings.quantile(), settings.max_models),
             line: Line::new(
@@ -319,6 +320,11 @@ impl<K: Eq + Hash + Copy, W: Clone> LlmLimiter<K, W> {
         let now = inner.tick(&self.clock);
         inner.undo(now, grant);
         inner.pump(now, out);
+    }
+
+    /// The money that a request is taken to cost.
+    pub fn estimated_usd(&self, ask: &Ask<K>) -> u64 {
+        self.inner.lock().wanted(ask).amounts.get(Dimension::Usd)
     }
 
     /// Counts a request that was refused by [`LlmLimiter::try_enter`] and did not wait.

@@ -91,6 +91,9 @@ pub struct Settings<K> {
     pub estimate_quantile: f64,
     /// The output of an answer of which nothing is known.
     pub default_output: Option<u64>,
+    /// Whether somebody else limits money: then it is learned and estimated without a limit on
+    /// it, and there need be no other limit.
+    pub priced: bool,
     /// Off: everything is granted and counted.
     pub enabled: bool,
 }
@@ -110,6 +113,7 @@ impl<K> Default for Settings<K> {
             max_models: 256,
             estimate_quantile: 0.9,
             default_output: None,
+            priced: false,
             enabled: true,
         }
     }
@@ -130,8 +134,9 @@ fn argument(dimension: Dimension) -> &'static str {
 pub(super) fn check_limits(
     limits: &[Option<u64>; DIMENSIONS],
     concurrency: Option<u32>,
+    priced: bool,
 ) -> Result<(), InvalidArgument> {
-    if limits.iter().all(Option::is_none) && concurrency.is_none() {
+    if limits.iter().all(Option::is_none) && concurrency.is_none() && !priced {
         return Err(InvalidArgument::new(
             "requests_per_minute",
             "expected at least one limit, such as requests_per_minute=, tokens_per_minute= or \
@@ -166,7 +171,7 @@ impl<K> Settings<K> {
     pub(super) fn checked(self) -> Result<Self, InvalidArgument> {
         // A rate that is yet to be found is a limit, too.
         let one = self.adaptive.map(|found| found.initial).or(self.adaptive_rate.then_some(1));
-        check_limits(&self.limits, self.concurrency.or(one))?;
+        check_limits(&self.limits, self.concurrency.or(one), self.priced)?;
         if self.period == 0 || self.period > MAX_PERIOD {
             let message = "expected a margin that leaves windows of at most 292 years";
             return Err(InvalidArgument::new("window_margin", message));

@@ -18,6 +18,8 @@ pub(super) struct Inner<K, W> {
     pub(super) line: Line<K, W>,
     pub(super) estimates: Estimates<K>,
     pub(super) default_output: u64,
+    /// Whether money is estimated without a limit on it.
+    pub(super) priced: bool,
     pub(super) slots: Option<u32>,
     pub(super) in_use: u32,
     /// Sets `slots`.
@@ -52,7 +54,8 @@ impl<K: Eq + Hash + Copy, W: Clone> Inner<K, W> {
         let output = ask.output.unwrap_or_else(|| self.estimated_output(ask));
         let usd = ask.usd.unwrap_or_else(|| {
             let limit = self.ledger.allowed(Dimension::Usd);
-            let known = limit.and_then(|_| self.estimates.usd(ask.model)).unwrap_or(0);
+            let counts = self.priced || limit.is_some();
+            let known = counts.then(|| self.estimates.usd(ask.model)).flatten().unwrap_or(0);
             known.min(limit.unwrap_or(u64::MAX))
         });
         let Ask { model, tenant, .. } = *ask;
