@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from types import EllipsisType
-from typing import Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from ferrogate import _core
 from ferrogate._again import remembers
@@ -135,6 +135,12 @@ class LLMLimiter(_core.LLMLimiter):
         ValueError, TypeError: a wrong argument, no limit at all, or limits that contradict
             each other; the message names the argument.
     """
+
+    if TYPE_CHECKING:
+
+        @property
+        def budget(self) -> Budget | None:
+            """Whose money the calls spend."""
 
     _made_with: tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -46,9 +46,10 @@ def reset_all() -> None:
 
     Entries and statistics of every ``Cache`` and ``@cached`` (``on_evict`` is
     told, as by ``clear()``), the windows and adaptive slots of every ``RateLimiter``, the
-    state of every ``CircuitBreaker`` (``on_close`` is told, as by ``reset()``), the
-    generations of every ``ProductionOptimizer``. Settings stay, and so does what
-    lies in the store of a ``CacheService``, which is the test's own business.
+    state of every ``CircuitBreaker`` (``on_close`` is told, as by ``reset()``), what every
+    ``Budget`` in memory has spent, the generations of every ``ProductionOptimizer``.
+    Settings stay, and so does what lies in the store of a ``CacheService`` or in the
+    file of a ``Budget``, which is the test's own business.
 
     Raises:
         ExceptionGroup: of what single components raised; all others are reset.

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import budget_calls
 import guarded_calls
 import pytest
 from child import run
@@ -511,6 +512,7 @@ RECIPES: dict[str, Recipe] = {
     "_check_tags": new(lambda: _core._check_tags(["t"])),
     "parse_rate_limit_headers": new(lambda: _core.parse_rate_limit_headers({"retry-after": "1"})),
     "cache_key": new(lambda: ferrogate.cache_key(1, x=[2])),
+    **budget_calls.RECIPES,
     **guarded_calls.RECIPES,
 }
 
@@ -528,6 +530,7 @@ C_API = "talks to CPython's C API only; there is nothing of Rust's in it that co
 
 #: Not through the edge, and why.
 EXCUSED = {
+    **budget_calls.EXCUSED,
     **guarded_calls.EXCUSED,
     "Cache.enabled": READS,
     "Cache.max_bytes": READS,

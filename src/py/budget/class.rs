@@ -6,33 +6,31 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::PyDict;
 use pyo3::{IntoPyObjectExt, PyTraverseError, PyVisit};
 
-use super::books::{Books, Calendar, Stop, Who};
-use super::hold::{Hold, PyBudgetReservation};
+use super::asking::add;
+use super::books::{Books, Calendar, Stop};
+use super::hold::PyBudgetReservation;
 use super::news::Callbacks;
-use super::refused::Refused;
 use super::usd;
-use crate::core::budget::{
-    Account, Entry, MOST, Millis, News, PERIODS, Period, Span, Table, Terms,
-};
+use crate::core::budget::{Entry, MOST, Millis, PERIODS, Period, Table};
 use crate::core::sync::Mutex;
 use crate::py::convert::{clock, globally_disabled};
 use crate::py::edge::edge;
-use crate::py::limiter::{count, key_from};
+use crate::py::limiter::count;
 use crate::py::llm::{PyDenial, nano_usd};
 use crate::py::service::after_forks;
-use crate::runtime::budget::{BudgetFile, Config, Holder};
+use crate::runtime::budget::{BudgetFile, Config};
 use crate::runtime::sqlite::OpenError;
 
-type Argument<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
+pub(super) type Argument<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 
 /// So long a request waits for other processes' commits.
 const BUSY: Duration = Duration::from_millis(250);
 
 /// A test suite wants everything granted, and nothing counted.
-static BYPASSED: AtomicBool = AtomicBool::new(false);
+pub(super) static BYPASSED: AtomicBool = AtomicBool::new(false);
 
 /// For ``ferrogate.testing.bypass``: whether budgets grant everything.
 #[pyfunction]
@@ -43,240 +41,40 @@ pub(super) fn bypass_budgets(on: bool) {
 
 /// The limits, as they can change.
 #[derive(Clone, Copy)]
-struct Limits {
-    limits: [Option<u64>; PERIODS],
-    thresholds: [Option<u64>; PERIODS],
+pub(super) struct Limits {
+    pub(super) limits: [Option<u64>; PERIODS],
+    pub(super) thresholds: [Option<u64>; PERIODS],
 }
 
 #[derive(Default)]
-struct Counts {
-    granted: AtomicU64,
-    rejected: AtomicU64,
-    settled: AtomicU64,
-    released: AtomicU64,
-    open: AtomicU64,
+pub(super) struct Counts {
+    pub(super) granted: AtomicU64,
+    pub(super) rejected: AtomicU64,
+    pub(super) settled: AtomicU64,
+    pub(super) released: AtomicU64,
+    pub(super) open: AtomicU64,
     /// What the open ones have reserved.
-    reserved: AtomicU64,
-    store_failures: AtomicU64,
+    pub(super) reserved: AtomicU64,
+    pub(super) store_failures: AtomicU64,
 }
 
 /// The native half of ``ferrogate.Budget``.
 #[pyclass(frozen, subclass, module = "ferrogate._core")]
 pub(crate) struct Budget {
-    name: String,
+    pub(super) name: String,
     /// Whose account it is if nobody is named: a value, or a function that tells.
-    key: Option<Py<PyAny>>,
-    asks_for_key: bool,
-    limits: Mutex<Limits>,
+    pub(super) key: Option<Py<PyAny>>,
+    pub(super) asks_for_key: bool,
+    pub(super) limits: Mutex<Limits>,
     threshold: Option<f64>,
-    hard: bool,
-    enabled: bool,
-    books: Books,
-    calendar: Calendar,
-    counts: Counts,
+    pub(super) hard: bool,
+    pub(super) enabled: bool,
+    pub(super) books: Books,
+    pub(super) calendar: Calendar,
+    pub(super) counts: Counts,
     /// Whether the store could not be asked at last.
-    away: AtomicBool,
+    pub(super) away: AtomicBool,
     pub(super) callbacks: Callbacks,
-}
-
-fn add(counter: &AtomicU64, amount: u64) {
-    counter.fetch_add(amount, Ordering::Relaxed);
-}
-
-fn sub(counter: &AtomicU64, amount: u64) {
-    let less = |now: u64| Some(now.saturating_sub(amount));
-    let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-}
-
-/// What other native parts ask of it.
-impl Budget {
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Whether tenants have accounts of their own.
-    pub(crate) fn is_keyed(&self) -> bool {
-        self.key.is_some()
-    }
-
-    /// The most that one request can ever be granted.
-    pub(crate) fn most(&self) -> u64 {
-        let Limits { limits, .. } = *self.limits.lock();
-        if self.hard { limits.into_iter().flatten().min().unwrap_or(MOST) } else { MOST }
-    }
-
-    /// Reserves so much, or says why not.
-    ///
-    /// # Errors
-    /// A wrong key, or whatever the function that tells it raises.
-    pub(crate) fn take(
-        slf: &Bound<'_, Self>,
-        amount: u64,
-        key: Argument<'_, '_>,
-    ) -> PyResult<Result<Hold, Refused>> {
-        let (py, this) = (slf.py(), slf.get());
-        let amount = amount.min(MOST);
-        let who = this.who(py, key)?;
-        if this.is_off() {
-            this.count_grant(amount);
-            return Ok(Ok(Hold::new(slf.clone().unbind(), who, Entry::unknown(amount), false)));
-        }
-        let asked =
-            this.with(py, &who, |account, terms, news| account.reserve(terms, amount, news))?;
-        let granted = match asked {
-            Ok((granted, news)) => {
-                if !news.is_empty() {
-                    Self::announce(slf, &who, &news);
-                }
-                granted.map_err(|short| Refused::of_limit(short, amount, this.calendar.now()))
-            }
-            Err(Stop::Away(_)) if !this.hard => {
-                this.books.owe(py, &who, &Entry::unknown(0), amount);
-                Ok(Entry::unknown(amount))
-            }
-            Err(stop) => Err(Refused::of_stop(&stop, amount, this.calendar.now())),
-        };
-        Ok(match granted {
-            Ok(entry) => {
-                this.count_grant(amount);
-                Ok(Hold::new(slf.clone().unbind(), who, entry, true))
-            }
-            Err(refused) => {
-                add(&this.counts.rejected, 1);
-                Err(refused.with_key(who.object))
-            }
-        })
-    }
-
-    /// Ends what was reserved; `None`: it was not spent.
-    pub(super) fn correct(slf: &Bound<'_, Self>, hold: &Hold, actual: Option<u64>) {
-        let (py, this) = (slf.py(), slf.get());
-        sub(&this.counts.open, 1);
-        sub(&this.counts.reserved, hold.entry.amount);
-        add(if actual.is_some() { &this.counts.settled } else { &this.counts.released }, 1);
-        let actual = actual.unwrap_or(0).min(MOST);
-        if !hold.counted || actual == hold.entry.amount || this.is_off() {
-            return;
-        }
-        let settled = this.with(py, &hold.who, |account, terms, news| {
-            account.settle(terms, &hold.entry, actual, news);
-        });
-        match settled {
-            Ok(Ok(((), news))) => {
-                if !news.is_empty() {
-                    Self::announce(slf, &hold.who, &news);
-                }
-            }
-            Ok(Err(_)) => this.books.owe(py, &hold.who, &hold.entry, actual),
-            // After the interpreter's shutdown it stays as reserved; a calendar does not fail
-            // that has not failed before.
-            Err(_) => {}
-        }
-    }
-
-    fn count_grant(&self, amount: u64) {
-        add(&self.counts.granted, 1);
-        add(&self.counts.open, 1);
-        add(&self.counts.reserved, amount);
-    }
-
-    fn is_off(&self) -> bool {
-        !self.enabled || BYPASSED.load(Ordering::Relaxed)
-    }
-
-    /// Does something with an account; also what is to be told then, with no lock held.
-    fn with<T: Send>(
-        &self,
-        py: Python<'_>,
-        who: &Who,
-        act: impl Fn(&mut Account, &Terms, &mut Vec<News>) -> T + Send + Sync,
-    ) -> PyResult<Result<(T, Vec<News>), Stop>> {
-        let terms = |spans| self.terms(spans);
-        let done = self.books.with(py, who, &self.calendar, terms, |account, terms| {
-            let mut news = Vec::new();
-            (act(account, terms, &mut news), news)
-        })?;
-        self.note_store(py, &done);
-        Ok(done)
-    }
-
-    /// Logs the first failure of the store since it was last well.
-    fn note_store<T>(&self, py: Python<'_>, done: &Result<T, Stop>) {
-        let Err(Stop::Away(why)) = done else {
-            if self.away.load(Ordering::Relaxed) {
-                self.away.store(false, Ordering::Relaxed);
-            }
-            return;
-        };
-        add(&self.counts.store_failures, 1);
-        if !self.away.swap(true, Ordering::Relaxed) {
-            self.report(py, &format!("its store cannot be asked: {why}"), None);
-        }
-    }
-
-    fn terms(&self, spans: [Span; PERIODS]) -> Terms {
-        let Limits { limits, thresholds } = *self.limits.lock();
-        Terms { limits, spans, thresholds, hard: self.hard }
-    }
-
-    /// The account of `key`, or of whom the budget is for.
-    fn who(&self, py: Python<'_>, key: Argument<'_, '_>) -> PyResult<Who> {
-        let told;
-        let object = match (key, &self.key) {
-            (Some(key), _) => Some(key),
-            (None, None) => None,
-            (None, Some(own)) if self.asks_for_key => {
-                told = own.bind(py).call0()?;
-                Some(&told)
-            }
-            (None, Some(own)) => Some(own.bind(py)),
-        };
-        let object = object.filter(|object| !object.is_none());
-        let key = object.map(|object| key_from("key", object)).transpose()?;
-        let holder = match &self.books {
-            Books::Memory(_) => None,
-            Books::File(_) => {
-                let label = object.map(label).transpose()?.unwrap_or_default();
-                Some(Holder::new(&self.name, key.as_ref(), &label))
-            }
-        };
-        Ok(Who { key, object: object.map(|object| object.clone().unbind()), holder })
-    }
-
-    /// An account as it stands now, and the time.
-    fn look(&self, py: Python<'_>, key: Argument<'_, '_>) -> PyResult<(Account, Terms, Millis)> {
-        let who = self.who(py, key)?;
-        let now = self.calendar.now();
-        let terms = self.terms(self.calendar.at(py, now)?);
-        if !self.enabled {
-            return Ok((Account::default().seen(&terms), terms, now));
-        }
-        let seen = self.books.look(py, &who, &terms)?;
-        self.note_store(py, &seen);
-        match seen {
-            Ok(account) => Ok((account, terms, now)),
-            Err(Stop::Away(why)) => Err(self.store_error(&why)),
-            Err(Stop::Full(_)) => Ok((Account::default().seen(&terms), terms, now)),
-        }
-    }
-
-    fn store_error(&self, why: &str) -> PyErr {
-        PyOSError::new_err(format!(
-            "the store of the budget {:?} cannot be asked: {why}",
-            self.name
-        ))
-    }
-}
-
-/// What people see of a key in a file.
-fn label(key: &Bound<'_, PyAny>) -> PyResult<String> {
-    const LONGEST: usize = 200;
-    let text = if let Ok(text) = key.cast::<PyString>() {
-        text.to_string_lossy().into_owned()
-    } else {
-        key.repr()?.to_string_lossy().into_owned()
-    };
-    Ok(text.chars().take(LONGEST).collect())
 }
 
 /// Limits as Python has read them: numbers of periods, and dollars.

@@ -3,6 +3,7 @@
 //! An account in memory is asked under a lock of its table; one in a file in a transaction,
 //! detached. Python code (the calendar, once an hour; callbacks) runs before and after.
 
+mod asking;
 mod books;
 mod class;
 mod hold;

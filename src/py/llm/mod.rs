@@ -1,11 +1,12 @@
 //! `LLMLimiter`: convert, ask the core, hand over the answer.
 //!
-//! A granted `reserve` is one native call that returns a [`ready`] awaitable with
+//! A granted `reserve` is one native call that returns an awaitable that is ready, with
 //! the [`Reservation`](PyReservation); one that goes unawaited takes the
 //! reservation with it, and that gives itself back.
 
 mod denial;
 mod finding;
+mod money;
 mod request;
 mod reservation;
 mod wait;
@@ -28,13 +29,12 @@ use crate::core::limiter::llm::{
     Ask, Change, Dimension, Fairness, Grant, LlmLimiter, Settings, Told, Usage, Verdict,
 };
 use crate::core::outcome::Outcome;
-use crate::py::awaitable::ready;
-use crate::py::budget::{Budget, Hold, Refused};
+use crate::py::budget::Budget;
 use crate::py::convert::{clock, duration_or_zero, globally_disabled};
 use crate::py::edge::edge;
 use crate::py::limiter::adaptive::Slots;
-use crate::py::limiter::{count, gone};
-use crate::py::waiting::{Waker, Wakes, place, seconds};
+use crate::py::limiter::count;
+use crate::py::waiting::{Waker, Wakes, seconds};
 
 type Core = LlmLimiter<Key, Waker>;
 type Out = Outbox<Key, Waker>;
@@ -83,90 +83,6 @@ impl LLMLimiter {
         self.calling(py, |core, out| core.try_enter(ask, out))
     }
 
-    /// Takes what a call may cost from the budget, if there is one. An estimate is never what
-    /// makes a call impossible.
-    ///
-    /// # Errors
-    /// The tenant's key, or whatever tells the budget's own, raised.
-    fn money(
-        &self,
-        py: Python<'_>,
-        usd: u64,
-        estimated: bool,
-        tenant: Argument<'_, '_>,
-    ) -> PyResult<Result<Option<Hold>, Refused>> {
-        let Some(budget) = self.budget.as_ref().filter(|_| self.core.enabled()) else {
-            return Ok(Ok(None));
-        };
-        let budget = budget.bind(py);
-        let usd = if estimated { usd.min(budget.get().most()) } else { usd };
-        let tenant = tenant.filter(|_| budget.get().is_keyed());
-        Ok(Budget::take(budget, usd, tenant)?.map(Some))
-    }
-
-    /// What was granted, and the money for it; without the money nothing is.
-    ///
-    /// # Errors
-    /// See [`LLMLimiter::money`].
-    fn with_money(
-        &self,
-        py: Python<'_>,
-        granted: Granted,
-        ask: &Asked,
-        tenant: Argument<'_, '_>,
-    ) -> PyResult<Result<(Granted, Option<Hold>), Refused>> {
-        let usd = granted.amounts().get(Dimension::Usd);
-        let refused = match self.money(py, usd, ask.usd.is_none(), tenant) {
-            Ok(Ok(money)) => return Ok(Ok((granted, money))),
-            Ok(Err(refused)) => {
-                self.core.count_rejection();
-                Ok(Err(refused))
-            }
-            Err(error) => Err(error),
-        };
-        self.calling(py, |core, out| core.undo(granted, out));
-        refused
-    }
-
-    /// What a caller that is going to wait asks for, all estimates of money made, and the money
-    /// for it. It is reserved before the wait: a budget that is spent out is told at once.
-    ///
-    /// # Errors
-    /// The budget's refusal, or see [`LLMLimiter::money`].
-    fn money_to_wait(
-        &self,
-        py: Python<'_>,
-        ask: &Asked,
-        tenant: Argument<'_, '_>,
-    ) -> PyResult<(Asked, Option<Hold>)> {
-        let Some(budget) = &self.budget else { return Ok((*ask, None)) };
-        let usd = self.core.estimated_usd(ask);
-        match self.money(py, usd, ask.usd.is_none(), tenant)? {
-            Ok(money) => Ok((Asked { usd: Some(usd), ..*ask }, money)),
-            Err(refused) => {
-                self.core.count_rejection();
-                Err(refused.error(budget.bind(py), "cost_usd"))
-            }
-        }
-    }
-
-    /// A reservation that was granted at once, if there is the money for it.
-    fn reservation(
-        slf: &Bound<'_, Self>,
-        granted: Granted,
-        ask: &Asked,
-        tenant: Argument<'_, '_>,
-    ) -> PyResult<PyReservation> {
-        let (py, this) = (slf.py(), slf.get());
-        match (this.with_money(py, granted, ask, tenant)?, &this.budget) {
-            (Ok((granted, money)), _) => {
-                Ok(PyReservation::new(slf.clone().unbind(), granted, money))
-            }
-            (Err(refused), Some(budget)) => Err(refused.error(budget.bind(py), "cost_usd")),
-            (Err(_), None) => Err(gone()),
-        }
-    }
-
     /// The request is done.
     pub(crate) fn settle(&self, py: Python<'_>, granted: Granted, usage: &Usage, outcome: Outcome) {
         self.calling(py, |core, out| core.settle_as(granted, usage, outcome, out));
@@ -182,31 +98,6 @@ impl LLMLimiter {
     /// Grants nothing for so long.
     pub(crate) fn pause_for(&self, py: Python<'_>, length: Nanos) {
         self.calling(py, |core, out| core.pause(length, out));
-    }
-
-    /// An awaitable that becomes a reservation.
-    fn reserve_async<'py>(
-        slf: &Bound<'py, Self>,
-        ask: &Asked,
-        tenant: Argument<'_, 'py>,
-        deadline: Nanos,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let py = slf.py();
-        let this = slf.get();
-        match this.enter(py, ask) {
-            Ok(granted) => {
-                let reservation = Self::reservation(slf, granted, ask, tenant)?;
-                ready(py, Bound::new(py, reservation)?.into_any())
-            }
-            Err(never) if never.is_never() => {
-                this.core.count_rejection();
-                Err(this.refusal(py, &never))
-            }
-            Err(_) => {
-                let (ask, money) = this.money_to_wait(py, ask, tenant)?;
-                place(py, Self::join(slf, &ask, deadline, money))
-            }
-        }
     }
 
     fn deadline(&self, timeout: Argument<'_, '_>) -> PyResult<Nanos> {
