@@ -75,6 +75,50 @@ def limits_awaited() -> Namespace:
     return {"call": call}
 
 
+def money(store: str) -> Namespace:
+    """A budget whose every call is granted."""
+    folder = import_module("tempfile").TemporaryDirectory()
+    where = "memory" if store == "memory" else f"sqlite://{folder.name}/money.db"
+    limits = ("1_000_000 USD/day", "9_000_000 USD/month")
+    budget = import_module("ferrogate").Budget(*limits, store=where)
+
+    def call() -> None:
+        budget.reserve(0.002).settle(0.001)
+
+    def verify() -> None:
+        assert budget.get_stats()["rejected"] == 0, "a call was denied"
+
+    return {"call": call, "verify": verify, "close": folder.cleanup}
+
+
+def money_by_hand() -> Namespace:
+    """What is written without a library: a row, two transactions."""
+    folder = import_module("tempfile").TemporaryDirectory()
+    connect = import_module("sqlite3").connect
+    file = connect(f"{folder.name}/money.db", isolation_level=None)
+    file.execute("PRAGMA journal_mode = WAL")
+    file.execute("PRAGMA synchronous = NORMAL")
+    file.execute("CREATE TABLE money(key TEXT PRIMARY KEY, day INTEGER, used INTEGER)")
+    file.execute("INSERT INTO money VALUES ('', 0, 0)")
+
+    def count(nano: int) -> None:
+        file.execute("BEGIN IMMEDIATE")
+        (used,) = file.execute("SELECT used FROM money WHERE key = ''").fetchone()
+        assert used + nano < 10**15
+        file.execute("UPDATE money SET used = ? WHERE key = ''", (used + nano,))
+        file.execute("COMMIT")
+
+    def call() -> None:
+        count(2_000_000)
+        count(-1_000_000)
+
+    def close() -> None:
+        file.close()
+        folder.cleanup()
+
+    return {"call": call, "close": close}
+
+
 ROWS = [
     Row(
         "an LLM call's reserve + settle, awaited",
@@ -103,6 +147,32 @@ ROWS = [
                 limits_awaited,
                 "limits",
                 "three windows one after the other, tokens by the hundred; nothing is settled",
+            ),
+        ],
+        KEYS,
+        fresh=True,
+        rounds=ROUNDS,
+    ),
+    Row(
+        "a Budget's reserve + settle, in a SQLite file",
+        Target(at_most=1.0, says="≤ by hand"),
+        [
+            Contender(
+                "by hand",
+                "call()",
+                money_by_hand,
+                "",
+                "sqlite3, two transactions on one row; no calendar, no keys",
+            ),
+            Contender(
+                "ferrogate", "call()", lambda: money("sqlite"), "ferrogate", "a day and a month"
+            ),
+            Contender(
+                "ferrogate, in memory",
+                "call()",
+                lambda: money("memory"),
+                "ferrogate",
+                "the same, and nothing survives",
             ),
         ],
         KEYS,
