@@ -14,8 +14,16 @@ __all__ = ["Again", "remembers"]
 
 _New = TypeVar("_New", bound=Callable[..., Any])
 
-#: What looks at results and errors, of which a recording has none, and what others share.
-_LEFT_OUT = {"classify": None, "on": None, "store": "memory"}
+#: What looks at results, errors and keys, of which a recording has none, whom it is not to alarm,
+#: and what others share.
+_LEFT_OUT = {
+    "classify": None,
+    "key": None,
+    "on": None,
+    "on_exceeded": None,
+    "on_threshold": None,
+    "store": "memory",
+}
 
 
 def remembers(new: _New) -> _New:

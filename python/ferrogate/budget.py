@@ -9,9 +9,10 @@ import re
 import weakref
 from collections.abc import Callable
 from datetime import datetime, tzinfo
-from typing import Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 from ferrogate import _core, _suites
+from ferrogate._again import remembers
 from ferrogate._arguments import flag
 from ferrogate._budgeting import NANO_USD, BudgetAlert, limit_text
 from ferrogate._calendar import PERIODS, Calendar, moment, zone_of
@@ -131,7 +132,12 @@ class Budget(_core.Budget):
     """
 
     _zone: tzinfo
+    _timezone: str
+    _limits: list[tuple[int, float]]
+    _in_file: bool
+    _made_with: tuple[tuple[Any, ...], dict[str, Any]]
 
+    @remembers
     def __new__(
         cls,
         *limits: str,
@@ -183,10 +189,6 @@ class Budget(_core.Budget):
         _living.add(self)
         _suites.register(self)
         return self
-
-    _timezone: str
-    _limits: list[tuple[int, float]]
-    _in_file: bool
 
     @property
     def limits(self) -> tuple[str, ...]:

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from ferrogate import Budget, BudgetExceededError, Guard, LLMLimiter, RateLimitExceeded
+from ferrogate import (
+    Budget,
+    BudgetExceededError,
+    Guard,
+    LLMLimiter,
+    RateLimitExceeded,
+    Recording,
+)
 from ferrogate.budget import Denial
 from ferrogate.testing import ManualClock, VirtualTimeLoop
 
@@ -185,6 +192,33 @@ def test_a_retry_does_not_wait_for_tomorrow(clock: ManualClock, budget: Budget) 
     with pytest.raises(BudgetExceededError):
         asyncio.run(ask())
     assert budget.get_stats()["rejected"] == 1
+
+
+def test_a_dry_run_spends_nobodys_money(clock: ManualClock) -> None:
+    told: list[object] = []
+    budget = Budget("1 USD/day", key=lambda: "acme", on_exceeded=told.append, clock=clock)
+    recording = Recording()
+    guard = Guard(
+        "llm",
+        limiter=LLMLimiter(budget=budget, clock=clock),
+        estimate=lambda: {"cost_usd": 0.2},
+        price=lambda _: 0.2,
+        recording=recording,
+        clock=clock,
+    )
+
+    @guard
+    def ask() -> str:
+        return "hello"
+
+    for _ in range(4):
+        ask()
+    same = guard.dry_run(recording)
+    less = LLMLimiter(budget=Budget("0.5 USD/day", key="acme", on_exceeded=told.append))
+    fewer = guard.dry_run(recording, limiter=less)
+    assert (same.replayed.answered, fewer.replayed.answered, fewer.replayed.refused) == (4, 2, 2)
+    assert (budget.spent(), less.budget.spent() if less.budget else None) == (0.8, 0)
+    assert told == []
 
 
 def test_a_disabled_limiter_leaves_the_budget_alone(clock: ManualClock, budget: Budget) -> None:
