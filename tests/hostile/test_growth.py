@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import budget_calls
 import pytest
 from child import SEED, patience, run, run_well, times
 
@@ -54,6 +55,7 @@ def flat(step, count, warm=0.2):
 
 # name: (set-up and `def step(i)`, the share of COUNT)
 STEPS = {
+    **budget_calls.STEPS,
     "get, set, evict": (
         """
 cache = Cache(1000, ttl=60)
@@ -335,31 +337,6 @@ def step(i):
     if i % 300 == 0: clock.advance(20); limiter.get_stats(); repr(limiter)
 """,
         1.0,
-    ),
-    "money reserved, settled, dropped and denied, in memory and in a file": (
-        """
-import os, tempfile
-from ferrogate import Budget
-from ferrogate.testing import ManualClock
-clock = ManualClock()
-told = dict(on_exceeded=lambda alert: None, on_threshold=lambda alert: None)
-folder = tempfile.TemporaryDirectory()
-file = f"sqlite://{folder.name}/money.db"
-budgets = [
-    Budget("1 USD/hour", "9 USD/day", max_keys=50, clock=clock, **told),
-    Budget("1 USD/hour", "9 USD/day", max_keys=50, clock=clock, store=file, **told),
-]
-def step(i):
-    for budget in budgets[: 2 if i % 20 == 0 else 1]:
-        for usd in (0.3, 0.6):
-            if reserved := budget.try_reserve(usd, f"t {i % 70}"):
-                if i % 3 == 0: reserved.settle(0.7)
-                elif i % 3 == 1: reserved.release()
-            else:
-                reserved.retry_after
-        if i % 300 == 0: clock.advance(3000); budget.get_stats(); budget.usage("t 1"); repr(budget)
-""",
-        0.25,
     ),
     "waits that time out, are cancelled or granted": (
         """

@@ -1,4 +1,4 @@
-"""How to call whatever a budget exports, for the test that injects panics."""
+"""How to call whatever a budget exports, for the tests that inject panics and watch memory."""
 
 from __future__ import annotations
 
@@ -74,4 +74,34 @@ EXCUSED = {
     "BudgetReservation.state": READS,
     "LLMLimiter.budget": READS,
     "_bypass_budgets": "stores one bit",
+}
+
+#: For the test of growth.
+STEPS = {
+    "money reserved, settled, dropped and denied, in memory and in a file": (
+        """
+import atexit, shutil, tempfile
+from ferrogate import Budget
+from ferrogate.testing import ManualClock
+clock = ManualClock()
+told = dict(on_exceeded=lambda alert: None, on_threshold=lambda alert: None)
+folder = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, folder)
+file = f"sqlite://{folder}/money.db"
+budgets = [
+    Budget("1 USD/hour", "9 USD/day", max_keys=50, clock=clock, **told),
+    Budget("1 USD/hour", "9 USD/day", max_keys=50, clock=clock, store=file, **told),
+]
+def step(i):
+    for budget in budgets[: 2 if i % 20 == 0 else 1]:
+        for usd in (0.3, 0.6):
+            if reserved := budget.try_reserve(usd, f"t {i % 70}"):
+                if i % 3 == 0: reserved.settle(0.7)
+                elif i % 3 == 1: reserved.release()
+            else:
+                reserved.retry_after
+        if i % 300 == 0: clock.advance(3000); budget.get_stats(); budget.usage("t 1"); repr(budget)
+""",
+        0.25,
+    ),
 }
