@@ -32,6 +32,7 @@ from ferrogate.exceptions import (
     InternalError,
     RateLimitExceeded,
     StreamLagError,
+    TargetsUnavailable,
 )
 from ferrogate.guard import Guard
 from ferrogate.health import AlertThreshold, HealthMonitor
@@ -44,6 +45,7 @@ from ferrogate.outcome import Outcome
 from ferrogate.recording import AttemptRecord, Recording
 from ferrogate.retry import RetryBudget, RetryPolicy, retry
 from ferrogate.service import CacheService, CacheUnavailable
+from ferrogate.targets import Target
 
 __all__ = [
     "AdaptiveConcurrency",
@@ -91,6 +93,8 @@ __all__ = [
     "RetryPolicy",
     "Savings",
     "StreamLagError",
+    "Target",
+    "TargetsUnavailable",
     "__version__",
     "cache_key",
     "cached",

@@ -504,6 +504,8 @@ class Guard:
         usage: Callable[[Any], Any],
         price: Callable[[Any], Any] | None,
         bulkhead: RateLimiter | None,
+        targets: list[Any] | None,
+        route: str,
         hedge: Hedge | None,
         timeout: float | timedelta | None,
         attempt_timeout: float | timedelta | None,
@@ -550,6 +552,11 @@ class Guard:
     @property
     def _bulkhead(self) -> RateLimiter | None: ...
     def _counts(self) -> list[tuple[str, int]]: ...
+    def _targets(self) -> list[tuple[int, int, int, int, int, int, float | None]]: ...
+    def _clock_moved(self) -> None: ...
+
+@final
+class _Taken: ...
 
 @final
 class _OpenAttempt:

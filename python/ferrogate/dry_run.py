@@ -118,6 +118,11 @@ class _Call:
 
 def dry_run(guard: Guard, records: Iterable[AttemptRecord], changes: dict[str, Any]) -> DryRun:
     """Runs the recorded calls through ``guard`` once more, on a clock of their own."""
+    if guard.targets or changes.get("targets"):
+        raise ValueError(
+            "dry_run: expected a guard without targets; a recording does not say where an attempt "
+            "went, so replay it against a guard with the breaker and limiter of one of them"
+        )
     try:
         asyncio.get_running_loop()
     except RuntimeError:

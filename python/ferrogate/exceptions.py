@@ -12,6 +12,7 @@ __all__ = [
     "InternalError",
     "RateLimitExceeded",
     "StreamLagError",
+    "TargetsUnavailable",
 ]
 
 
@@ -134,3 +135,22 @@ class StreamLagError(FerrogateError):
         )
         self.behind = behind
         self.kept = kept
+
+
+class TargetsUnavailable(FerrogateError):
+    """None of a guard's targets takes the call before its deadline.
+
+    Attributes:
+        name: the guard's name.
+        reasons: why, by the target's name.
+        retry_after: seconds until the first of them is expected to return; infinite if none will
+            by itself.
+    """
+
+    def __init__(
+        self, message: str, *, name: str, reasons: dict[str, str], retry_after: float
+    ) -> None:
+        super().__init__(message)
+        self.name = name
+        self.reasons = reasons
+        self.retry_after = retry_after

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar, cast
 
-from ferrogate import _core, _llm_calls, _suites
+from ferrogate import _core, _llm_calls, _suites, _targets
 from ferrogate._again import remembers
 from ferrogate._arguments import flag
 from ferrogate._cached import cached
@@ -22,6 +22,7 @@ from ferrogate.limiter import RateLimiter, RateLimiterStats
 from ferrogate.llm_limiter import LLMLimiter
 from ferrogate.recording import AttemptRecord, Recording
 from ferrogate.retry import RetryPolicy
+from ferrogate.targets import Target, TargetStats, slots
 
 if TYPE_CHECKING:
     from ferrogate.outcome import Outcome
@@ -57,6 +58,8 @@ class GuardStats(TypedDict):
     """Times that ``classify=`` raised."""
     bulkhead: RateLimiterStats | None
     """Of the bulkhead, whose ``burst`` is how many attempts may run now."""
+    targets: NotRequired[dict[str, TargetStats]]
+    """By the names of its targets, if it has some."""
 
 
 class Guard(_core.Guard):
@@ -108,7 +111,18 @@ class Guard(_core.Guard):
         price: for an ``LLMLimiter``: called with the same, returns its cost in USD.
         bulkhead: how many attempts may run at a time; an :class:`AdaptiveConcurrency`, which finds
             that by itself; or a :class:`RateLimiter` of slots only.
-        hedge: a :class:`Hedge`: a second call beside one that takes long.
+        targets: where the call can be made, each a :class:`Target` with limits of its own, in
+            place of ``breaker``, ``limiter`` and ``bulkhead``. Every attempt is given one, as the
+            function's keyword ``target``. One that its own breaker or limiter keeps closed is
+            passed by, which costs no attempt; one that failed in this call comes last, so with
+            ``retry`` the next attempt goes elsewhere at once. When none is free the call waits for
+            the first to return.
+        route: which of the targets that are free: ``"ordered"`` (the first, the default),
+            ``"weighted"`` (by turns, as nginx spreads them), ``"cheapest"`` by their ``price``, or
+            ``"fastest"``: the one with the least time to an answer lately; every 20th attempt goes
+            to the one that had none for longest.
+        hedge: a :class:`Hedge`: a second call beside one that takes long; with targets at another
+            one, unless it has a function of its own (``to``), which is then called without one.
         timeout: seconds (or a timedelta) that all attempts, waits and pauses may take together.
             Guarded calls that its code makes have no more time than it.
         attempt_timeout: seconds that each attempt may take, counted from its first ``await``, not
@@ -126,6 +140,9 @@ class Guard(_core.Guard):
     Raises:
         ValueError, TypeError: a wrong argument; the message names it.
     """
+
+    targets: tuple[Target[Any], ...]
+    """Its targets; none if it was made without."""
 
     _cached: Callable[[Any], Any] | None
     _has_fallback: bool
@@ -145,6 +162,8 @@ class Guard(_core.Guard):
         usage: Callable[[Any], Any] | None = None,
         price: Callable[[Any], float | None] | None = None,
         bulkhead: int | AdaptiveConcurrency | RateLimiter | None = None,
+        targets: Sequence[Target[Any]] | None = None,
+        route: Literal["ordered", "weighted", "cheapest", "fastest"] | None = None,
         hedge: Hedge | None = None,
         timeout: float | timedelta | None = None,
         attempt_timeout: float | timedelta | None = None,
@@ -168,9 +187,24 @@ class Guard(_core.Guard):
         if limiter is not None and not isinstance(limiter, RateLimiter | LLMLimiter):
             got = type(limiter).__name__
             raise TypeError(f"limiter: expected a RateLimiter or an LLMLimiter, got {got}")
+        if route is not None and not isinstance(route, str):
+            raise TypeError(f"route: expected a str, got {type(route).__name__}")
+        if targets is None and route is not None:
+            raise ValueError("route: for a guard with targets=[...] only")
+        known = () if targets is None else _targets.checked(targets, route or "ordered")
+        own: dict[str, object] = {"breaker": breaker, "limiter": limiter, "bulkhead": bulkhead}
+        for argument, given in own.items():
+            if known and given is not None:
+                raise ValueError(
+                    f"{argument}: expected none beside targets; give each Target one of its own, "
+                    "or all of them the same"
+                )
         for_tokens: dict[str, object] = {"estimate": estimate, "usage": usage, "price": price}
+        priced = any(isinstance(one.price, tuple) for one in known)
+        counting = any(isinstance(one.limiter, LLMLimiter) for one in known)
         for argument, function in for_tokens.items():
-            if function is not None and not isinstance(limiter, LLMLimiter):
+            needed = counting or isinstance(limiter, LLMLimiter)
+            if function is not None and not (needed or (argument == "estimate" and priced)):
                 raise ValueError(f"{argument}: for limiter=LLMLimiter(...) only")
         if isinstance(cache, Cache):
             cache = cached(cache=cache)
@@ -184,29 +218,6 @@ class Guard(_core.Guard):
             if given is not None and not callable(given):
                 got = type(given).__name__
                 raise TypeError(f"{argument}: expected a callable or None, got {got}")
-        if isinstance(bulkhead, int) and not isinstance(bulkhead, bool):
-            if bulkhead < 1:
-                raise ValueError(f"bulkhead: expected at least 1, got {bulkhead}")
-            bulkhead = RateLimiter(burst=bulkhead, name=f"{name} bulkhead", clock=clock)
-        elif isinstance(bulkhead, AdaptiveConcurrency):
-            bulkhead = RateLimiter(burst=bulkhead, name=f"{name} bulkhead", clock=clock)
-        elif bulkhead is not None and not isinstance(bulkhead, RateLimiter):
-            got = type(bulkhead).__name__
-            raise TypeError(
-                f"bulkhead: expected an int, an AdaptiveConcurrency or a RateLimiter, got {got}"
-            )
-        elif bulkhead is not None and bulkhead.limits:
-            limits = " and ".join(map(str, bulkhead.limits))
-            raise ValueError(
-                f"bulkhead: expected a RateLimiter of slots alone (burst=), got one of {limits}; "
-                "that is what limiter= is for"
-            )
-        found = None if bulkhead is None else concurrency_stats(bulkhead)
-        if found is not None and found["signal"] == "tpot":
-            raise ValueError(
-                'bulkhead: no tokens are counted here; use signal="ttft" or "latency", or '
-                "limiter=LLMLimiter(concurrency=AdaptiveConcurrency(...))"
-            )
         if isinstance(limiter, RateLimiter) and concurrency_stats(limiter) is not None:
             raise ValueError("limiter: slots that find their own number belong in bulkhead=")
         self = super().__new__(
@@ -218,7 +229,9 @@ class Guard(_core.Guard):
             estimate=_llm_calls.estimate if estimate is None else estimate,
             usage=_llm_calls.usage if usage is None else usage,
             price=price,
-            bulkhead=bulkhead,
+            bulkhead=slots(name, bulkhead, clock),
+            targets=[_targets.given(one) for one in known] if known else None,
+            route=route or "ordered",
             hedge=hedge,
             timeout=timeout,
             attempt_timeout=attempt_timeout,
@@ -230,7 +243,15 @@ class Guard(_core.Guard):
         )
         self._cached = cache
         self._has_fallback = fallback is not None
+        self.targets = known
+        subscribe = getattr(clock, "_on_advance", None)
+        if known and subscribe is not None:
+            subscribe(self._on_clock)
         return self
+
+    def _on_clock(self) -> None:
+        # A bound method of Python's, which the clock can hold weakly.
+        self._clock_moved()
 
     def __call__(self, function: Function) -> Function:
         """Decorates ``def``, ``async def`` and async generators: every call goes through it.
@@ -238,6 +259,8 @@ class Guard(_core.Guard):
         A stream is one call from its first item to its end, and is tried again only until its
         first item. ``attempt_timeout`` bounds the time to that, ``timeout`` the whole.
         """
+        if self.targets and callable(function):
+            _targets.check(function)
         if self._cached is None:
             return guarded(function, self, "guard")
         looked_up = self._cached(guarded(function, self, "guard", "behind cache"))
@@ -309,7 +332,7 @@ class Guard(_core.Guard):
             changes: arguments of :class:`Guard` that differ.
 
         Raises:
-            TypeError, ValueError: a wrong argument of the guard.
+            TypeError, ValueError: a wrong argument of the guard, or one with ``targets``.
             RuntimeError: an event loop is running in this thread.
         """
         return dry_run(self, recording, changes)
@@ -319,7 +342,33 @@ class Guard(_core.Guard):
         slots = cast("RateLimiter | None", self._bulkhead)
         counts = dict(self._counts())
         bulkhead = None if slots is None else slots.get_stats()
-        return cast(GuardStats, {"name": self.name, **counts, "bulkhead": bulkhead})
+        stats = cast(GuardStats, {"name": self.name, **counts, "bulkhead": bulkhead})
+        if self.targets:
+            rows = self._targets()
+            total = sum(row[0] for row in rows)
+            stats["targets"] = {
+                target.name: {
+                    "attempts": chosen,
+                    "share": chosen / total if total else 0.0,
+                    "under_way": under_way,
+                    "successes": successes,
+                    "failures": failures,
+                    "throttled": throttled,
+                    "neutral": neutral,
+                    "latency": latency,
+                    "state": None if target.breaker is None else target.breaker.state,
+                }
+                for target, (
+                    chosen,
+                    under_way,
+                    successes,
+                    failures,
+                    throttled,
+                    neutral,
+                    latency,
+                ) in zip(self.targets, rows, strict=True)
+            }
+        return stats
 
     def __repr__(self) -> str:
         stats = self.get_stats()
@@ -332,7 +381,20 @@ class Guard(_core.Guard):
         slots = stats["bulkhead"]
         if slots is not None:
             told.append(f"{slots['concurrent_requests']} of {slots['burst']} slots")
+        for name, row in stats.get("targets", {}).items():
+            state = "" if row["state"] in (None, "closed") else f" ({row['state']})"
+            told.append(f"{row['share']:.0%} at {name!r}{state}")
         return f"<Guard {self.name!r}: {', '.join(told)}>"
 
 
-_suites.replaces(Guard, call=_suites.call_through, call_sync=_suites.call_through_sync)
+def _past(guard: Guard, named: dict[str, Any]) -> dict[str, Any]:
+    return {**named, "target": guard.targets[0]} if guard.targets else named
+
+
+_suites.replaces(
+    Guard,
+    call=lambda self, *args, **named: _suites.call_through(self, *args, **_past(self, named)),
+    call_sync=lambda self, *args, **named: _suites.call_through_sync(
+        self, *args, **_past(self, named)
+    ),
+)

@@ -20,6 +20,7 @@ pub mod quantile;
 pub mod random;
 pub mod recording;
 pub mod retry;
+pub mod route;
 pub mod sync;
 
 /// `usual` cases of a property, under `FERROGATE_SOAK` that many times more, up to `full`.

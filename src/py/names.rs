@@ -60,6 +60,7 @@ names! {
     settle: "settle",
     status: "status",
     status_code: "status_code",
+    target: "target",
     throw: "throw",
     time: "time",
     timed_out: "timed_out",

@@ -108,10 +108,12 @@ def of_recording(call: Callable[[Recording], object]) -> Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "Guard": lambda: lambda: Guard("panics"),
+    "Guard._clock_moved": of_guard(lambda g: g._clock_moved()),
     "Guard._counts": of_guard(lambda g: g.get_stats()),
     "Guard._open": opened(lambda g, a: finished(g._open(a, False, double_later, 1))),
     "Guard._open_sync": opened(lambda g, a: g._open_sync(a, True, double, 1)),
     "Guard._parts": of_guard(lambda g: g._parts()),
+    "Guard._targets": of_guard(_core.Guard._targets),
     "Guard.call": of_guard(lambda g: finished(g.call(double_later, 1))),
     "Guard.call_sync": of_guard(lambda g: g.call_sync(double, 1)),
     "Driven.send": of_guard(lambda g: finished(g.call(double_later, 1))),

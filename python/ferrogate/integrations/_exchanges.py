@@ -151,6 +151,11 @@ class Exchanges:
     ) -> None:
         if not isinstance(guard, Guard):
             raise TypeError(f"guard: expected a ferrogate.Guard, got {type(guard).__name__}")
+        if guard.targets:
+            raise ValueError(
+                "guard: expected one without targets: a request has its address before it comes "
+                "here; put the guard with targets around the calls of the clients instead"
+            )
         if budget is not None and not isinstance(budget, RetryBudget):
             raise TypeError(f"budget: expected a RetryBudget, got {type(budget).__name__}")
         if not max_wait >= 0:

@@ -103,8 +103,17 @@ impl Breaker {
     /// # Errors
     /// It would.
     pub fn check(&self) -> Result<(), Refusal> {
+        let refusal = self.would_refuse();
+        if refusal.is_some() {
+            self.inner.lock().totals.rejected += 1;
+        }
+        refusal.map_or(Ok(()), Err)
+    }
+
+    /// [`Breaker::check`] by somebody who goes elsewhere if refused, which is not counted.
+    pub fn would_refuse(&self) -> Option<Refusal> {
         let now = self.clock.now();
-        let mut inner = self.inner.lock();
+        let inner = self.inner.lock();
         let state = inner.shown(now);
         let retry_after = match state {
             State::Open => Some(inner.until - now),
@@ -112,14 +121,13 @@ impl Breaker {
             State::HalfOpen if inner.state == State::HalfOpen => {
                 let Settings { half_open_max_calls, probe_timeout, .. } = self.settings;
                 match inner.probes.free_after(half_open_max_calls, now, probe_timeout) {
-                    None => return Ok(()),
+                    None => return None,
                     some => some,
                 }
             }
-            _ => return Ok(()),
+            _ => return None,
         };
-        inner.totals.rejected += 1;
-        Err(Refusal { state, retry_after })
+        Some(Refusal { state, retry_after })
     }
 
     /// Gives a permit back with how the call ended and what it has cost; the step that this has

@@ -57,6 +57,13 @@ fn a_probe_at_a_time_and_three_in_a_row_close_it() {
         let refused = one.begin().0.unwrap_err();
         assert_eq!(refused, Refusal { state: HalfOpen, retry_after: Some(60 * SECOND) });
     }
+    // Who only looks is not counted.
+    let rejected = one.stats().rejected;
+    let refusal = one.would_refuse();
+    assert_eq!(refusal, Some(Refusal { state: HalfOpen, retry_after: Some(60 * SECOND) }));
+    assert_eq!(one.stats().rejected, rejected);
+    assert_eq!(one.check().unwrap_err(), refusal.unwrap());
+    assert_eq!(one.stats().rejected, rejected + 1);
     // An abandoned probe gives its slot back and says nothing.
     assert_eq!(one.end(first.unwrap(), Neutral, None), None);
     assert_eq!(call(&one, Success), Ok(None));

@@ -339,6 +339,34 @@ impl Run {
         self.after_drawing(policy, outcome, retry_after, cost, now, random)
     }
 
+    /// [`Run::after`] where the next call goes to somebody else: [`Verdict::Again`] says for how
+    /// long whoever failed is to be left alone, which may be longer than there is time.
+    pub fn after_elsewhere(
+        &mut self,
+        policy: &Policy,
+        outcome: Outcome,
+        retry_after: Option<Nanos>,
+        cost: Option<u64>,
+    ) -> Verdict {
+        let random = |most| Random::shared().up_to(most);
+        let verdict = match self.may(policy, outcome) {
+            Ok(()) => self.paid(policy, self.pause(policy, retry_after, random), cost),
+            Err(reason) => Verdict::GiveUp(reason),
+        };
+        // Nobody waits for it.
+        policy.count(match verdict {
+            Verdict::Again(_) => Verdict::Again(0),
+            given_up @ Verdict::GiveUp(_) => given_up,
+        });
+        verdict
+    }
+
+    /// What is left until all calls must be over; `None`: no end.
+    #[must_use]
+    pub fn left(&self, now: Nanos) -> Option<Nanos> {
+        (self.deadline != NEVER).then(|| self.deadline.saturating_sub(now))
+    }
+
     /// The call has ended in a way that whoever judges errors does not want retried.
     #[must_use]
     pub fn not_retried(self, policy: &Policy) -> Verdict {
@@ -358,17 +386,44 @@ impl Run {
         random: impl FnOnce(Nanos) -> Nanos,
     ) -> Verdict {
         let verdict = match self.delay(policy, outcome, retry_after, now, random) {
-            Ok(delay) => match policy.budget() {
-                Some(budget) if !budget.try_withdraw(cost) => Verdict::GiveUp(Reason::Budget),
-                _ => Verdict::Again(delay),
-            },
+            Ok(delay) => self.paid(policy, delay, cost),
             Err(reason) => Verdict::GiveUp(reason),
         };
-        if matches!(verdict, Verdict::Again(_)) {
-            self.made = self.made.saturating_add(1);
-        }
         policy.count(verdict);
         verdict
+    }
+
+    /// One more call, if the budget pays for it.
+    fn paid(&mut self, policy: &Policy, delay: Nanos, cost: Option<u64>) -> Verdict {
+        if policy.budget().is_some_and(|budget| !budget.try_withdraw(cost)) {
+            return Verdict::GiveUp(Reason::Budget);
+        }
+        self.made = self.made.saturating_add(1);
+        Verdict::Again(delay)
+    }
+
+    /// Whether it is to be made again at all.
+    fn may(&self, policy: &Policy, outcome: Outcome) -> Result<(), Reason> {
+        let settings = &policy.settings;
+        if !settings.enabled || !matches!(outcome, Outcome::Failure | Outcome::Throttled) {
+            return Err(Reason::NotRetried);
+        }
+        if self.made >= settings.attempts {
+            return Err(Reason::Attempts);
+        }
+        Ok(())
+    }
+
+    /// How long the next call to the same server waits: as long as that asked, or by the policy.
+    fn pause(
+        &self,
+        policy: &Policy,
+        retry_after: Option<Nanos>,
+        random: impl FnOnce(Nanos) -> Nanos,
+    ) -> Nanos {
+        let ceiling = policy.settings.ceiling(self.made);
+        let floor = policy.settings.jitter.floor(ceiling);
+        retry_after.unwrap_or(0).max(floor).saturating_add(random(ceiling - floor))
     }
 
     fn delay(
@@ -379,22 +434,14 @@ impl Run {
         now: Nanos,
         random: impl FnOnce(Nanos) -> Nanos,
     ) -> Result<Nanos, Reason> {
-        let settings = &policy.settings;
-        if !settings.enabled || !matches!(outcome, Outcome::Failure | Outcome::Throttled) {
-            return Err(Reason::NotRetried);
-        }
-        if self.made >= settings.attempts {
-            return Err(Reason::Attempts);
-        }
+        self.may(policy, outcome)?;
         // Time left; a run without a deadline has all there is, whatever the time.
         let left = if self.deadline == NEVER { NEVER } else { self.deadline.saturating_sub(now) };
         let asked = retry_after.unwrap_or(0);
-        if asked > settings.max_retry_after || (asked > 0 && asked >= left) {
+        if asked > policy.settings.max_retry_after || (asked > 0 && asked >= left) {
             return Err(Reason::RetryAfterTooLong);
         }
-        let ceiling = settings.ceiling(self.made);
-        let floor = settings.jitter.floor(ceiling);
-        let delay = asked.max(floor).saturating_add(random(ceiling - floor));
+        let delay = self.pause(policy, retry_after, random);
         // A call that begins at the deadline could only be late.
         if delay >= left {
             return Err(Reason::Deadline);

@@ -70,6 +70,36 @@ fn a_server_is_waited_for_and_a_herd_does_not_come_back_in_one_instant() {
 }
 
 #[test]
+fn who_goes_elsewhere_waits_for_nobody_and_pays_all_the_same() {
+    let one = BudgetSettings { min_per_second: 1_000_000, window: SECOND, ..no_savings() };
+    let budget = Arc::new(RetryBudget::new(one, Clock::Manual(ManualClock::default())).unwrap());
+    let settings = Settings { attempts: 3, jitter: Jitter::None, ..Settings::default() };
+    let policy = Policy::new(settings, Some(budget)).unwrap();
+    let mut run = policy.begin(0).until(SECOND);
+    let far = Some(3_600 * SECOND);
+    // The same server could not be asked again in time.
+    let same = run.after(&policy, Outcome::Throttled, far, None, 0);
+    assert_eq!(same, Verdict::GiveUp(Reason::RetryAfterTooLong));
+    let elsewhere = run.after_elsewhere(&policy, Outcome::Throttled, far, None);
+    assert_eq!(elsewhere, Verdict::Again(3_600 * SECOND));
+    assert_eq!((run.attempts(), run.left(SECOND / 4)), (2, Some(SECOND * 3 / 4)));
+    let unpaid = run.after_elsewhere(&policy, Outcome::Failure, None, None);
+    assert_eq!(unpaid, Verdict::GiveUp(Reason::Budget));
+    let neutral = run.after_elsewhere(&policy, Outcome::Neutral, None, None);
+    assert_eq!(neutral, Verdict::GiveUp(Reason::NotRetried));
+    let stats = policy.stats();
+    assert_eq!((stats.retries, stats.delayed), (1, 0), "nobody has waited");
+
+    let policy = Policy::new(Settings { attempts: 2, ..settings }, None).unwrap();
+    let mut run = policy.begin(0);
+    assert_eq!(run.left(7), None);
+    let again = run.after_elsewhere(&policy, Outcome::Failure, None, None);
+    assert_eq!(again, Verdict::Again(SECOND / 2));
+    let last = run.after_elsewhere(&policy, Outcome::Failure, None, None);
+    assert_eq!(last, Verdict::GiveUp(Reason::Attempts));
+}
+
+#[test]
 fn more_patience_than_there_is_is_not_begun() {
     let total = Some(10 * SECOND);
     let policy = policy(Settings { total_timeout: total, ..Settings::default() });

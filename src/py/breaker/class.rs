@@ -110,6 +110,11 @@ impl CircuitBreaker {
         self.core.check().map_err(|refusal| self.open_error(py, &refusal))
     }
 
+    /// What [`CircuitBreaker::begin`] would say now, for somebody who may as well go elsewhere.
+    pub(crate) fn would_refuse(&self) -> Option<Refusal> {
+        self.core.would_refuse()
+    }
+
     fn force(slf: &Bound<'_, Self>, to: fn(&Breaker) -> Option<Transition>) {
         if let Some(step) = to(&slf.get().core) {
             Self::announce(slf, step);

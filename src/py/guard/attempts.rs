@@ -10,6 +10,7 @@ use super::class::Guard;
 use super::gate::Pass;
 use super::plan::{Parts, Plan};
 use super::recording::Noted;
+use super::routed::Routed;
 use super::target::Target;
 use super::timing;
 use crate::core::breaker::{Permit, Spend};
@@ -28,15 +29,15 @@ use crate::py::waiting::Waker;
 pub(super) struct Attempts {
     pub(super) plan: Plan,
     /// When all must be over.
-    deadline: Nanos,
+    pub(super) deadline: Nanos,
     /// When whoever called must be done.
     around: Around,
     /// In which line the attempt stands.
-    line: Line,
+    pub(super) line: Line,
     /// The attempt has been let through and has not ended.
-    running: bool,
+    pub(super) running: bool,
     pub(super) pass: Option<Pass>,
-    bulkhead: bool,
+    pub(super) bulkhead: bool,
     /// The attempt as a bulkhead sees it whose slots find their own number.
     pub(super) slot: Option<Call>,
     /// It failed as the other side had too much to do.
@@ -46,13 +47,15 @@ pub(super) struct Attempts {
     /// What an attempt may cost, in millionths of a USD.
     pub(super) cost: Option<u64>,
     /// What the first of two calls has cost, which failed.
-    wasted: Option<Spend>,
-    permit: Option<Permit>,
+    pub(super) wasted: Option<Spend>,
+    pub(super) permit: Option<Permit>,
     pub(super) run: Option<Run>,
     /// What the attempt before raised.
     pub(super) before: Option<Py<PyAny>>,
     /// For whoever writes attempts down.
     pub(super) noted: Option<Box<Noted>>,
+    /// Where the attempts go, if the guard has targets.
+    pub(super) routed: Option<Box<Routed>>,
 }
 
 /// Who is to know that a stream's first item has come, to be told with no lock held.
@@ -87,10 +90,11 @@ pub(super) enum TimeLimit {
 
 /// A line that an attempt waits in.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Line {
+pub(super) enum Line {
     None,
     Limiter,
     Bulkhead,
+    Target,
 }
 
 impl Attempts {
@@ -112,6 +116,7 @@ impl Attempts {
             run: None,
             before: None,
             noted: None,
+            routed: None,
         }
     }
 
@@ -123,7 +128,7 @@ impl Attempts {
 
     #[inline]
     pub(super) fn parts(&self) -> Parts<'_> {
-        self.plan.parts()
+        parts_of(&self.plan, self.routed.as_deref())
     }
 
     /// The call begins now.
@@ -159,6 +164,9 @@ impl Attempts {
         }
         self.deadline = parts.deadline();
         self.note_call();
+        if let Some((_, beside)) = self.plan.routed() {
+            self.routed = Some(Box::new(Routed { beside, ..Routed::default() }));
+        }
     }
 
     /// When nobody waits for the call any more: at its deadline, or that of a call around it.
@@ -224,6 +232,7 @@ impl Attempts {
                 }
             }
             Line::Bulkhead => self.bulkhead = true,
+            Line::Target => self.reached(py, came)?,
         }
         Ok(())
     }
@@ -247,6 +256,9 @@ impl Attempts {
         py: Python<'py>,
         target: &Target,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if self.routed.is_some() {
+            return self.find(py, target);
+        }
         if self.pass.is_none() && !self.bulkhead {
             self.note_asked();
             self.check(py)?;
@@ -278,14 +290,21 @@ impl Attempts {
         Ok(None)
     }
 
+    /// Refuses what could only begin too late.
+    #[inline]
+    pub(super) fn check_time(&self, py: Python<'_>) -> PyResult<()> {
+        if self.left() != Some(0) {
+            return Ok(());
+        }
+        let own = self.left_of_own() == Some(0);
+        Err(self.timed_out(py, if own { TimeLimit::Total } else { TimeLimit::Around }))
+    }
+
     /// What would be refused anyway does not wait for a permit first.
     #[inline]
     fn check(&self, py: Python<'_>) -> PyResult<()> {
+        self.check_time(py)?;
         let parts = self.plan.parts();
-        if self.left() == Some(0) {
-            let own = self.left_of_own() == Some(0);
-            return Err(self.timed_out(py, if own { TimeLimit::Total } else { TimeLimit::Around }));
-        }
         match parts.breaker {
             Some(breaker) if parts.gate.is_some() || parts.bulkhead.is_some() => {
                 breaker.get().check(py)
@@ -317,6 +336,9 @@ impl Attempts {
     }
 
     fn try_admit_blocking(&mut self, py: Python<'_>, target: &Target) -> PyResult<()> {
+        if self.routed.is_some() {
+            return self.find_blocking(py, target);
+        }
         self.note_asked();
         self.check(py)?;
         let parts = self.plan.parts();
@@ -347,6 +369,9 @@ impl Attempts {
     /// An item of a stream has come; one that says how much it took is kept until the end.
     #[inline]
     pub(super) fn note_item(&mut self, item: &Bound<'_, PyAny>) {
+        if self.routed.as_ref().is_some_and(|routed| routed.took.is_none()) {
+            self.note_first_item();
+        }
         if !matches!(self.pass, Some(Pass::Reservation(_))) {
             return;
         }
@@ -366,7 +391,8 @@ impl Attempts {
             Some(Pass::Reservation(reservation)) => Some(reservation.clone_ref(py)),
             _ => None,
         };
-        let slots = match (&mut self.slot, self.plan.parts().bulkhead) {
+        let bulkhead = parts_of(&self.plan, self.routed.as_deref()).bulkhead;
+        let slots = match (&mut self.slot, bulkhead) {
             (Some(call), Some(bulkhead)) => {
                 let wakers = bulkhead.get().first_token_quietly(call);
                 Some((bulkhead.clone_ref(py), wakers))
@@ -389,16 +415,21 @@ impl Attempts {
             self.learn(py, result, outcome);
         }
         self.give_back_bulkhead(py, outcome);
-        if let (Some(pass), Some(gate)) = (self.pass.take(), self.plan.parts().gate) {
+        if let (Some(pass), Some(gate)) =
+            (self.pass.take(), parts_of(&self.plan, self.routed.as_deref()).gate)
+        {
             self.cost = pass.micro_usd();
             self.wasted = gate.end(py, pass, outcome, false, None);
+        }
+        if self.routed.is_some() {
+            self.leave_target(py, outcome, result.is_none());
         }
     }
 
     /// What an attempt has brought is told to the limiter.
     #[inline]
     pub(super) fn learn(&self, py: Python<'_>, result: &PyResult<Py<PyAny>>, outcome: Outcome) {
-        if let (Some(gate), Some(pass)) = (self.plan.parts().gate, &self.pass) {
+        if let (Some(gate), Some(pass)) = (self.parts().gate, &self.pass) {
             match result {
                 Ok(value) => gate.observe(py, pass, outcome, value.bind(py)),
                 Err(error) => gate.observe(py, pass, outcome, error.value(py).as_any()),
@@ -414,7 +445,7 @@ impl Attempts {
     fn give_back_bulkhead(&mut self, py: Python<'_>, outcome: Outcome) {
         let call = self.slot.take();
         if std::mem::take(&mut self.bulkhead)
-            && let Some(bulkhead) = self.plan.parts().bulkhead
+            && let Some(bulkhead) = self.parts().bulkhead
         {
             bulkhead.get().release_after(py, call, outcome);
         }
@@ -433,7 +464,7 @@ impl Attempts {
         outcome: Outcome,
         result: Option<&Py<PyAny>>,
     ) {
-        let parts = self.plan.parts();
+        let parts = parts_of(&self.plan, self.routed.as_deref());
         let ran = std::mem::take(&mut self.running);
         if ran && !parts.is_part {
             parts.count_outcome(outcome);
@@ -441,7 +472,7 @@ impl Attempts {
         self.line = Line::None;
         let overloaded = std::mem::take(&mut self.overloaded);
         self.give_back_bulkhead(py, if overloaded { Outcome::Throttled } else { outcome });
-        let parts = self.plan.parts();
+        let parts = parts_of(&self.plan, self.routed.as_deref());
         let mut spend = self.wasted.take();
         let noted = self.to_be_noted(py);
         if let (Some(pass), Some(gate)) = (self.pass.take(), parts.gate) {
@@ -459,6 +490,9 @@ impl Attempts {
         if let (Some(permit), Some(breaker)) = (self.permit.take(), parts.breaker) {
             CircuitBreaker::end(breaker.bind(py), permit, outcome, spend);
         }
+        if self.routed.is_some() {
+            self.leave_target(py, outcome, false);
+        }
     }
 
     pub(super) fn traverse<E>(&self, visit: &Visiting<'_, E>) -> Result<(), E> {
@@ -470,5 +504,15 @@ impl Attempts {
             visit(told)?;
         }
         self.before.as_ref().map_or(Ok(()), visit)
+    }
+}
+
+/// The parts of a plan, those of the target among them that the attempt goes to.
+#[inline]
+pub(super) fn parts_of<'a>(plan: &'a Plan, routed: Option<&Routed>) -> Parts<'a> {
+    let parts = plan.parts();
+    match routed.and_then(|routed| routed.at) {
+        None => parts,
+        Some(at) => parts.at(at),
     }
 }

@@ -49,7 +49,7 @@ fn run(py: Python<'_>, plan: Plan, target: &Target, opens: Option<&Opens>) -> Py
         let result = match attempts.admit_blocking(py, target) {
             Ok(()) => {
                 let _within = attempts.within();
-                target.call(py)
+                attempts.call(py, target)
             }
             Err(error) => return fall_back(py, attempts, error, target),
         };

@@ -96,7 +96,7 @@ impl Call {
         }
         let called = {
             let _within = self.attempts.within();
-            self.target.call(py)
+            self.attempts.call(py, &self.target)
         };
         match called.and_then(Inner::of) {
             Ok(Ok(inner)) => Ok(Next::Drive(At::Attempt, inner)),
@@ -292,7 +292,8 @@ impl Steps for Call {
             && let Some(guard) = self.hedges()
         {
             let cost = self.attempts.micro_usd();
-            self.standby = Standby::set(py, guard, &self.target, self.since, cost)?;
+            let at = self.attempts.at();
+            self.standby = Standby::set(py, guard, &self.target, self.since, cost, at)?;
         }
         Ok(())
     }

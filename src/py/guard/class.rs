@@ -13,6 +13,9 @@ use super::hedge::Hedge;
 use super::open::{OpenAttempt, Opens};
 use super::plan::{Counts, Parts, Plan};
 use super::recording::PyRecording;
+use super::routed;
+use super::router::Router;
+use super::slot::Given;
 use super::target::Target;
 use crate::core::clock::{Clock, Nanos};
 use crate::py::breaker::CircuitBreaker;
@@ -31,6 +34,7 @@ pub(crate) struct Guard {
     breaker: Option<Py<CircuitBreaker>>,
     retry: Option<Py<PyRetryPolicy>>,
     gate: Option<Gate>,
+    router: Option<Box<Router>>,
     bulkhead: Option<Py<RateLimiter>>,
     hedge: Option<Py<Hedge>>,
     fallback: Option<Py<PyAny>>,
@@ -48,11 +52,28 @@ impl Guard {
         self.hedge.as_ref().filter(|_| self.enabled)
     }
 
+    /// Who chooses a target for each attempt, if it has targets.
+    #[inline]
+    pub(super) fn router(&self) -> Option<&Router> {
+        self.router.as_deref()
+    }
+
+    pub(super) fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// Refuses a function that a guard with targets has nowhere to put the target of.
+    #[inline]
+    fn check(&self, function: &Bound<'_, PyAny>) -> PyResult<()> {
+        if self.router.is_none() { Ok(()) } else { routed::check(function) }
+    }
+
     #[inline]
     pub(super) fn parts(&self) -> Parts<'_> {
         if !self.enabled {
             return Parts {
                 guard: Some(self),
+                router: self.router(),
                 classify: self.classify.as_ref(),
                 recording: self.recording.as_ref(),
                 ..Parts::default()
@@ -60,6 +81,7 @@ impl Guard {
         }
         Parts {
             guard: Some(self),
+            router: self.router(),
             breaker: self.breaker.as_ref(),
             retry: self.retry.as_ref(),
             gate: self.gate.as_ref(),
@@ -77,9 +99,10 @@ impl Guard {
 #[pymethods]
 impl Guard {
     #[new]
-    #[pyo3(signature = (name, *, breaker, retry, limiter, estimate, usage, price, bulkhead, hedge, timeout, attempt_timeout, fallback, classify, recording, clock, enabled))]
+    #[pyo3(signature = (name, *, breaker, retry, limiter, estimate, usage, price, bulkhead, targets, route, hedge, timeout, attempt_timeout, fallback, classify, recording, clock, enabled))]
     #[allow(clippy::too_many_arguments, reason = "called by ferrogate.Guard alone, by keyword")]
     fn new(
+        py: Python<'_>,
         name: String,
         breaker: Option<Py<CircuitBreaker>>,
         retry: Option<Py<PyRetryPolicy>>,
@@ -88,6 +111,8 @@ impl Guard {
         usage: Py<PyAny>,
         price: Option<Py<PyAny>>,
         bulkhead: Option<Py<RateLimiter>>,
+        targets: Option<Vec<Given<'_>>>,
+        route: &str,
         hedge: Option<Py<Hedge>>,
         timeout: Option<&Bound<'_, PyAny>>,
         attempt_timeout: Option<&Bound<'_, PyAny>>,
@@ -98,12 +123,16 @@ impl Guard {
         enabled: bool,
     ) -> PyResult<Self> {
         edge("Guard", || {
+            let router = targets
+                .map(|targets| Router::new(py, route, targets, &estimate, &usage, price.as_ref()));
+            let router = router.transpose()?.map(Box::new);
             let gate = limiter.map(|limiter| Gate::new(limiter, estimate, usage, price));
             Ok(Self {
                 name,
                 breaker,
                 retry,
                 gate: gate.transpose()?,
+                router,
                 bulkhead,
                 hedge,
                 fallback,
@@ -127,6 +156,7 @@ impl Guard {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         edge("Guard.call", || {
+            slf.get().check(function)?;
             super::call_with(Plan::Guard(slf.clone().unbind()), function, args, kwargs)
         })
     }
@@ -139,6 +169,7 @@ impl Guard {
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Py<PyAny>> {
         edge("Guard.call_sync", || {
+            slf.get().check(function)?;
             super::call_blocking_with(Plan::Guard(slf.clone().unbind()), function, args, kwargs)
         })
     }
@@ -206,6 +237,30 @@ impl Guard {
         self.enabled
     }
 
+    /// Of each target: chosen, under way, successes, failures, throttled, neutral, and the seconds
+    /// that its answers take.
+    #[allow(clippy::type_complexity)] // spelled out in `_core.pyi`
+    fn _targets(&self) -> PyResult<Vec<(u64, u64, u64, u64, u64, u64, Option<f64>)>> {
+        edge("Guard._targets", || {
+            let stats = self.router().map_or_else(Vec::new, Router::stats).into_iter();
+            let rows = stats.map(|(chosen, under_way, [good, bad, throttled, neutral], took)| {
+                let took = took.map(crate::core::clock::secs_from_nanos);
+                (chosen, under_way, good, bad, throttled, neutral, took)
+            });
+            Ok(rows.collect())
+        })
+    }
+
+    /// After a ``ManualClock`` moved.
+    fn _clock_moved(&self, py: Python<'_>) -> PyResult<()> {
+        edge("Guard._clock_moved", || {
+            if let Some(router) = self.router() {
+                router.ring_all(py);
+            }
+            Ok(())
+        })
+    }
+
     /// What it has counted, by name.
     fn _counts(&self) -> PyResult<Vec<(&'static str, u64)>> {
         edge("Guard._counts", || {
@@ -232,6 +287,9 @@ impl Guard {
         visit.call(&self.retry)?;
         if let Some(gate) = &self.gate {
             gate.traverse(&visit)?;
+        }
+        if let Some(router) = &self.router {
+            router.traverse(&visit)?;
         }
         visit.call(&self.bulkhead)?;
         visit.call(&self.hedge)?;

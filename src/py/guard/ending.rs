@@ -9,7 +9,7 @@ use super::attempts::Attempts;
 use super::gate::Pass;
 use crate::core::clock::Nanos;
 use crate::core::outcome::Outcome;
-use crate::core::retry::Verdict;
+use crate::core::retry::{Policy, Run, Verdict};
 use crate::py::edge::unraisable;
 use crate::py::names;
 use crate::py::outcome;
@@ -40,6 +40,9 @@ impl Attempts {
             self.overloaded = outcome::is_overload(error.value(py).as_any());
         }
         self.release_with(py, outcome, result.as_ref().ok());
+        if self.routed.is_some() && outcome == Outcome::Throttled {
+            self.leave_alone(py, result);
+        }
         if self.run.is_none() || outcome == Outcome::Success || !may {
             return Ok(None);
         }
@@ -54,21 +57,31 @@ impl Attempts {
         result: &PyResult<Py<PyAny>>,
         outcome: Outcome,
     ) -> PyResult<Option<Nanos>> {
+        let elsewhere = self.may_go_elsewhere();
         let parts = self.plan.parts();
         let (Some(policy), Some(run)) = (parts.retry, &mut self.run) else { return Ok(None) };
         let policy = policy.get();
         // One clock for all, or the deadline would be on another than the pauses.
         let now = parts.clock().now();
+        let cost = self.cost;
+        let decide = |run: &mut Run, policy: &Policy, outcome, wait| {
+            if elsewhere {
+                return run.after_elsewhere(policy, outcome, wait, cost);
+            }
+            run.after(policy, outcome, wait, cost, now)
+        };
         let verdict = match result {
             Err(error) if !error.is_instance_of::<PyException>(py) => return Ok(None),
             Err(error) => {
                 let error = error.value(py).as_any();
                 let wait = outcome::retry_after(error);
-                policy.after_error(run, error, outcome, wait, self.cost, now)?
+                policy.after_error(run, error, outcome, |run, policy, outcome| {
+                    decide(run, policy, outcome, wait)
+                })?
             }
             Ok(value) => {
                 let wait = outcome::retry_after(value.bind(py));
-                run.after(policy.policy(), outcome, wait, self.cost, now)
+                decide(run, policy.policy(), outcome, wait)
             }
         };
         match verdict {
@@ -76,7 +89,11 @@ impl Attempts {
                 parts.count(|counts| &counts.retries);
                 self.before =
                     result.as_ref().err().map(|error| error.value(py).clone().into_any().unbind());
-                Ok(Some(pause))
+                Ok(Some(self.routed.as_deref_mut().map_or(pause, |routed| {
+                    // Others are asked at once.
+                    routed.bar(now.saturating_add(pause));
+                    0
+                })))
             }
             Verdict::GiveUp(reason) => {
                 if let Err(error) = result {

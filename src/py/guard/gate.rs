@@ -25,7 +25,7 @@ pub(super) enum Gate {
 
 /// A model's limits, and how a call's share of them is found.
 pub(super) struct Tokens {
-    limiter: Py<LLMLimiter>,
+    pub(super) limiter: Py<LLMLimiter>,
     /// From the call's arguments to the keywords of `reserve`.
     estimate: Py<PyAny>,
     /// From a result to the keywords of `settle`.

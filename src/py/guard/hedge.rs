@@ -110,6 +110,8 @@ impl Hedge {
 pub(crate) struct Rival {
     guard: Py<Guard>,
     target: Target,
+    /// Where the first is under way, if the second is to be made at another target.
+    beside: Option<usize>,
     event_loop: Py<PyAny>,
     alarm: Alarm,
     /// What it may cost, in millionths of a USD.
@@ -150,7 +152,7 @@ impl Rival {
             return Ok(());
         }
         hedge.get().begun.fetch_add(1, Ordering::Relaxed);
-        let plan = Plan::Rival(this.guard.clone_ref(py));
+        let plan = Plan::Rival(this.guard.clone_ref(py), this.beside);
         let target = this.target.clone_ref(py, hedge.get().to.as_ref());
         let coroutine = super::call(py, plan, target)?;
         let task = this.event_loop.bind(py).call_method1(names::create_task(py), (coroutine,))?;
@@ -171,7 +173,7 @@ impl Rival {
             return Ok(());
         }
         let result = Ok(task.call_method0(names::result(py))?.unbind());
-        let judge = Attempts::new(Plan::Rival(self.guard.clone_ref(py)));
+        let judge = Attempts::new(Plan::Rival(self.guard.clone_ref(py), None));
         if judge.classify(py, &result) != Outcome::Success {
             return Ok(());
         }
@@ -195,16 +197,17 @@ impl Standby {
         target: &Target,
         since: Nanos,
         cost: Option<u64>,
+        at: Option<usize>,
     ) -> PyResult<Option<Self>> {
         let this = guard.get();
-        let Some(after) = this.hedge().and_then(|hedge| hedge.get().after()) else {
-            return Ok(None);
-        };
+        let Some(hedge) = this.hedge() else { return Ok(None) };
+        let Some(after) = hedge.get().after() else { return Ok(None) };
         let Some((alarm, event_loop)) = Alarm::of_this_task(py)? else { return Ok(None) };
         let waited = this.clock.now().saturating_sub(since);
         let rival = Rival {
             guard: guard.clone_ref(py),
             target: target.clone_ref(py, None),
+            beside: at.filter(|_| hedge.get().to.is_none()),
             event_loop: event_loop.clone().unbind(),
             alarm,
             cost,

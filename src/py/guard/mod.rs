@@ -14,13 +14,19 @@ mod function;
 mod gate;
 mod hedge;
 mod inner;
+mod lines;
 mod machine;
 mod open;
 mod plan;
+mod reaching;
 mod recording;
+mod routed;
+mod router;
+mod slot;
 mod stream;
 mod target;
 mod timing;
+mod waiters;
 mod watch;
 
 use pyo3::prelude::*;
@@ -38,6 +44,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<hedge::Hedge>()?;
     m.add_class::<hedge::Rival>()?;
     m.add_class::<recording::PyRecording>()?;
+    m.add_class::<routed::PyTaken>()?;
     m.add_class::<stream::GuardedStream>()?;
     m.add_class::<timing::PyAlarm>()?;
     m.add_class::<watch::Watch>()
@@ -65,5 +72,6 @@ pub(crate) fn call_blocking_with(
 
 /// Imports what is imported on first use.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    routed::prepare(py)?;
     timing::prepare(py)
 }

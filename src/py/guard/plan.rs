@@ -8,18 +8,22 @@ use pyo3::prelude::*;
 use super::class::Guard;
 use super::gate::Gate;
 use super::recording::PyRecording;
+use super::router::Router;
+use super::target::Target;
 use crate::core::clock::{Clock, NEVER, Nanos};
 use crate::core::outcome::Outcome;
 use crate::py::breaker::CircuitBreaker;
 use crate::py::limiter::RateLimiter;
+use crate::py::names;
 use crate::py::retry::PyRetryPolicy;
 
 /// Whose parts they are: a component that stands alone is a guard of one part.
 pub(crate) enum Plan {
     /// All of a guard's.
     Guard(Py<Guard>),
-    /// Those of a guard that the second of two calls goes through.
-    Rival(Py<Guard>),
+    /// Those of a guard that the second of two calls goes through. With the target that the first
+    /// is under way at it is made at one of the targets, too, at another one if that can be.
+    Rival(Py<Guard>, Option<usize>),
     /// Those of a guard that stand behind its cache: all but the fallback.
     BehindCache(Py<Guard>),
     /// The fallback alone, which stands in front of the guard's cache.
@@ -34,6 +38,9 @@ pub(crate) enum Plan {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Parts<'a> {
     pub(super) guard: Option<&'a Guard>,
+    /// Who chooses a target for each attempt; that one's breaker, gate and bulkhead are then the
+    /// attempt's.
+    pub(super) router: Option<&'a Router>,
     pub(super) breaker: Option<&'a Py<CircuitBreaker>>,
     pub(super) retry: Option<&'a Py<PyRetryPolicy>>,
     pub(super) gate: Option<&'a Gate>,
@@ -76,7 +83,7 @@ impl Plan {
     pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
         match self {
             Self::Guard(guard) => Self::Guard(guard.clone_ref(py)),
-            Self::Rival(guard) => Self::Rival(guard.clone_ref(py)),
+            Self::Rival(guard, beside) => Self::Rival(guard.clone_ref(py), *beside),
             Self::BehindCache(guard) => Self::BehindCache(guard.clone_ref(py)),
             Self::BeforeCache(guard) => Self::BeforeCache(guard.clone_ref(py)),
             Self::Breaker(breaker) => Self::Breaker(breaker.clone_ref(py)),
@@ -88,12 +95,34 @@ impl Plan {
     pub(super) fn parts(&self) -> Parts<'_> {
         match self {
             Self::Guard(guard) => guard.get().parts(),
-            Self::Rival(guard) => guard.get().parts().of_rival(),
+            Self::Rival(guard, beside) => guard.get().parts().of_rival(beside.is_some()),
             Self::BehindCache(guard) => Parts { fallback: None, ..guard.get().parts() },
             Self::BeforeCache(guard) => guard.get().parts().of_fallback(),
             Self::Breaker(breaker) => Parts { breaker: Some(breaker), ..Parts::default() },
             Self::Retry(policy) => Parts { retry: Some(policy), ..Parts::default() },
         }
+    }
+
+    /// The guard, if it has targets, and the one that the first of two calls is under way at.
+    #[inline]
+    pub(super) fn routed(&self) -> Option<(&Py<Guard>, Option<usize>)> {
+        match self {
+            Self::Guard(guard) | Self::BehindCache(guard) => {
+                guard.get().router().map(|_| (guard, None))
+            }
+            Self::Rival(guard, Some(beside)) => Some((guard, Some(*beside))),
+            _ => None,
+        }
+    }
+
+    /// Calls past all parts; a function that wants a target is given the first.
+    #[cold]
+    pub(super) fn call_past(&self, py: Python<'_>, call: &Target) -> PyResult<Py<PyAny>> {
+        let answer = match self.parts().router {
+            Some(router) => call.call_with(names::target(py), router.target(0)),
+            None => call.call(py),
+        };
+        answer.map(Bound::unbind)
     }
 
     /// The guard whose calls may be hedged.
@@ -111,7 +140,7 @@ impl Plan {
     pub(super) fn owner(&self) -> &Py<PyAny> {
         match self {
             Self::Guard(guard)
-            | Self::Rival(guard)
+            | Self::Rival(guard, _)
             | Self::BehindCache(guard)
             | Self::BeforeCache(guard) => guard.as_any(),
             Self::Breaker(breaker) => breaker.as_any(),
@@ -122,8 +151,9 @@ impl Plan {
 
 impl<'a> Parts<'a> {
     /// The second call is part of the first one's attempt.
-    fn of_rival(self) -> Self {
+    fn of_rival(self, routed: bool) -> Self {
         Self {
+            router: self.router.filter(|_| routed),
             breaker: None,
             retry: None,
             fallback: None,
@@ -137,6 +167,19 @@ impl<'a> Parts<'a> {
     /// What the call comes to is counted behind the cache.
     fn of_fallback(self) -> Self {
         Self { guard: self.guard, fallback: self.fallback, is_part: true, ..Self::default() }
+    }
+
+    /// With those of a target.
+    #[cold]
+    pub(super) fn at(self, at: usize) -> Self {
+        let Some((router, guard)) = self.router.zip(self.guard) else { return self };
+        if !guard.is_enabled() {
+            return self;
+        }
+        let slot = router.slot(at);
+        let (breaker, gate, bulkhead) =
+            (slot.breaker.as_ref(), slot.gate.as_ref(), slot.bulkhead());
+        Self { breaker, gate, bulkhead, ..self }
     }
 
     /// When the calls that begin now must have ended.

@@ -175,7 +175,7 @@ impl StreamStep {
             return Next::of(At::Line, place);
         }
         let _within = live.attempts.within();
-        match live.target.call(py).and_then(Inner::of) {
+        match live.attempts.call(py, &live.target).and_then(Inner::of) {
             // An `async def` that returns a stream.
             Ok(Ok(inner)) => Ok(Next::Drive(At::Attempt, inner)),
             Ok(Err(iterable)) => self.opened(&iterable),
@@ -285,7 +285,7 @@ impl Steps for StreamStep {
             }
             // A generator that has not begun takes it, and none of its code runs.
             Some(live) if !ask && !live.over => {
-                let iterable = live.target.call(py)?;
+                let iterable = live.attempts.call(py, &live.target)?;
                 self.opened(&iterable)
             }
             // It failed before there was anything to iterate over.

@@ -3,7 +3,7 @@
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::py::awaitable::Visiting;
 use crate::py::convert::type_name;
@@ -109,6 +109,30 @@ impl Target {
             );
             Bound::from_owned_ptr_or_err(py, result)
         }
+    }
+
+    /// Calls it with one more keyword.
+    #[cold]
+    pub(super) fn call_with<'py>(
+        &self,
+        name: &Bound<'py, PyString>,
+        value: &Py<PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = name.py();
+        let known = self.names.as_ref().map(|names| names.bind(py).iter());
+        let mut names: Vec<_> = known.into_iter().flatten().collect();
+        for other in &names {
+            if other.eq(name)? {
+                return Err(PyTypeError::new_err(format!(
+                    "{name}: filled in by the guard for each attempt; leave it out"
+                )));
+            }
+        }
+        names.push(name.clone().into_any());
+        let mut args: Vec<_> = self.args.iter().map(|held| held.clone_ref(py)).collect();
+        args.push(value.clone_ref(py));
+        let names = Some(PyTuple::new(py, names)?.unbind());
+        Self { function: self.function.clone_ref(py), args, names }.call(py)
     }
 
     /// Forgets the arguments: it is not called any more.

@@ -8,6 +8,7 @@ mod enter;
 mod forked;
 pub(super) mod headers;
 mod hold;
+mod lines;
 mod remote;
 mod request;
 mod types;

@@ -6,6 +6,7 @@
 
 mod denial;
 mod finding;
+mod lines;
 mod money;
 mod request;
 mod reservation;
@@ -19,6 +20,7 @@ use pyo3::{IntoPyObjectExt, PyTraverseError, PyVisit};
 pub(crate) use self::denial::PyDenial;
 use self::denial::amount;
 use self::finding::Found;
+pub(crate) use self::lines::{Stood, asked, asked_tokens};
 pub(crate) use self::request::nano_usd;
 use self::request::{LIMITS, ask, change, limit, weights, whole};
 pub(crate) use self::reservation::PyReservation;

@@ -7,7 +7,7 @@ use pyo3::types::{PyDict, PyTuple};
 use super::arguments::{attempts, number};
 use super::budget::PyRetryBudget;
 use super::rules::{On, Terms};
-use crate::core::clock::{Clock, Nanos, secs_from_nanos};
+use crate::core::clock::{Clock, secs_from_nanos};
 use crate::core::outcome::Outcome;
 use crate::core::retry::{Jitter, Policy, Reason, Run, Settings, Verdict};
 use crate::core::sync::Arc;
@@ -171,9 +171,8 @@ impl PyRetryPolicy {
         self.on.terms(error, &self.policy)
     }
 
-    /// What is to be done now that a call has raised `error`, which counts as `outcome`.
-    ///
-    /// For the rest see [`Run::after`]. May run Python code: hold no lock.
+    /// What is to be done now that a call has raised `error`, which counts as `outcome`; `decide`
+    /// is [`Run::after`] or its like. May run Python code: hold no lock.
     ///
     /// # Errors
     /// What a function given as `on=` raises.
@@ -182,14 +181,12 @@ impl PyRetryPolicy {
         run: &mut Run,
         error: &Bound<'_, PyAny>,
         outcome: Outcome,
-        retry_after: Option<Nanos>,
-        cost: Option<u64>,
-        now: Nanos,
+        decide: impl FnOnce(&mut Run, &Policy, Outcome) -> Verdict,
     ) -> PyResult<Verdict> {
         Ok(match self.terms(error)? {
             Terms::Never => run.not_retried(&self.policy),
-            Terms::Usual => run.after(&self.policy, outcome, retry_after, cost, now),
-            Terms::By(policy) => run.after(policy, Outcome::Failure, retry_after, cost, now),
+            Terms::Usual => decide(run, &self.policy, outcome),
+            Terms::By(policy) => decide(run, policy, Outcome::Failure),
         })
     }
 }

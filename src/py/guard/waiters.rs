@@ -1,0 +1,83 @@
+//! Those who wait for any of a guard's targets, oldest first.
+
+use std::collections::VecDeque;
+
+use super::slot::Wish;
+use crate::core::clock::Nanos;
+use crate::core::sync::Mutex;
+use crate::py::waiting::Waker;
+
+struct Waiter {
+    number: u64,
+    /// Where its call does not go before that time.
+    failed: Vec<(usize, Nanos)>,
+    waker: Waker,
+}
+
+struct Line {
+    /// A forked child has none of its parent's.
+    process: u32,
+    next: u64,
+    all: VecDeque<Waiter>,
+}
+
+impl Line {
+    /// The first who may go there now, or at all.
+    fn first(&self, at: Option<usize>, now: Nanos) -> Option<Waker> {
+        if self.all.is_empty() || self.process != std::process::id() {
+            return None;
+        }
+        let barred = |waiter: &&Waiter| {
+            waiter.failed.iter().any(|&(failed, until)| Some(failed) == at && until > now)
+        };
+        self.all.iter().find(|waiter| !barred(waiter)).map(|waiter| waiter.waker.clone())
+    }
+}
+
+/// All of them. Wakers leave the lock before they are called, or dropped.
+pub(super) struct Waiters(Mutex<Line>);
+
+impl Waiters {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Line { process: std::process::id(), next: 0, all: VecDeque::new() }))
+    }
+
+    /// Joins; the number to leave by.
+    pub(super) fn join(&self, waker: &Waker, wish: &Wish) -> u64 {
+        let process = std::process::id();
+        let (failed, waker) = (wish.failed.clone(), waker.clone());
+        let mut strangers = VecDeque::new();
+        let mut line = self.0.lock();
+        if line.process != process {
+            line.process = process;
+            strangers = std::mem::take(&mut line.all);
+        }
+        line.next += 1;
+        let number = line.next;
+        line.all.push_back(Waiter { number, failed, waker });
+        drop(line);
+        drop(strangers);
+        number
+    }
+
+    /// Leaves; who looks next, as a wake may have been meant for the one that leaves, and may be
+    /// good for more than one.
+    pub(super) fn leave(&self, number: u64, now: Nanos) -> Option<Waker> {
+        let (gone, next) = {
+            let mut line = self.0.lock();
+            let at = line.all.binary_search_by_key(&number, |waiter| waiter.number);
+            let gone = at.ok().and_then(|at| line.all.remove(at));
+            (gone, line.first(None, now))
+        };
+        gone.and(next)
+    }
+
+    /// The first who may go there now.
+    pub(super) fn first(&self, at: Option<usize>, now: Nanos) -> Option<Waker> {
+        self.0.lock().first(at, now)
+    }
+
+    pub(super) fn all(&self) -> Vec<Waker> {
+        self.0.lock().all.iter().map(|waiter| waiter.waker.clone()).collect()
+    }
+}
