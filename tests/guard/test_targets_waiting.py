@@ -35,6 +35,13 @@ from ferrogate import (
 from ferrogate.testing import ManualClock
 
 
+@pytest.fixture(autouse=True, params=["told of the clock", "by timers alone"])
+def woken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test's clock wakes all who wait, which the machine's does not: it has to go without."""
+    if request.param == "by timers alone":
+        monkeypatch.setattr(Guard, "_on_clock", lambda _: None)
+
+
 def spent(clock: ManualClock, limit: str = "1/minute") -> RateLimiter:
     limiter = RateLimiter(limit, clock=clock)
     assert limiter.try_acquire()

@@ -34,6 +34,10 @@ pub(super) fn check(function: &Bound<'_, PyAny>) -> PyResult<()> {
     CHECK.import(function.py(), "ferrogate._targets", "check")?.call1((function,)).map(drop)
 }
 
+/// Lines that one look joins and leaves again because something else was missing. Others may take
+/// and give back in between, in another order.
+const MOST_LINES: usize = 8;
+
 /// Imports what is imported on first use.
 pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
     CHECK.import(py, "ferrogate._targets", "check")?;
@@ -144,6 +148,7 @@ impl Wait {
     /// What was taken, or how long to sleep.
     fn look(&self, py: Python<'_>, trust: Nanos) -> PyResult<Result<Taken, Nanos>> {
         let (guard, router) = (self.guard.get(), self.router()?);
+        let mut joined = 0;
         loop {
             let mut looks = router.looks(guard, &self.wish);
             let mut sure = false;
@@ -161,19 +166,29 @@ impl Wait {
             let Some((best, _)) = soonest else {
                 return Err(unavailable(py, guard, router, &looks));
             };
-            if !self.joins(py, router, best, &looks) {
-                return Ok(Err(self.nap(&looks, sure, trust).min(left)));
+            joined += 1;
+            if joined > MOST_LINES || !self.joins(py, router, best, &looks) {
+                return Ok(Err(self.nap(router, &looks, sure, trust).min(left)));
             }
         }
     }
 
-    /// Until a target is due: `sure` is whether that is known of the one that it stands at.
-    fn nap(&self, looks: &Looks, sure: bool, trust: Nanos) -> Nanos {
+    /// Until a target is due: `sure` is whether that is known of the one that it stands at. Of all
+    /// who wait for a target to return the first looks in time, and wakes the next if it gets
+    /// through; the others trust it.
+    fn nap(&self, router: &Router, looks: &Looks, sure: bool, trust: Nanos) -> Nanos {
+        let now = self.guard.get().clock.now();
         let stands = self.stand.lock().map(|stand| stand.at);
         let each = looks.candidates.iter().zip(&looks.why).enumerate();
         each.map(|(at, (candidate, (why, _)))| {
-            let known = if stands == Some(at) { sure } else { !why.is_vague() };
-            candidate.available_in.saturating_add(if known { 0 } else { trust })
+            let after = candidate.available_in;
+            let known = if stands == Some(at) {
+                sure
+            } else {
+                let then = now.saturating_add(after);
+                !why.is_vague() && router.waiters().is_first(self.number, at, then)
+            };
+            after.saturating_add(if known { 0 } else { trust })
         })
         .fold(NEVER - 1, Nanos::min)
     }
@@ -261,7 +276,7 @@ impl Wait {
     fn leave(&self) -> Vec<Waker> {
         let mut others = self.step_out();
         if let Ok(router) = self.router() {
-            others.extend(router.waiters().leave(self.number, self.guard.get().clock.now()));
+            others.extend(router.leave(self.number, self.guard.get().clock.now()));
         }
         others
     }

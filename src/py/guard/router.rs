@@ -263,9 +263,14 @@ impl Router {
         &self.waiters
     }
 
+    /// Waits no more; who looks next.
+    pub(super) fn leave(&self, number: u64, now: Nanos) -> Vec<Waker> {
+        self.waiters.leave(number, self.slots.len(), now)
+    }
+
     /// Something has changed at that target: the first of those who may go there looks again.
     fn ring(&self, py: Python<'_>, at: usize, now: Nanos) {
-        self.wakes.send(py, self.waiters.first(Some(at), now).into_iter().collect());
+        self.wakes.send(py, self.waiters.first(at, now).into_iter().collect());
     }
 
     /// All who wait look again: their clock was moved.

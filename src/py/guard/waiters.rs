@@ -22,15 +22,15 @@ struct Line {
 }
 
 impl Line {
-    /// The first who may go there now, or at all.
-    fn first(&self, at: Option<usize>, now: Nanos) -> Option<Waker> {
+    /// The first who may go to that target then.
+    fn first(&self, at: usize, then: Nanos) -> Option<&Waiter> {
         if self.all.is_empty() || self.process != std::process::id() {
             return None;
         }
         let barred = |waiter: &&Waiter| {
-            waiter.failed.iter().any(|&(failed, until)| Some(failed) == at && until > now)
+            waiter.failed.iter().any(|&(failed, until)| failed == at && until > then)
         };
-        self.all.iter().find(|waiter| !barred(waiter)).map(|waiter| waiter.waker.clone())
+        self.all.iter().find(|waiter| !barred(waiter))
     }
 }
 
@@ -60,21 +60,32 @@ impl Waiters {
         number
     }
 
-    /// Leaves; who looks next, as a wake may have been meant for the one that leaves, and may be
-    /// good for more than one.
-    pub(super) fn leave(&self, number: u64, now: Nanos) -> Option<Waker> {
+    /// Leaves; who looks next for each of so many targets, as a wake may have been meant for the one
+    /// that leaves, and may be good for more than one.
+    pub(super) fn leave(&self, number: u64, targets: usize, now: Nanos) -> Vec<Waker> {
         let (gone, next) = {
             let mut line = self.0.lock();
             let at = line.all.binary_search_by_key(&number, |waiter| waiter.number);
             let gone = at.ok().and_then(|at| line.all.remove(at));
-            (gone, line.first(None, now))
+            let next = (0..targets).filter_map(|at| line.first(at, now));
+            let mut next: Vec<_> = next.map(|next| (next.number, next.waker.clone())).collect();
+            next.dedup_by_key(|(number, _)| *number);
+            (gone, next)
         };
-        gone.and(next)
+        if gone.is_none() {
+            return Vec::new();
+        }
+        next.into_iter().map(|(_, waker)| waker).collect()
     }
 
-    /// The first who may go there now.
-    pub(super) fn first(&self, at: Option<usize>, now: Nanos) -> Option<Waker> {
-        self.0.lock().first(at, now)
+    /// The first who may go to that target now.
+    pub(super) fn first(&self, at: usize, now: Nanos) -> Option<Waker> {
+        self.0.lock().first(at, now).map(|waiter| waiter.waker.clone())
+    }
+
+    /// Whether nobody before it may go to that target then, so that it is the one to look in time.
+    pub(super) fn is_first(&self, number: u64, at: usize, then: Nanos) -> bool {
+        self.0.lock().first(at, then).is_none_or(|waiter| waiter.number >= number)
     }
 
     pub(super) fn all(&self) -> Vec<Waker> {
