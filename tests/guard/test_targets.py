@@ -14,17 +14,14 @@ from hypothesis import strategies as st
 from routing import Refused, Upstream, ask, ask_sync, breaker, guard_of, is_at_rest, tripped
 
 from ferrogate import (
-    Cache,
     CircuitBreakerOpenError,
     Guard,
     GuardTimeout,
     LLMLimiter,
     RateLimiter,
-    Recording,
     RetryBudget,
     RetryPolicy,
     Target,
-    TargetsUnavailable,
 )
 from ferrogate.testing import ManualClock
 
@@ -468,47 +465,3 @@ def test_too_late_before_it_begins() -> None:
         assert is_at_rest(guard)
 
     on_virtual_time(main)
-
-
-def test_a_cache_stands_before_the_targets() -> None:
-    async def main(clock: ManualClock) -> None:
-        east, west = Upstream("east", script=[Refused(500)]), Upstream("west")
-        targets = [Target("east", east), Target("west", west)]
-        for fallback in (None, lambda error: "fallen"):
-            guard = guard_of(clock, *targets, cache=Cache(10), fallback=fallback)
-
-            @guard
-            async def cached_ask(prompt: str, *, target: Target[Upstream] = Target.chosen) -> str:
-                return await target.value.chat(prompt)
-
-            east.script, east.calls, west.calls = [Refused(500)], [], []
-            for _ in range(3):
-                assert await cached_ask("hi") == "west"
-            assert called(east, west) == [1, 1]
-            assert is_at_rest(guard)
-
-    on_virtual_time(main)
-
-
-def test_what_a_guarded_call_calls_has_no_more_time_than_it() -> None:
-    async def main(clock: ManualClock) -> None:
-        inner = guard_of(clock, Target("a", Upstream("a"), breaker=tripped("a", clock, 10)))
-        outer = Guard("outer", timeout=5, clock=clock)
-        with pytest.raises(TargetsUnavailable):
-            await outer.call(inner.call, ask)
-        assert clock.now() == 0
-        assert await inner.call(ask) == "a"
-        assert clock.now() == pytest.approx(10, abs=1e-3)
-
-    on_virtual_time(main)
-
-
-def test_a_recording_has_every_attempt_and_is_not_replayed_on_targets() -> None:
-    recording = Recording()
-    east = Upstream("east", script=[Refused(500)])
-    targets = [Target("east", east), Target("west", Upstream("west"))]
-    guard = guard_of(None, *targets, recording=recording)
-    assert guard.call_sync(ask_sync) == "west"
-    assert [record.outcome for record in recording] == ["failure", "success"]
-    with pytest.raises(ValueError, match="dry_run: expected a guard without targets"):
-        guard.dry_run(recording)

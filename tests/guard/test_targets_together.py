@@ -1,4 +1,4 @@
-"""Targets under a storm in virtual time, and under a real SDK over real HTTP."""
+"""Targets under a storm, under a real SDK over real HTTP, and beside the guard's other parts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,19 @@ from typing import Any
 import openai
 import pytest
 from guarding import on_virtual_time
-from routing import Refused, breaker, guard_of, in_use, is_at_rest
+from routing import Refused, Upstream, ask, ask_sync, breaker, guard_of, in_use, is_at_rest, tripped
 
-from ferrogate import CircuitBreaker, Guard, LLMLimiter, RateLimiter, RetryPolicy, Target
+from ferrogate import (
+    Cache,
+    CircuitBreaker,
+    Guard,
+    LLMLimiter,
+    RateLimiter,
+    Recording,
+    RetryPolicy,
+    Target,
+    TargetsUnavailable,
+)
 from ferrogate.testing import ManualClock, ScriptedProvider
 
 
@@ -140,3 +150,47 @@ def test_two_deployments_under_a_real_sdk() -> None:
 
     with ScriptedProvider() as east, ScriptedProvider() as west:
         asyncio.run(main(east, west))
+
+
+def test_a_cache_stands_before_the_targets() -> None:
+    async def main(clock: ManualClock) -> None:
+        east, west = Upstream("east", script=[Refused(500)]), Upstream("west")
+        targets = [Target("east", east), Target("west", west)]
+        for fallback in (None, lambda error: "fallen"):
+            guard = guard_of(clock, *targets, cache=Cache(10), fallback=fallback)
+
+            @guard
+            async def cached_ask(prompt: str, *, target: Target[Upstream] = Target.chosen) -> str:
+                return await target.value.chat(prompt)
+
+            east.script, east.calls, west.calls = [Refused(500)], [], []
+            for _ in range(3):
+                assert await cached_ask("hi") == "west"
+            assert [len(east.calls), len(west.calls)] == [1, 1]
+            assert is_at_rest(guard)
+
+    on_virtual_time(main)
+
+
+def test_what_a_guarded_call_calls_has_no_more_time_than_it() -> None:
+    async def main(clock: ManualClock) -> None:
+        inner = guard_of(clock, Target("a", Upstream("a"), breaker=tripped("a", clock, 10)))
+        outer = Guard("outer", timeout=5, clock=clock)
+        with pytest.raises(TargetsUnavailable):
+            await outer.call(inner.call, ask)
+        assert clock.now() == 0
+        assert await inner.call(ask) == "a"
+        assert clock.now() == pytest.approx(10, abs=1e-3)
+
+    on_virtual_time(main)
+
+
+def test_a_recording_has_every_attempt_and_is_not_replayed_on_targets() -> None:
+    recording = Recording()
+    east = Upstream("east", script=[Refused(500)])
+    targets = [Target("east", east), Target("west", Upstream("west"))]
+    guard = guard_of(None, *targets, recording=recording)
+    assert guard.call_sync(ask_sync) == "west"
+    assert [record.outcome for record in recording] == ["failure", "success"]
+    with pytest.raises(ValueError, match="dry_run: expected a guard without targets"):
+        guard.dry_run(recording)
