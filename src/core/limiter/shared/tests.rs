@@ -54,6 +54,7 @@ fn limiter(clock: &ManualClock, limit: &str) -> Tested {
     let settings = Settings {
         limits: vec![limit.parse().unwrap()],
         burst: None,
+        adaptive: None,
         algorithm: Algorithm::SlidingWindow,
         max_keys: 10,
         max_waiters: 100,

@@ -163,6 +163,7 @@ impl World {
         let settings = Settings {
             limits: vec![format!("{}/second", self.limit).parse().unwrap()],
             burst: None,
+            adaptive: None,
             algorithm: Algorithm::SlidingWindow,
             max_keys: 10,
             max_waiters: 100,
