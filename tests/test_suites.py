@@ -16,6 +16,7 @@ from ferrogate import (
     CircuitBreaker,
     CircuitBreakerConfig,
     Guard,
+    LLMLimiter,
     ProductionOptimizer,
     RateLimiter,
     RetryBudget,
@@ -72,6 +73,37 @@ def test_on_a_clock_and_with_those_who_wait() -> None:
             # What was granted before counts nowhere any more.
             assert not limiter.try_acquire()
             assert limiter.get_stats()["acquired"] == 5
+
+    asyncio.run(main())
+
+
+def test_a_model_s_limits_are_as_new() -> None:
+    clock = ManualClock()
+    limiter = LLMLimiter(
+        requests_per_minute=2, output_tokens_per_minute=1000, concurrency=1, clock=clock
+    )
+
+    async def main() -> None:
+        for _ in range(10):
+            with limiter.try_reserve(output_tokens=1) as spent:
+                spent.settle(output_tokens=1)
+            clock.advance(60)
+        held = limiter.try_reserve(output_tokens=900)
+        limiter.pause(30)
+        waiting = asyncio.create_task(limiter.reserve(output_tokens=900))
+        await asyncio.sleep(0)
+        reset_all()
+        granted = await waiting
+        # What was held before comes back to nobody.
+        assert held.settle(output_tokens=5)
+        stats = limiter.get_stats()
+        assert (stats["open"], stats["concurrent_requests"], stats["models"]) == (1, 1, 0)
+        assert stats["dimensions"]["output_tokens"]["used"] == 900
+        assert granted.release()
+        # Nor does anybody know what answers take.
+        reserved = limiter.try_reserve()
+        assert reserved.output_tokens > 1
+        assert limiter.get_stats()["granted"] == 13
 
     asyncio.run(main())
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
-from ferrogate import _core
+from ferrogate import _core, _suites
 from ferrogate._again import remembers
 from ferrogate._arguments import flag, text_or_none
 from ferrogate._core import Denial, Reservation
@@ -208,6 +208,7 @@ class LLMLimiter(_core.LLMLimiter):
         if subscribe is not None:
             subscribe(self._on_clock)
         _living.add(self)
+        _suites.register(self)
         return self
 
     def update(

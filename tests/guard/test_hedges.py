@@ -212,3 +212,37 @@ def test_time_limits_bound_both() -> None:
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         Hedge(**arguments)
+
+
+def test_a_second_call_that_is_cancelled_by_itself_is_no_cancellation_of_the_first() -> None:
+    """As by a client that is closed in the middle: the first one's error is the call's."""
+
+    async def main(clock: ManualClock) -> None:
+        guard, slots, breaker = guard_of(clock)
+        calls = Calls(clock, (3, Upstream("first")), (5, asyncio.CancelledError()))
+        number = 0
+
+        async def call() -> int:
+            nonlocal number
+            number += 1
+            if number == 1:
+                return await calls()
+            await asyncio.sleep(3)
+            raise asyncio.CancelledError
+
+        with pytest.raises(Upstream, match="first"):
+            await guard.call(call)
+        assert clock.now() == 5
+        rest(slots, breaker, failures=1)
+
+        # Somebody who cancels the caller still does.
+        number = 0
+        calls = Calls(clock, (3, Upstream("first")))
+        task = asyncio.create_task(guard.call(call))
+        await asyncio.sleep(4)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        rest(slots, breaker, failures=1)
+
+    on_virtual_time(main)

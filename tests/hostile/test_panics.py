@@ -450,6 +450,7 @@ RECIPES: dict[str, Recipe] = {
     "PerformanceMetrics.reset": of_metrics(lambda m: m.reset()),
     "LLMLimiter": new(lambda: LLMLimiter(requests_per_minute=1)),
     "LLMLimiter._adaptive_stats": of_llm_limiter(lambda r: r.get_stats()),
+    "LLMLimiter._reset": of_llm_limiter(lambda r: r._reset()),
     "LLMLimiter._after_fork": of_llm_limiter(lambda r: r._after_fork()),
     "LLMLimiter._clock_moved": of_llm_limiter(lambda r: r._clock_moved()),
     "LLMLimiter._refused": of_llm_limiter(lambda r: r.observe({}, 429)),

@@ -11,7 +11,7 @@ use super::machine::{At, Machine, Next, Steps};
 use super::open::Opens;
 use super::plan::Plan;
 use super::target::Target;
-use super::timing;
+use super::{timing, watch};
 use crate::core::clock::{Clock, Nanos};
 use crate::core::outcome::Outcome;
 use crate::py::awaitable::{Stop, Visit, driven};
@@ -190,7 +190,11 @@ impl Call {
         let (first, second) = (self.first.take(), self.second.take());
         match (result, first) {
             // Both have failed: the first one's error is the call's.
-            (Err(error), Some(first)) if error.is_instance_of::<PyException>(py) => {
+            (Err(error), Some(first))
+                if error.is_instance_of::<PyException>(py)
+                    || timing::is_cancellation(py, &error)
+                        && second.as_ref().is_some_and(|second| ended_by_itself(py, second)) =>
+            {
                 let first = match first {
                     First::Raised(error) => Err(PyErr::from_value(error.into_bound(py))),
                     First::Returned(value) => Ok(value),
@@ -342,6 +346,13 @@ impl Steps for Call {
         }
         self.target.traverse(visit)
     }
+}
+
+/// Whether a task was cancelled while nobody wants the running one to be.
+#[cold]
+fn ended_by_itself(py: Python<'_>, task: &Py<PyAny>) -> bool {
+    let cancelled = || task.call_method0(py, names::cancelled(py))?.is_truthy(py);
+    cancelled().is_ok_and(|cancelled| cancelled) && watch::nobody_cancels(py)
 }
 
 fn is_stream(value: &Bound<'_, PyAny>) -> bool {

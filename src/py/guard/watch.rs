@@ -32,6 +32,16 @@ pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
+/// Whether the running task is asked by nobody to end.
+pub(super) fn nobody_cancels(py: Python<'_>) -> bool {
+    let cancelling = || -> PyResult<i64> {
+        let running = RUNNING_LOOP.import(py, "asyncio", "get_running_loop")?.call0()?;
+        let task = CURRENT_TASK.import(py, "asyncio", "current_task")?.call1((running,))?;
+        task.call_method0(names::cancelling(py))?.extract()
+    };
+    cancelling().is_ok_and(|count| count == 0)
+}
+
 /// A task that is to be cancelled when its time is up.
 pub(super) struct Alarm {
     task: Py<PyAny>,

@@ -4,6 +4,7 @@
 //! the [`Reservation`](PyReservation); one that goes unawaited takes the
 //! reservation with it, and that gives itself back.
 
+mod calls;
 mod denial;
 mod finding;
 mod lines;
@@ -24,13 +25,11 @@ pub(crate) use self::lines::{Stood, asked, asked_tokens};
 pub(crate) use self::request::nano_usd;
 use self::request::{LIMITS, ask, change, limit, weights, whole};
 pub(crate) use self::reservation::PyReservation;
-use crate::core::clock::{NEVER, Nanos};
 use crate::core::key::Key;
 use crate::core::limiter::Outbox;
 use crate::core::limiter::llm::{
-    Ask, Change, Dimension, Fairness, Grant, LlmLimiter, Settings, Told, Usage, Verdict,
+    Ask, Change, Dimension, Fairness, Grant, LlmLimiter, Settings, Told,
 };
-use crate::core::outcome::Outcome;
 use crate::py::budget::Budget;
 use crate::py::convert::{clock, duration_or_zero, globally_disabled};
 use crate::py::edge::edge;
@@ -77,35 +76,6 @@ impl LLMLimiter {
         let answer = body(&self.core, &mut out);
         self.wakes.send(py, out.take_wakes());
         answer
-    }
-
-    /// Reserves for a caller that will wait, or try elsewhere, if refused: the refusal is not
-    /// counted.
-    fn enter(&self, py: Python<'_>, ask: &Asked) -> Result<Granted, Verdict> {
-        self.calling(py, |core, out| core.try_enter(ask, out))
-    }
-
-    /// The request is done.
-    pub(crate) fn settle(&self, py: Python<'_>, granted: Granted, usage: &Usage, outcome: Outcome) {
-        self.calling(py, |core, out| core.settle_as(granted, usage, outcome, out));
-    }
-
-    /// The request came to nothing; whom to wake.
-    pub(crate) fn release_quietly(&self, granted: Granted, sent: bool) -> Vec<Waker> {
-        let mut out = Out::new();
-        self.core.release(granted, sent, &mut out);
-        out.take_wakes()
-    }
-
-    /// Grants nothing for so long.
-    pub(crate) fn pause_for(&self, py: Python<'_>, length: Nanos) {
-        self.calling(py, |core, out| core.pause(length, out));
-    }
-
-    fn deadline(&self, timeout: Argument<'_, '_>) -> PyResult<Nanos> {
-        let Some(timeout) = timeout else { return Ok(NEVER) };
-        let timeout = duration_or_zero("timeout", timeout)?;
-        Ok(self.core.clock().now().saturating_add(timeout))
     }
 }
 
@@ -420,6 +390,14 @@ impl LLMLimiter {
     fn _clock_moved(&self, py: Python<'_>) -> PyResult<()> {
         edge("LLMLimiter._clock_moved", || {
             self.calling(py, Core::clock_moved);
+            Ok(())
+        })
+    }
+
+    /// For ``ferrogate.testing.reset_all``: windows and estimates are as new; the counters go on.
+    fn _reset(&self, py: Python<'_>) -> PyResult<()> {
+        edge("LLMLimiter._reset", || {
+            self.calling(py, Core::reset);
             Ok(())
         })
     }

@@ -29,6 +29,12 @@ impl<K: Eq + Hash + Copy> Estimates<K> {
         Self { share, most, models: HashMap::with_hasher(FixedState::default()), rest: None }
     }
 
+    /// Forgets all models.
+    pub(super) fn clear(&mut self) {
+        self.models.clear();
+        self.rest = None;
+    }
+
     fn find(&self, model: Option<K>) -> Option<&Seen> {
         model.and_then(|model| self.models.get(&model)).or(self.rest.as_ref())
     }

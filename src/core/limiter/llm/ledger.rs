@@ -64,6 +64,11 @@ impl Ledger {
         }
     }
 
+    /// As new, under the limits that are set now.
+    pub(super) fn reset(&mut self) {
+        *self = Self::new(self.log.period(), self.configured, self.rate.is_some());
+    }
+
     pub(super) fn configure(&mut self, configured: [Option<u64>; DIMENSIONS]) {
         self.configured = configured;
     }

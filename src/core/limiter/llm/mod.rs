@@ -424,6 +424,15 @@ impl<K: Eq + Hash + Copy, W: Clone> LlmLimiter<K, W> {
         inner.pump(now, out);
     }
 
+    /// Forgets what was reserved, spent and learned, for test suites; waiters are granted what
+    /// that leaves them.
+    pub fn reset(&self, out: &mut Outbox<K, W>) {
+        let mut inner = self.inner.lock();
+        let now = inner.tick(&self.clock);
+        inner.reset();
+        inner.pump(now, out);
+    }
+
     /// Forgets waiters, slots and open reservations: after a fork they belong to the other
     /// process. What they have reserved stays spent.
     pub fn after_fork(&self, out: &mut Outbox<K, W>) {

@@ -27,7 +27,7 @@ pub(super) struct Inner<K, W> {
     /// Time as this limiter has seen it: threads that raced for the lock do not turn it back.
     pub(super) now: Nanos,
     pub(super) next_ticket: Ticket,
-    /// Forks so far.
+    /// Forks and resets so far.
     pub(super) epoch: u32,
     pub(super) granted: u64,
     pub(super) rejected: u64,
@@ -43,6 +43,20 @@ impl<K: Eq + Hash + Copy, W: Clone> Inner<K, W> {
         self.now = self.now.max(clock.now());
         self.ledger.expire(self.now);
         self.now
+    }
+
+    /// As new, for those who wait too. What is reserved belongs to the time before, and comes back
+    /// to nobody.
+    pub(super) fn reset(&mut self) {
+        self.ledger.reset();
+        self.estimates.clear();
+        if let Some(Ok(anew)) = self.adaptive.as_ref().map(|found| found.anew()) {
+            self.slots = Some(anew.limit());
+            self.adaptive = Some(Box::new(anew));
+        }
+        self.in_use = 0;
+        self.open = 0;
+        self.epoch += 1;
     }
 
     pub(super) fn slot_free(&self) -> bool {
