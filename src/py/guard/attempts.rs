@@ -21,9 +21,7 @@ use crate::core::retry::Run;
 use crate::py::awaitable::Visiting;
 use crate::py::breaker::CircuitBreaker;
 use crate::py::limiter::{Entry, RateLimiter};
-use crate::py::llm::PyReservation;
 use crate::py::names;
-use crate::py::waiting::Waker;
 
 /// All attempts of one call.
 pub(super) struct Attempts {
@@ -56,25 +54,6 @@ pub(super) struct Attempts {
     pub(super) noted: Option<Box<Noted>>,
     /// Where the attempts go, if the guard has targets.
     pub(super) routed: Option<Box<Routed>>,
-}
-
-/// Who is to know that a stream's first item has come, to be told with no lock held.
-#[must_use]
-pub(super) struct FirstToken {
-    reservation: Option<Py<PyReservation>>,
-    slots: Option<(Py<RateLimiter>, Vec<Waker>)>,
-}
-
-impl FirstToken {
-    /// Tells them.
-    pub(super) fn tell(self, py: Python<'_>) {
-        if let Some(reservation) = self.reservation {
-            reservation.get().first(py);
-        }
-        if let Some((bulkhead, wakers)) = self.slots {
-            bulkhead.get().wake(py, wakers);
-        }
-    }
 }
 
 /// What has passed.
@@ -385,23 +364,6 @@ impl Attempts {
         }
     }
 
-    /// A stream's first item has come: what limits that find themselves are to know.
-    pub(super) fn first_token(&mut self, py: Python<'_>) -> FirstToken {
-        let reservation = match &self.pass {
-            Some(Pass::Reservation(reservation)) => Some(reservation.clone_ref(py)),
-            _ => None,
-        };
-        let bulkhead = parts_of(&self.plan, self.routed.as_deref()).bulkhead;
-        let slots = match (&mut self.slot, bulkhead) {
-            (Some(call), Some(bulkhead)) => {
-                let wakers = bulkhead.get().first_token_quietly(call);
-                Some((bulkhead.clone_ref(py), wakers))
-            }
-            _ => None,
-        };
-        FirstToken { reservation, slots }
-    }
-
     /// The guard whose calls may be hedged.
     #[inline]
     pub(super) fn hedged(&self) -> Option<&Py<Guard>> {
@@ -440,15 +402,6 @@ impl Attempts {
     /// What a second call may cost, in millionths of a USD.
     pub(super) fn micro_usd(&self) -> Option<u64> {
         self.pass.as_ref().and_then(Pass::micro_usd)
-    }
-
-    fn give_back_bulkhead(&mut self, py: Python<'_>, outcome: Outcome) {
-        let call = self.slot.take();
-        if std::mem::take(&mut self.bulkhead)
-            && let Some(bulkhead) = self.parts().bulkhead
-        {
-            bulkhead.get().release_after(py, call, outcome);
-        }
     }
 
     /// Gives back what an attempt holds that ended with `outcome`.

@@ -7,6 +7,7 @@
 mod around;
 mod attempts;
 mod blocking;
+mod bulkhead;
 mod call;
 mod class;
 mod ending;
