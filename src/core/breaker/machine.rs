@@ -2,6 +2,7 @@
 
 use super::probes::Probes;
 use super::settings::{LEAST_SHARE, Settings, Span};
+use super::shared::Shared;
 use super::window::{Waste, Window};
 use super::{Permit, Refusal, Spend, State, Stats, Transition};
 use crate::core::clock::{Clock, Nanos};
@@ -9,21 +10,24 @@ use crate::core::error::InvalidArgument;
 use crate::core::outcome::Outcome;
 use crate::core::random::Random;
 use crate::core::sync::Mutex;
+use crate::core::sync::atomic::AtomicBool;
 
 /// A circuit breaker.
 #[derive(Debug)]
 pub struct Breaker {
-    settings: Settings,
-    clock: Clock,
+    pub(super) settings: Settings,
+    pub(super) clock: Clock,
     /// Whether the time matters to a call that goes through a closed breaker. Reading the clock
     /// twice is a quarter of what such a call costs.
     timed: bool,
-    inner: Mutex<Inner>,
+    /// Something is to be told to those that share the state.
+    pub(super) calls: AtomicBool,
+    pub(super) inner: Mutex<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    state: State,
+pub(super) struct Inner {
+    pub(super) state: State,
     /// The number of the stretch since the last transition.
     stretch: u64,
     window: Window,
@@ -31,15 +35,17 @@ struct Inner {
     /// When it went where it is.
     since: Nanos,
     /// Until when it rests.
-    until: Nanos,
+    pub(super) until: Nanos,
     /// How often it opened without having closed in between.
-    relapses: u32,
-    probes: Probes,
+    pub(super) relapses: u32,
+    pub(super) probes: Probes,
     /// Probes that have succeeded in a row.
-    good: u32,
+    pub(super) good: u32,
     /// While it recovers: what of the next call may be let through already, 0..1.
-    share: Option<f64>,
+    pub(super) share: Option<f64>,
     totals: Totals,
+    /// What processes that share the state know of each other.
+    pub(super) shared: Option<Box<Shared>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,9 +78,11 @@ impl Breaker {
             good: 0,
             share: None,
             totals: Totals::default(),
+            shared: None,
         };
         let timed = settings.slow_call.is_some() || matches!(settings.window, Span::Time(_));
-        Ok(Self { settings, clock, timed, inner: Mutex::new(inner) })
+        let calls = AtomicBool::new(false);
+        Ok(Self { settings, clock, timed, calls, inner: Mutex::new(inner) })
     }
 
     /// What it was made with.
@@ -91,6 +99,10 @@ impl Breaker {
             return (Ok(Permit { stretch: inner.stretch, begun: 0, probe: None }), None);
         }
         let now = self.clock.now();
+        if let Err(refusal) = self.leave(&mut inner, now) {
+            inner.totals.rejected += 1;
+            return (Err(refusal), None);
+        }
         let step = inner.end_rest(now);
         let asked = inner.admit(&self.settings, now);
         inner.totals.rejected += u64::from(asked.is_err());
@@ -113,7 +125,10 @@ impl Breaker {
     /// [`Breaker::check`] by somebody who goes elsewhere if refused, which is not counted.
     pub fn would_refuse(&self) -> Option<Refusal> {
         let now = self.clock.now();
-        let inner = self.inner.lock();
+        let mut inner = self.inner.lock();
+        if let Err(refusal) = self.leave(&mut inner, now) {
+            return Some(refusal);
+        }
         let state = inner.shown(now);
         let retry_after = match state {
             State::Open => Some(inner.until - now),
@@ -128,6 +143,16 @@ impl Breaker {
             _ => return None,
         };
         Some(Refusal { state, retry_after })
+    }
+
+    /// Whether a breaker that shares its state and has rested may probe.
+    #[inline]
+    fn leave(&self, inner: &mut Inner, now: Nanos) -> Result<(), Refusal> {
+        let (leave, ask) = inner.leave(now);
+        if ask {
+            self.call();
+        }
+        leave.map_err(|wait| Refusal { state: State::HalfOpen, retry_after: Some(wait) })
     }
 
     /// Gives a permit back with how the call ended and what it has cost; the step that this has
@@ -211,6 +236,7 @@ impl Breaker {
         inner.totals.opened += 1;
         inner.until = now.saturating_add(self.settings.rest(inner.relapses, Random::shared()));
         inner.relapses = inner.relapses.saturating_add(1);
+        self.changed(inner, now, false);
         step
     }
 
@@ -221,7 +247,16 @@ impl Breaker {
         inner.relapses = 0;
         // The first call after a recovery is always let through.
         inner.share = (self.settings.ramp_up > 0).then_some(1.0);
+        self.changed(inner, now, false);
         step
+    }
+
+    #[inline]
+    fn changed(&self, inner: &mut Inner, now: Nanos, by_hand: bool) {
+        if inner.shared.is_some() {
+            inner.changed(now, by_hand);
+            self.call();
+        }
     }
 
     /// Where it is; a breaker that has rested is half-open, though nobody has asked yet.
@@ -262,13 +297,16 @@ impl Breaker {
         }
         let step = inner.go(state, now);
         inner.relapses = 0;
+        self.changed(&mut inner, now, true);
         (step.from != step.to).then_some(step)
     }
 
     /// In the child of a fork: whoever has begun a probe lives in the parent. If it lives here
     /// as well, how it ends still counts.
     pub fn after_fork(&self) {
-        self.inner.lock().probes.clear();
+        let mut inner = self.inner.lock();
+        inner.probes.clear();
+        inner.forget_others();
     }
 
     /// What it has seen and done.
@@ -297,12 +335,13 @@ impl Breaker {
             times_opened: totals.opened,
             probes: inner.probes.count(),
             retry_after: (state == State::Open).then(|| inner.until - now),
+            sharing: inner.sharing(now),
         }
     }
 }
 
 impl Inner {
-    fn shown(&self, now: Nanos) -> State {
+    pub(super) fn shown(&self, now: Nanos) -> State {
         if self.state == State::Open && now >= self.until { State::HalfOpen } else { self.state }
     }
 
@@ -322,13 +361,16 @@ impl Inner {
     }
 
     #[cold]
-    fn go(&mut self, to: State, now: Nanos) -> Transition {
+    pub(super) fn go(&mut self, to: State, now: Nanos) -> Transition {
         let from = std::mem::replace(&mut self.state, to);
         self.stretch += 1;
         self.since = now;
         self.good = 0;
         self.share = None;
         self.probes.clear();
+        if let Some(shared) = &mut self.shared {
+            shared.stepped(to);
+        }
         // What has opened it can be looked at until it is history.
         if !to.is_open() {
             self.window.clear();

@@ -10,6 +10,7 @@
 mod machine;
 mod probes;
 mod settings;
+mod shared;
 mod window;
 
 #[cfg(test)]
@@ -17,10 +18,14 @@ mod window;
 mod model_tests;
 #[cfg(test)]
 #[cfg(not(ferrogate_loom))]
+mod shared_tests;
+#[cfg(test)]
+#[cfg(not(ferrogate_loom))]
 mod tests;
 
 pub use self::machine::Breaker;
 pub use self::settings::{MOST_CALLS, Settings, Span};
+pub use self::shared::{Answer, Change, Report, SPAN, Sharing, TRUST, Want, Word};
 
 use super::clock::Nanos;
 
@@ -142,4 +147,6 @@ pub struct Stats {
     pub probes: usize,
     /// For how long it still rests.
     pub retry_after: Option<Nanos>,
+    /// What it knows of the processes that share its state, if any do.
+    pub sharing: Option<Sharing>,
 }

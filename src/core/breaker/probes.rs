@@ -46,6 +46,11 @@ impl Probes {
         }
     }
 
+    /// Whether one is under way that has not lost its place.
+    pub(super) fn any_since(&self, now: Nanos, longest: Nanos) -> bool {
+        self.under_way.back().is_some_and(|&(_, begun)| begun.saturating_add(longest) > now)
+    }
+
     pub(super) fn clear(&mut self) {
         self.under_way.clear();
     }
