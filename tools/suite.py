@@ -40,7 +40,8 @@ TRACES = ROOT.parent / "shared" / "traces"
 INTEGRATIONS = ROOT / "tests" / "integrations"
 #: What mostly waits, for other processes and for time: half of what all tests take.
 WAITING = [
-    ROOT / "tests" / name for name in ("service", "shared_limits", "test_examples.py", "cli")
+    ROOT / "tests" / name
+    for name in ("service", "shared_limits", "shared_breakers", "test_examples.py", "cli")
 ]
 SUPPRESSIONS = ROOT / "tools" / "valgrind.supp"
 

@@ -426,6 +426,7 @@ class CircuitBreaker:
         name: str,
         config: CircuitBreakerConfig,
         *,
+        store: dict[str, Any] | None,
         clock: ManualClock | None,
         enabled: bool,
         classify: Callable[[Any, Exception | None], str | None] | None,

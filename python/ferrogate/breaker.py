@@ -12,9 +12,16 @@ from typing import Any, Literal, TypedDict, TypeVar
 from ferrogate import _core, _suites
 from ferrogate._again import remembers
 from ferrogate._guarded import Function, guarded
+from ferrogate._sharing import store_of
 from ferrogate.outcome import Outcome
 
-__all__ = ["CircuitBreaker", "CircuitBreakerConfig", "CircuitBreakerStats", "CircuitState"]
+__all__ = [
+    "CircuitBreaker",
+    "CircuitBreakerConfig",
+    "CircuitBreakerStats",
+    "CircuitState",
+    "SharedBreakerStats",
+]
 
 CircuitState = Literal["closed", "open", "half_open", "forced_open", "disabled", "metrics_only"]
 """Where a circuit breaker can be."""
@@ -119,6 +126,29 @@ class CircuitBreakerStats(TypedDict):
     """Tokens that went into failures in the last 60 seconds."""
     callback_errors: int
     """How often a callback or the classifier raised."""
+    shared: SharedBreakerStats | None
+    """``None`` without ``store=``."""
+
+
+class SharedBreakerStats(TypedDict):
+    """What a breaker knows of the store that its state is shared in."""
+
+    joined: bool
+    """Whether the store answers, so that the state is shared now."""
+    alone: bool
+    """The store does not answer: this process goes by its own calls."""
+    probing: bool
+    """Whether the probes of the half-open state are this process's to make."""
+    opened_elsewhere: int
+    """How often it opened because it had in another process."""
+    closed_elsewhere: int
+    """How often it closed because it had in another process."""
+    asks: int
+    """Questions to the store; one per second at least, of a breaker that is in use."""
+    failures: int
+    """Those that failed."""
+    losses: int
+    """How often the store was lost, or could not be reached at first."""
 
 
 _living: weakref.WeakSet[CircuitBreaker] = weakref.WeakSet()
@@ -153,8 +183,16 @@ class CircuitBreaker(_core.CircuitBreaker):
     ferrogate's own refusals are neutral.
 
     Args:
-        name: for messages and statistics.
+        name: for messages and statistics; with ``store=``, what is shared.
         config: when it opens and closes.
+        store: ``"memory"``, or ``"redis://host:6379/0"`` (or any other URL that
+            :class:`CacheService` takes for Redis) to share the state with all processes that
+            use the same ``name`` there. Each of them judges its own calls; when one opens, all
+            do, for as long as that one rests; one process at a time probes, and when its probes
+            succeed, all close. ``force_open()``, ``disable()`` and ``reset()`` are for all of
+            them, ``metrics_only()`` is not: that one neither tells nor follows the others. No
+            call ever waits for the store; while it does not answer, each process goes by its
+            own calls. What one learns from others it tells its callbacks when it is used next.
         clock: a ``ferrogate.testing.ManualClock`` for tests.
         enabled: ``False`` (or ``FERROGATE_DISABLED=1``) lets everything through and counts it,
             whatever else is asked of it.
@@ -178,6 +216,7 @@ class CircuitBreaker(_core.CircuitBreaker):
         name: str,
         config: CircuitBreakerConfig | None = None,
         *,
+        store: str = "memory",
         clock: _core.ManualClock | None = None,
         enabled: bool = True,
         classify: Callable[[Any, Exception | None], Outcome | str | None] | None = None,
@@ -190,7 +229,16 @@ class CircuitBreaker(_core.CircuitBreaker):
             raise TypeError(
                 f"config: expected a CircuitBreakerConfig or None, got {type(config).__name__}"
             )
-        self = super().__new__(cls, name, config, clock=clock, enabled=enabled, classify=classify)
+        options = store_of(store, name, clock, "breakers")
+        self = super().__new__(
+            cls,
+            name,
+            config,
+            store=options,
+            clock=clock,
+            enabled=enabled,
+            classify=classify,
+        )
         self.config = config
         _living.add(self)
         _suites.register(self)
@@ -239,13 +287,16 @@ class CircuitBreaker(_core.CircuitBreaker):
 
     def _reset(self) -> None:
         """Closes it and forgets the window, for test suites; the counters go on."""
-        self.reset()
+        if self.get_stats()["shared"] is None:  # Else it is not this process's alone.
+            self.reset()
 
     def __repr__(self) -> str:
         stats = self.get_stats()
         parts = [f"{stats['error_rate']:.0%} of {stats['calls']} calls failed"]
         if stats["retry_after"]:
             parts.append(f"retry after {stats['retry_after']:.3f} s")
+        if stats["shared"] is not None:
+            parts.append("shared" if stats["shared"]["joined"] else "to be shared")
         if not stats["enabled"]:
             parts.append("not enabled")
         return f"<CircuitBreaker {self.name!r} {stats['state']}: {', '.join(parts)}>"

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, cast, overload
 
-from ferrogate import _core, _service_url, _suites
+from ferrogate import _core, _suites
 from ferrogate._again import remembers
 from ferrogate._arguments import flag, text_or_none, whole
 from ferrogate._core import Decision, Limit
+from ferrogate._sharing import store_of
 from ferrogate.adaptive import AdaptiveConcurrency, AdaptiveConcurrencyStats, concurrency_stats
 
 __all__ = [
@@ -172,7 +173,7 @@ class RateLimiter(_core.RateLimiter):
         clock: _core.ManualClock | None = None,
         enabled: bool = True,
     ) -> RateLimiter:
-        options = _store_of(store, name, clock)
+        options = store_of(store, name, clock, "limits")
         if not isinstance(algorithm, str):
             raise TypeError(f"algorithm: expected a str, got {type(algorithm).__name__}")
         enabled = flag("enabled", enabled)
@@ -272,31 +273,6 @@ class RateLimiter(_core.RateLimiter):
             parts.append("disabled")
         name = "" if self.name is None else f" {self.name!r}"
         return f"<RateLimiter{name} {self.algorithm}: {', '.join(parts)}>"
-
-
-def _store_of(
-    store: str, name: str | None, clock: _core.ManualClock | None
-) -> dict[str, Any] | None:
-    """The native description of the store at a URL."""
-    if not isinstance(store, str):
-        raise TypeError(f"store: expected a str, got {type(store).__name__}")
-    if store == "memory":
-        return None
-    if not store.startswith(("redis:", "rediss:", "redis+", "rediss+")):
-        raise ValueError(
-            'store: expected "memory" or the URL of a Redis such as "redis://localhost:6379/0", '
-            f"got {_service_url.shown(store)!r}"
-        )
-    if not name:
-        raise ValueError("name: expected with store=, to tell what is shared from other limits")
-    if clock is not None:
-        raise ValueError("clock: expected None with store=, which goes by the server's clock")
-    try:
-        options = _service_url.tier_of(_service_url.url_of(store), {})
-    except ValueError as error:
-        raise ValueError(str(error).replace("url:", "store:", 1)) from None
-    assert options is not None
-    return {**options, "lease_seconds": 60.0}
 
 
 def _limits_of(config: RateLimitConfig) -> list[str | Limit]:

@@ -106,6 +106,11 @@ impl Breaker {
         let step = inner.end_rest(now);
         let asked = inner.admit(&self.settings, now);
         inner.totals.rejected += u64::from(asked.is_err());
+        if let Some(shared) = &mut inner.shared
+            && asked.is_ok()
+        {
+            shared.used(now);
+        }
         (asked, step)
     }
 

@@ -92,6 +92,7 @@ pub struct Report {
 
 /// What the store has made of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "four questions, each with its answer")]
 pub struct Answer {
     /// The generation of what is known; 0: nothing is.
     pub generation: u64,
@@ -176,6 +177,11 @@ impl Shared {
         self.wanted = false;
     }
 
+    /// A probe was begun.
+    pub(super) fn used(&mut self, now: Nanos) {
+        self.used_at = now;
+    }
+
     /// A step was made.
     pub(super) fn stepped(&mut self, to: State) {
         if to != State::HalfOpen {
@@ -222,10 +228,9 @@ impl Inner {
         }
         // Without the store it is as if there were no others.
         if now >= shared.trusted_until || now < shared.lease_until {
-            shared.used_at = now;
             return (Ok(()), false);
         }
-        let first = !shared.refused_at.is_some_and(|at| now.saturating_sub(at) < MOMENT);
+        let first = shared.refused_at.is_none_or(|at| now.saturating_sub(at) >= MOMENT);
         shared.refused_at = Some(now);
         (Err(MOMENT), first)
     }
@@ -235,10 +240,9 @@ impl Inner {
         match self.state {
             State::Closed if reset => Some(Word::Reset),
             State::Closed => Some(Word::Closed),
-            State::Open | State::HalfOpen => Some(Word::Open {
-                left: difference(self.until, now),
-                relapses: self.relapses,
-            }),
+            State::Open | State::HalfOpen => {
+                Some(Word::Open { left: difference(self.until, now), relapses: self.relapses })
+            }
             State::ForcedOpen => Some(Word::ForcedOpen),
             State::Disabled => Some(Word::Disabled),
             State::MetricsOnly => None,
@@ -387,20 +391,10 @@ impl Breaker {
 
     /// Takes over what another process has done.
     #[cold]
-    fn apply(
-        &self,
-        inner: &mut Inner,
-        word: Word,
-        probed: bool,
-        now: Nanos,
-    ) -> Option<Transition> {
+    fn apply(&self, inner: &mut Inner, word: Word, probed: bool, now: Nanos) -> Option<Transition> {
         let from = inner.state;
         match word {
-            Word::Open { left, .. }
-                if from == State::Closed && left <= -RECENT && !probed =>
-            {
-                None
-            }
+            Word::Open { left, .. } if from == State::Closed && left <= -RECENT && !probed => None,
             Word::Open { left, relapses } => {
                 let left = Nanos::try_from(left).unwrap_or(0);
                 inner.until = now.saturating_add(left);

@@ -1,5 +1,7 @@
 //! The class.
 
+use std::sync::Arc;
+
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -8,6 +10,7 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::blocks::Blocks;
 use super::callbacks::{Callbacks, Event};
+use super::remote::{Sharing, Store};
 use super::settings::{flag, integer, number, settings};
 use crate::core::breaker::{Breaker, Permit, Refusal, Spend, Transition};
 use crate::core::clock::secs_from_nanos;
@@ -22,7 +25,7 @@ static OPEN_ERROR: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
     open_error(py)?;
-    Stats::default().into_pyobject(py).map(drop)
+    Stats { shared: Some(Sharing::default()), ..Stats::default() }.into_pyobject(py).map(drop)
 }
 
 fn open_error(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
@@ -32,7 +35,9 @@ fn open_error(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 /// The native half of ``ferrogate.CircuitBreaker``.
 #[pyclass(frozen, subclass, module = "ferrogate._core")]
 pub(crate) struct CircuitBreaker {
-    core: Breaker,
+    core: Arc<Breaker>,
+    /// Where its state is shared with other processes.
+    store: Option<Store>,
     pub(super) name: String,
     pub(super) callbacks: Callbacks,
     pub(super) classify: Option<Py<PyAny>>,
@@ -60,6 +65,7 @@ struct Stats {
     wasted_usd: f64,
     wasted_tokens: u64,
     callback_errors: u64,
+    shared: Option<Sharing>,
 }
 
 /// What other native parts ask of it.
@@ -73,7 +79,9 @@ impl CircuitBreaker {
     /// Asks for leave to make a call, then runs the callbacks of the step that this brought about.
     #[inline]
     pub(crate) fn begin(slf: &Bound<'_, Self>) -> Result<Permit, Refusal> {
+        Self::heard(slf);
         let (asked, step) = slf.get().core.begin();
+        slf.get().told();
         if let Some(step) = step {
             Self::announce(slf, step);
         }
@@ -88,8 +96,27 @@ impl CircuitBreaker {
         outcome: Outcome,
         spend: Option<Spend>,
     ) {
-        if let Some(step) = slf.get().core.end(permit, outcome, spend) {
+        let step = slf.get().core.end(permit, outcome, spend);
+        slf.get().told();
+        if let Some(step) = step {
             Self::announce(slf, step);
+        }
+    }
+
+    /// Runs the callbacks of the steps that other processes have brought about.
+    #[inline]
+    fn heard(slf: &Bound<'_, Self>) {
+        let Some(store) = &slf.get().store else { return };
+        for step in store.heard(slf.py(), &slf.get().name) {
+            Self::announce(slf, step);
+        }
+    }
+
+    /// Has other processes told, if they are to be.
+    #[inline]
+    fn told(&self) {
+        if let Some(store) = &self.store {
+            store.called();
         }
     }
 
@@ -107,16 +134,23 @@ impl CircuitBreaker {
     /// Refuses what [`CircuitBreaker::begin`] would refuse now; takes nothing.
     #[inline]
     pub(crate) fn check(&self, py: Python<'_>) -> PyResult<()> {
-        self.core.check().map_err(|refusal| self.open_error(py, &refusal))
+        let checked = self.core.check();
+        self.told();
+        checked.map_err(|refusal| self.open_error(py, &refusal))
     }
 
     /// What [`CircuitBreaker::begin`] would say now, for somebody who may as well go elsewhere.
     pub(crate) fn would_refuse(&self) -> Option<Refusal> {
-        self.core.would_refuse()
+        let refusal = self.core.would_refuse();
+        self.told();
+        refusal
     }
 
     fn force(slf: &Bound<'_, Self>, to: fn(&Breaker) -> Option<Transition>) {
-        if let Some(step) = to(&slf.get().core) {
+        Self::heard(slf);
+        let step = to(&slf.get().core);
+        slf.get().told();
+        if let Some(step) = step {
             Self::announce(slf, step);
         }
     }
@@ -167,10 +201,11 @@ fn text(argument: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
 #[pymethods]
 impl CircuitBreaker {
     #[new]
-    #[pyo3(signature = (name, config, *, clock, enabled, classify))]
+    #[pyo3(signature = (name, config, *, store, clock, enabled, classify))]
     fn new(
         name: &Bound<'_, PyAny>,
         config: &Bound<'_, PyAny>,
+        store: Option<&Bound<'_, PyDict>>,
         clock: Option<&Bound<'_, PyAny>>,
         enabled: &Bound<'_, PyAny>,
         classify: Option<Bound<'_, PyAny>>,
@@ -185,8 +220,18 @@ impl CircuitBreaker {
                 return Err(PyTypeError::new_err(format!("{expected} {got}")));
             }
             let clock = self::clock(clock)?;
+            let settings = settings(config, enabled)?;
+            let (core, store) = match store.filter(|_| enabled) {
+                None => (Arc::new(Breaker::new(settings, clock)?), None),
+                Some(options) => {
+                    let core = Arc::new(Breaker::sharing(settings, clock)?);
+                    let store = Store::open(options, &name, &core)?;
+                    (core, Some(store))
+                }
+            };
             Ok(Self {
-                core: Breaker::new(settings(config, enabled)?, clock)?,
+                core,
+                store,
                 name,
                 callbacks: Callbacks::default(),
                 classify: classify.map(Bound::unbind),
@@ -221,8 +266,11 @@ impl CircuitBreaker {
 
     /// Where it is.
     #[getter]
-    fn state(&self) -> PyResult<&'static str> {
-        edge("CircuitBreaker.state", || Ok(self.core.state().name()))
+    fn state(slf: &Bound<'_, Self>) -> PyResult<&'static str> {
+        edge("CircuitBreaker.state", || {
+            Self::heard(slf);
+            Ok(slf.get().core.state().name())
+        })
     }
 
     #[getter]
@@ -235,8 +283,11 @@ impl CircuitBreaker {
         self.enabled()
     }
 
-    fn is_open(&self) -> PyResult<bool> {
-        edge("CircuitBreaker.is_open", || Ok(self.core.state().is_open()))
+    fn is_open(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        edge("CircuitBreaker.is_open", || {
+            Self::heard(slf);
+            Ok(slf.get().core.state().is_open())
+        })
     }
 
     fn force_open(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -280,7 +331,10 @@ impl CircuitBreaker {
                 return Err(PyValueError::new_err(expected));
             }
             let tokens = tokens.map_or(Ok(0), |tokens| integer("tokens", tokens, u64::MAX))?;
-            if let Some(step) = slf.get().core.note_waste(Spend { usd, tokens }) {
+            Self::heard(slf);
+            let step = slf.get().core.note_waste(Spend { usd, tokens });
+            slf.get().told();
+            if let Some(step) = step {
                 Self::announce(slf, step);
             }
             Ok(())
@@ -295,13 +349,15 @@ impl CircuitBreaker {
         })
     }
 
-    fn get_stats(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+    fn get_stats(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
         edge("CircuitBreaker.get_stats", || {
-            let seen = self.core.stats();
+            Self::heard(slf);
+            let (this, py) = (slf.get(), slf.py());
+            let seen = this.core.stats();
             let stats = Stats {
-                name: self.name.clone(),
+                name: this.name.clone(),
                 state: seen.state.name(),
-                enabled: self.enabled(),
+                enabled: this.enabled(),
                 error_rate: seen.error_rate,
                 slow_rate: seen.slow_rate,
                 calls: seen.calls,
@@ -316,7 +372,8 @@ impl CircuitBreaker {
                 retry_after: seen.retry_after.map_or(0.0, secs_from_nanos),
                 wasted_usd: seen.wasted.usd,
                 wasted_tokens: seen.wasted.tokens,
-                callback_errors: self.callbacks.failures(),
+                callback_errors: this.callbacks.failures(),
+                shared: this.store.as_ref().map(Store::figures),
             };
             Ok(stats.into_pyobject(py)?.into_any().unbind())
         })

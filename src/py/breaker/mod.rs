@@ -1,5 +1,7 @@
 //! `CircuitBreaker`: convert, ask the core, and call whom a step between two states concerns.
 //!
+//! Its state may be shared with other processes ([`remote`]).
+//!
 //! The core answers under its lock; callbacks and the classifier run after it, in the thread of
 //! the call that brought the step about.
 
@@ -7,6 +9,7 @@ mod blocks;
 mod callbacks;
 mod class;
 mod judge;
+mod remote;
 mod settings;
 
 use pyo3::prelude::*;

@@ -5,6 +5,7 @@
 //! the leases of this one. What stands where is told in `names`, why it is right in
 //! `scripts`.
 
+mod breakers;
 mod channel;
 mod debts;
 mod driver;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use breakers::{Figures as BreakerFigures, SharedBreaker, Switch};
 pub use limits::{Books, Config as LimitsConfig, Figures as LimitsFigures, SharedLimits};
 use shared::{Ask, Shared};
 pub use wire::{Mode, Servers, Tls};

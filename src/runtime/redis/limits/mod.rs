@@ -22,6 +22,8 @@ use tokio::time::timeout;
 
 use self::link::Link;
 use self::names::Names;
+pub(super) use self::names::tagged;
+pub(super) use self::talk::{number, text};
 use super::nodes::Nodes;
 use super::shared::new_sender;
 use super::wire::{Mode, Servers};
@@ -258,6 +260,6 @@ impl Tenant for Shared {
 }
 
 /// What tells this process from all others.
-fn new_member() -> String {
+pub(super) fn new_member() -> String {
     new_sender().to_string()
 }

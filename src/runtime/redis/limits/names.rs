@@ -10,19 +10,24 @@ pub(super) struct Names {
     tag: String,
 }
 
+/// What all keys of a thing of that name begin with: it says in which slot of a Cluster they are.
+pub(in super::super) fn tagged(prefix: &str, kind: &str, name: &str) -> String {
+    let mut tag = format!("{{{}{kind}:", prefix.replace(['{', '}'], ""));
+    for letter in name.chars() {
+        match letter {
+            '%' => tag.push_str("%25"),
+            '{' => tag.push_str("%7B"),
+            '}' => tag.push_str("%7D"),
+            other => tag.push(other),
+        }
+    }
+    tag.push('}');
+    tag
+}
+
 impl Names {
     pub(super) fn new(prefix: &str, name: &str) -> Self {
-        let mut tag = format!("{{{}limit:", prefix.replace(['{', '}'], ""));
-        for letter in name.chars() {
-            match letter {
-                '%' => tag.push_str("%25"),
-                '{' => tag.push_str("%7B"),
-                '}' => tag.push_str("%7D"),
-                other => tag.push(other),
-            }
-        }
-        tag.push('}');
-        Self { tag }
+        Self { tag: tagged(prefix, "limit", name) }
     }
 
     pub(super) fn epoch(&self) -> &str {

@@ -475,7 +475,7 @@ fn longest(books: &dyn Books) -> Nanos {
     books.limits().iter().map(|limit| limit.period()).max().unwrap_or(0)
 }
 
-fn text(value: &Value) -> Option<String> {
+pub(in super::super) fn text(value: &Value) -> Option<String> {
     match value {
         Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
         Value::SimpleString(text) => Some(text.clone()),
@@ -483,7 +483,7 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-fn number(value: Option<&Value>) -> u64 {
+pub(in super::super) fn number(value: Option<&Value>) -> u64 {
     match value {
         Some(Value::Int(number)) => u64::try_from(*number).unwrap_or(0),
         _ => 0,
