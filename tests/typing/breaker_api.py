@@ -13,6 +13,7 @@ from ferrogate import (
     Guard,
     Outcome,
 )
+from ferrogate.breaker import SharedBreakerStats
 from ferrogate.testing import ManualClock
 
 breaker = CircuitBreaker(
@@ -24,6 +25,8 @@ breaker = CircuitBreaker(
 assert_type(breaker.is_open(), bool)
 assert_type(breaker.record_waste(usd=0.1, tokens=5), None)
 assert_type(breaker.get_stats()["error_rate"], float)
+assert_type(breaker.get_stats()["shared"], SharedBreakerStats | None)
+CircuitBreaker("llm", CircuitBreakerConfig(), store="redis://localhost:6379/0")
 assert_type(breaker.config, CircuitBreakerConfig)
 guard = Guard("llm", breaker=breaker)
 

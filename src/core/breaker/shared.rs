@@ -218,10 +218,10 @@ impl Inner {
     /// again. With it, whether the store is to be asked.
     #[inline]
     pub(super) fn leave(&mut self, now: Nanos) -> (Result<(), Nanos>, bool) {
-        let rested = self.has_rested(now);
+        let (state, rested) = (self.state, self.has_rested(now));
         let Some(shared) = &mut self.shared else { return (Ok(()), false) };
         if !rested {
-            if self.state == State::Open {
+            if state == State::Open {
                 shared.refused_at = Some(now);
             }
             return (Ok(()), false);
