@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,23 @@ def test_a_user_who_may_not_listen_asks_more_often() -> None:
         rules = "~{ferrogate:* resetchannels +@read +@write +@scripting +@connection +time +script"
         one.command("ACL", "SETUSER", "agent", "on", ">word", *rules.split())
         share(f"redis://agent:word@127.0.0.1:{one.port}")
+
+
+def test_it_is_told_once_that_the_store_is_away_and_once_that_it_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with server() as one, caplog.at_level(logging.WARNING, "ferrogate"):
+        breaker, _ = pair(one.url)
+        for _ in range(2):
+            one.kill()
+            eventually(lambda: stats(breaker)["alone"])
+            one.start()
+            eventually(lambda: stats(breaker)["joined"])
+            breaker.call_sync(int)
+    said = [record.getMessage() for record in caplog.records]
+    # The other one is not used, so nobody says what its task has to say.
+    assert [text.split(": ")[1].split(",")[0] for text in said] == [
+        "the store does not answer",
+        "the store answers again",
+    ] * 2, said
+    assert all(text.startswith("circuit breaker a {b} c: ") for text in said)

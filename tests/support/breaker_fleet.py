@@ -150,7 +150,7 @@ class Fleet:
         begun = time.clock_gettime(time.CLOCK_BOOTTIME)
         for one in self.members:
             one.do("until", state, seconds)
-        seen = [one.answer() for one in self.members]
+        seen: list[float] = [one.answer() for one in self.members]
         assert all(seen), (seen, self.states())
         return max(seen) - begun
 
