@@ -177,8 +177,7 @@ impl Bench {
     ) -> Result<(), TestCaseError> {
         let ask = Self::ask(tenant, amounts);
         let slot = self.naive.slots.is_none_or(|slots| self.naive.open < slots);
-        let impossible =
-            (0..DIMENSIONS).any(|d| self.naive.limits[d].is_some_and(|limit| amounts.0[d] > limit));
+        let impossible = self.impossible(&amounts);
         let fits = self.naive.line.is_empty() && slot && self.naive.fits(now, &amounts);
         let answer = self.call(|l, out| l.try_enter(&ask, out));
         match answer {
@@ -203,6 +202,10 @@ impl Bench {
         Ok(())
     }
 
+    fn impossible(&self, amounts: &Amounts) -> bool {
+        (0..DIMENSIONS).any(|d| self.naive.limits[d].is_some_and(|limit| amounts.0[d] > limit))
+    }
+
     fn join(
         &mut self,
         now: Nanos,
@@ -218,8 +221,10 @@ impl Bench {
         let Ok(ticket) = joined else { return Ok(()) };
         let share = self.naive.share(&amounts);
         self.naive.join(now, Waiting { ticket, tenant, amounts, share });
-        // Only a slot may be missing: nobody can say how long.
-        let not_before = if eta == UNKNOWN { now } else { now + eta };
+        // Only a slot may be missing, or somebody stands before it who will leave the line, for
+        // whom new limits are too low: nobody can say how long.
+        let leaves = self.naive.line.iter().any(|before| self.impossible(&before.amounts));
+        let not_before = if eta == UNKNOWN || leaves { now } else { now + eta };
         let loosened = self.loosened;
         let waiter = Waiter { ticket, tenant, bell, heard: 0, timer: now, not_before, loosened };
         self.waiters.push(waiter);

@@ -257,8 +257,8 @@ fn on_its_own_a_process_uses_its_share_and_never_more() {
         (0..4).for_each(|who| world.step(&Op::Try(who, 1)));
     }
     let (first, last) = (world.grants[1].0, world.grants.last().unwrap().0);
-    // It goes on with its share as soon as that has left its window.
-    assert_eq!(first, world.grants[0].0 + PERIOD);
+    // It goes on with its share as soon as that has left its window, which is a slice longer.
+    assert_eq!(first, world.grants[0].0 + PERIOD + VALIDITY);
     let (now, within) = (last, |at: &Nanos| at + PERIOD > last);
     assert!(last + 1 > now && world.grants.iter().filter(|(at, _)| within(at)).count() == 20);
 }
