@@ -15,8 +15,11 @@ __all__ = ["check", "checked", "given", "unavailable"]
 _KEYWORDS = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def check(function: Any) -> None:
-    """Refuses a function that has no parameter for its target."""
+def check(function: Any, *, defaulted: bool = False) -> None:
+    """Refuses a function that has no parameter for its target, or none that a cache can leave
+    out of its key."""
+    if defaulted:
+        _check_default(function)
     code = getattr(function, "__code__", None)
     if code is not None:
         # As fast as it gets: it is looked at on every call through `Guard.call`.
@@ -39,6 +42,20 @@ def check(function: Any) -> None:
         f"{name}: expected a parameter `target`, which the guard fills in for each attempt: "
         f"def {name.rpartition('.')[2]}(..., *, target)"
     )
+
+
+def _check_default(function: Any) -> None:
+    """A cache makes its keys from what callers give, and these give no target."""
+    try:
+        found = inspect.signature(function).parameters.get("target")
+    except (TypeError, ValueError):
+        return  # It does not say.
+    if found is not None and found.default is inspect.Parameter.empty:
+        name = getattr(function, "__qualname__", None) or repr(function)
+        raise TypeError(
+            f"{name}: expected a default for `target` in a guard with cache=, whose keys have no "
+            "target: `target=Target.chosen`"
+        )
 
 
 def checked(targets: Sequence[Target[Any]], route: str) -> tuple[Target[Any], ...]:

@@ -260,7 +260,7 @@ class Guard(_core.Guard):
         first item. ``attempt_timeout`` bounds the time to that, ``timeout`` the whole.
         """
         if self.targets and callable(function):
-            _targets.check(function)
+            _targets.check(function, defaulted=self._cached is not None)
         if self._cached is None:
             return guarded(function, self, "guard")
         looked_up = self._cached(guarded(function, self, "guard", "behind cache"))

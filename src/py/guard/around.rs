@@ -2,7 +2,8 @@
 //!
 //! What that code calls has no more time than it: a guard within a guard refuses at once what could
 //! only come too late, and does not try again beyond. It is read when a call is made, so that tasks
-//! made of guarded calls (`gather`, a `TaskGroup`) know it, too; other threads do not.
+//! made of guarded calls (`gather`, a `TaskGroup`) know it, too; other threads do not, nor does what
+//! a plain function calls: greenlets may leave one in its middle, where coroutines end each step.
 
 use std::cell::Cell;
 

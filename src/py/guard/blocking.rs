@@ -47,10 +47,9 @@ fn run(py: Python<'_>, plan: Plan, target: &Target, opens: Option<&Opens>) -> Py
     }
     loop {
         let result = match attempts.admit_blocking(py, target) {
-            Ok(()) => {
-                let _within = attempts.within();
-                attempts.call(py, target)
-            }
+            // Without its deadline, as coroutines have it: a plain function may be left for other
+            // greenlets' code in its middle, and what it had set would be theirs.
+            Ok(()) => attempts.call(py, target),
             Err(error) => return fall_back(py, attempts, error, target),
         };
         // A mistake of the caller's says nothing about the other side.
