@@ -50,6 +50,9 @@ def thrown(guard: Guard) -> None:
         call.throw(KeyError("k"))
     except KeyError:
         return
+    finally:
+        # Where even `throw` failed, nobody has begun it.
+        call.close()
     raise AssertionError("nothing was raised")
 
 
