@@ -50,6 +50,7 @@ names! {
     jumps: "_jumps_to_timers",
     notes: "__notes__",
     observe: "observe",
+    output_tokens: "output_tokens",
     reservation: "reservation",
     reserve: "reserve",
     reserve_sync: "reserve_sync",

@@ -48,6 +48,8 @@ pub(super) struct Attempts {
     pub(super) wasted: Option<Spend>,
     pub(super) permit: Option<Permit>,
     pub(super) run: Option<Run>,
+    /// How the first of two calls has ended, which the second could not mend.
+    pub(super) judged: Option<Outcome>,
     /// What the attempt before raised.
     pub(super) before: Option<Py<PyAny>>,
     /// For whoever writes attempts down.
@@ -93,6 +95,7 @@ impl Attempts {
             wasted: None,
             permit: None,
             run: None,
+            judged: None,
             before: None,
             noted: None,
             routed: None,
@@ -374,6 +377,7 @@ impl Attempts {
     pub(super) fn beaten(&mut self, py: Python<'_>, result: Option<&PyResult<Py<PyAny>>>) {
         let outcome = result.map_or(Outcome::Neutral, |result| self.classify(py, result));
         if let Some(result) = result {
+            self.judged = Some(outcome);
             self.learn(py, result, outcome);
         }
         self.give_back_bulkhead(py, outcome);

@@ -202,6 +202,7 @@ impl Call {
                 self.attempted(py, first)
             }
             (Err(error), _) => {
+                self.attempts.judged = None;
                 // Cancelled, or closed, and the second call with it.
                 if let Some(second) = second {
                     second.call_method0(py, names::cancel(py))?;
@@ -209,6 +210,7 @@ impl Call {
                 self.attempted(py, Err(error))
             }
             (Ok(value), _) => {
+                self.attempts.judged = None;
                 self.won();
                 self.attempted(py, Ok(value))
             }

@@ -28,7 +28,9 @@ impl Attempts {
         result: &PyResult<Py<PyAny>>,
         may: bool,
     ) -> PyResult<Option<Nanos>> {
-        let outcome = self.classify(py, result);
+        // Judged by its own target's breaker, where the attempt is no more.
+        let judged = self.judged.take();
+        let outcome = judged.unwrap_or_else(|| self.classify(py, result));
         self.learn(py, result, outcome);
         if let Some(pass) = &self.pass {
             self.cost = pass.micro_usd();

@@ -30,6 +30,8 @@ pub(super) struct Tokens {
     estimate: Py<PyAny>,
     /// From a result to the keywords of `settle`.
     usage: Py<PyAny>,
+    /// US dollars per call, and per million tokens in and out, where nobody says what a result cost.
+    pub(super) rates: Option<[f64; 3]>,
     /// From a result to its cost in USD.
     price: Option<Py<PyAny>>,
 }
@@ -78,7 +80,7 @@ impl Gate {
             return Ok(Self::Permits(limiter.clone().unbind()));
         }
         let limiter = limiter.cast::<LLMLimiter>()?.clone().unbind();
-        Ok(Self::Tokens(Box::new(Tokens { limiter, estimate, usage, price })))
+        Ok(Self::Tokens(Box::new(Tokens { limiter, estimate, usage, rates: None, price })))
     }
 
     /// Asks for a pass; what is to be awaited becomes it by [`Gate::passed`].
@@ -279,6 +281,28 @@ impl Tokens {
                 Err(error) => return Err(error),
             }
         }
+        if let Some(rates) = self.rates
+            && !used.contains(names::cost_usd(py))?
+            && let Some(cost) = cost_by(rates, &used)?
+        {
+            used.set_item(names::cost_usd(py), cost)?;
+        }
         Ok(used)
     }
 }
+
+/// What a call has cost; `None` where that goes by tokens which nobody knows.
+fn cost_by([call, input, output]: [f64; 3], used: &Bound<'_, PyDict>) -> PyResult<Option<f64>> {
+    let py = used.py();
+    let mut cost = call;
+    for (rate, name) in [(input, names::input_tokens(py)), (output, names::output_tokens(py))] {
+        if rate > 0.0 {
+            let Some(tokens) = used.get_item(name)? else { return Ok(None) };
+            cost += rate * tokens.extract::<f64>()? / TOKENS_PER_RATE;
+        }
+    }
+    Ok(Some(cost))
+}
+
+/// Prices are for so many.
+const TOKENS_PER_RATE: f64 = 1e6;

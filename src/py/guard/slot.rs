@@ -53,11 +53,17 @@ impl Slot {
         gate: impl Fn(&Bound<'_, PyAny>) -> PyResult<Gate>,
     ) -> PyResult<Self> {
         let (target, name, breaker, limiter, bulkhead, _, prices) = given;
+        let mut limits = limiter.as_ref().map(&gate).transpose()?;
+        if let Some(Gate::Tokens(tokens)) = &mut limits
+            && prices.iter().any(|&price| price > 0.0)
+        {
+            tokens.rates = Some(prices);
+        }
         Ok(Self {
             target,
             name,
             breaker,
-            gate: limiter.as_ref().map(&gate).transpose()?,
+            gate: limits,
             bulkhead: bulkhead.as_ref().map(&gate).transpose()?,
             prices,
             until: AtomicU64::new(0),
