@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from routing import breaker
 
-from ferrogate import Guard, RateLimiter, Target
+from ferrogate import CircuitBreaker, CircuitBreakerConfig, Guard, RateLimiter, Target
 
 
 def test_wrong_arguments() -> None:
@@ -105,3 +106,33 @@ def test_transports_say_that_they_take_none() -> None:
 
     with pytest.raises(ValueError, match="guard: expected one without targets"):
         GuardedTransport(Guard("chat", targets=[Target("a", httpx)]))
+
+
+def test_a_caller_who_names_a_target_harms_none() -> None:
+    breakers = [CircuitBreaker(name, CircuitBreakerConfig(minimum_calls=1)) for name in "ab"]
+    targets = [Target(breaker.name, 1, breaker=breaker) for breaker in breakers]
+    guard = Guard("g", targets=targets, fallback=lambda _: "fallen")
+
+    @guard
+    def ask(x: int, *, target: Any = Target.chosen) -> Any:
+        return target.value + x
+
+    @guard
+    async def later(x: int, *, target: Any = Target.chosen) -> Any:
+        return target.value + x
+
+    @guard
+    async def stream(*, target: Any = Target.chosen) -> AsyncIterator[Any]:
+        yield target.value
+
+    for wrong in (
+        lambda: ask(1, target=5),
+        lambda: later(1, target=5),
+        lambda: stream(target=5),
+        lambda: guard.call_sync(ask.__wrapped__, 1, target=5),  # type: ignore[attr-defined]
+        lambda: guard.call(later.__wrapped__, 1, target=5),  # type: ignore[attr-defined]
+    ):
+        with pytest.raises(TypeError, match="target: filled in by the guard"):
+            wrong()
+    assert [breaker.get_stats()["calls"] for breaker in breakers] == [0, 0]
+    assert ask(1) == 2

@@ -130,6 +130,7 @@ impl GuardedFunction {
         if BYPASSED.load(Ordering::Relaxed) {
             return self.plan.call_past(py, &target);
         }
+        self.plan.check(py, &target)?;
         let plan = self.plan.clone_ref(py);
         match self.kind {
             Kind::Coroutine => call(py, plan, target).map(Bound::unbind),

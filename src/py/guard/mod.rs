@@ -58,7 +58,9 @@ pub(crate) fn call_with<'py>(
     args: &Bound<'py, PyTuple>,
     kwargs: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    call(function.py(), plan, Target::of(function, args, kwargs)?)
+    let target = Target::of(function, args, kwargs)?;
+    plan.check(function.py(), &target)?;
+    call(function.py(), plan, target)
 }
 
 /// `call_sync(function, *args, **kwargs)` of whatever has this plan.
@@ -68,7 +70,9 @@ pub(crate) fn call_blocking_with(
     args: &Bound<'_, PyTuple>,
     kwargs: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<Py<PyAny>> {
-    blocking::call(function.py(), plan, &Target::of(function, args, kwargs)?)
+    let target = Target::of(function, args, kwargs)?;
+    plan.check(function.py(), &target)?;
+    blocking::call(function.py(), plan, &target)
 }
 
 /// Imports what is imported on first use.

@@ -115,6 +115,18 @@ impl Plan {
         }
     }
 
+    /// Refuses a call that says itself what the guard fills in.
+    ///
+    /// # Errors
+    /// A `TypeError`.
+    #[inline]
+    pub(super) fn check(&self, py: Python<'_>, call: &Target) -> PyResult<()> {
+        match self.routed() {
+            Some(_) => call.leaves_out(names::target(py)),
+            None => Ok(()),
+        }
+    }
+
     /// Calls past all parts; a function that wants a target is given the first.
     #[cold]
     pub(super) fn call_past(&self, py: Python<'_>, call: &Target) -> PyResult<Py<PyAny>> {

@@ -111,7 +111,22 @@ impl Target {
         }
     }
 
-    /// Calls it with one more keyword.
+    /// Refuses a keyword that the guard fills in: before there is an attempt that would be
+    /// judged by the caller's mistake.
+    #[cold]
+    pub(super) fn leaves_out(&self, name: &Bound<'_, PyString>) -> PyResult<()> {
+        let known = self.names.as_ref().map(|names| names.bind(name.py()).iter());
+        for other in known.into_iter().flatten() {
+            if other.eq(name)? {
+                return Err(PyTypeError::new_err(format!(
+                    "{name}: filled in by the guard for each attempt; leave it out"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls it with one more keyword, which it leaves out.
     #[cold]
     pub(super) fn call_with<'py>(
         &self,
@@ -121,13 +136,6 @@ impl Target {
         let py = name.py();
         let known = self.names.as_ref().map(|names| names.bind(py).iter());
         let mut names: Vec<_> = known.into_iter().flatten().collect();
-        for other in &names {
-            if other.eq(name)? {
-                return Err(PyTypeError::new_err(format!(
-                    "{name}: filled in by the guard for each attempt; leave it out"
-                )));
-            }
-        }
         names.push(name.clone().into_any());
         let mut args: Vec<_> = self.args.iter().map(|held| held.clone_ref(py)).collect();
         args.push(value.clone_ref(py));
