@@ -132,10 +132,23 @@ def dry_run(guard: Guard, records: Iterable[AttemptRecord], changes: dict[str, A
             "dry_run: an event loop is running in this thread; "
             "write `await asyncio.to_thread(guard.dry_run, recording)`"
         )
+    if not isinstance(records, Iterable) or isinstance(records, str | bytes):
+        got = type(records).__name__
+        raise TypeError(
+            f"recording: expected a Recording, got {got}; Recording.load(path) reads one"
+        )
+    known = list(records)
+    for record in known:
+        if not isinstance(record, AttemptRecord):
+            got = type(record).__name__
+            raise TypeError(f"recording: expected AttemptRecord objects, got {got}")
+    for name in ("cache", "hedge", "recording"):
+        if name in changes:
+            raise TypeError(f"{name}: takes no part in a dry run")
     from ferrogate.testing import ManualClock, VirtualTimeLoop
 
     clock = ManualClock()
-    replay = _Replay(guard, list(records), changes, clock)
+    replay = _Replay(guard, known, changes, clock)
     with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(clock)) as runner:
         runner.run(replay.run())
     return replay.report()

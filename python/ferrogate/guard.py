@@ -320,7 +320,8 @@ class Guard(_core.Guard):
             stricter = CircuitBreaker("stricter", CircuitBreakerConfig(window=10))
             print(guard.dry_run(recording, breaker=stricter, timeout=20))
 
-        Its parts are made once more, on a clock of their own, and every call comes when it came:
+        Its parts are made once more as they were made (what ``update``, ``disable`` and the like
+        changed since is not in it), on a clock of their own, and every call comes when it came:
         breaker, retries, limiter, bulkhead and time limits do what they would, and nothing is
         called, nothing here changes. Attempts take as long and end as they were recorded; those
         that the recording does not have (of a call that was refused, or not tried again) as the

@@ -99,7 +99,8 @@ class Recording(_core.Recording):
         for number, line in enumerate(lines[1:], 2):
             fields = _parsed(line)
             try:
-                recording._push(AttemptRecord(*fields))  # type: ignore[misc]
+                # A line that was cut off is nothing.
+                recording._push(AttemptRecord(*(fields if isinstance(fields, list) else ())))
             except (TypeError, ValueError, OverflowError) as error:
                 raise ValueError(
                     f"{os.fspath(path)}: line {number} is no record: {error}"

@@ -363,8 +363,9 @@ def test_after_a_storm_of_cancels_everything_is_at_rest(law: Any) -> None:
         ({"initial": 0}, ValueError, "initial"),
         ({"initial": True}, TypeError, "initial"),
         ({"initial": 2_000}, ValueError, "initial"),
-        ({"least": 11}, ValueError, "initial"),
-        ({"most": 9}, ValueError, "initial"),
+        ({"initial": 10, "least": 11}, ValueError, "initial"),
+        ({"initial": 10, "most": 9}, ValueError, "initial"),
+        ({"least": 11, "most": 9}, ValueError, "initial"),
         ({"law": "vegas"}, ValueError, r"law: .*\"aimd\".*\"vegas\""),
         ({"signal": "rtt"}, ValueError, "signal"),
         ({"tolerance": 0.5}, ValueError, "tolerance"),
@@ -395,3 +396,9 @@ def test_where_it_does_not_belong() -> None:
     assert (found.initial, found.least, found.most) == (4, 1, 9)
     assert (found.law, found.signal) == ("gradient", "ttft")
     assert repr(found) == ('AdaptiveConcurrency(4, least=1, most=9, law="gradient", signal="ttft")')
+
+
+def test_bounds_that_are_given_alone_move_what_it_begins_with() -> None:
+    assert AdaptiveConcurrency(most=5).initial == 5
+    assert AdaptiveConcurrency(least=50).initial == 50
+    assert AdaptiveConcurrency(least=5, most=50).initial == 10

@@ -134,7 +134,16 @@ def test_a_recording_is_bounded_and_survives_a_file(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["calls.jsonl"]
     assert list(Recording.load(path)) == list(recording)
     text = path.read_text()
-    for number, damaged in ((3, "[1, 2]"), (2, "{}"), (4, '[1,1,0,0,0,"lost",0,0,0]')):
+    for number, damaged in (
+        (3, "[1, 2]"),
+        (2, "{}"),
+        (4, '[1,1,0,0,0,"lost",0,0,0]'),
+        (3, '[1,1,NaN,0,0,"success",0,0,0]'),
+        (3, '[1,1,0,1e308,0,"success",0,0,0]'),
+        (4, '[1,1,0,0,-1,"success",0,0,0]'),
+        (4, '[1,1,0,0,0,"success",0,0,NaN]'),
+        (4, "[1,1,0,"),
+    ):
         lines = text.splitlines()
         lines[number - 1] = damaged
         path.write_text("\n".join(lines))
@@ -356,6 +365,11 @@ def test_wrong_arguments() -> None:
         guard.dry_run(recording, timeouts=5)
     with pytest.raises(TypeError, match="breaker: expected"):
         guard.dry_run(recording, breaker=CircuitBreakerConfig())
+    for wrong in (None, 5, "night.jsonl", [1]):
+        with pytest.raises(TypeError, match="recording: expected"):
+            guard.dry_run(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="hedge: takes no part"):
+        guard.dry_run(recording, hedge=None)
     with pytest.raises(TypeError, match="recording: expected a ferrogate"):
         Guard("w", recording=[])  # type: ignore[arg-type]
 

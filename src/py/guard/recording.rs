@@ -11,6 +11,9 @@ use crate::core::outcome::Outcome;
 use crate::core::recording::{Attempt, Recording};
 use crate::py::edge::edge;
 
+/// Seconds, or dollars, that a record may hold: 300 years.
+const LONGEST: f64 = 9e9;
+
 /// How an attempt that was refused is told.
 const REFUSED: &str = "refused";
 
@@ -89,6 +92,18 @@ fn attempt(row: Row) -> PyResult<Attempt> {
             ))
         })?),
     };
+    for (name, seconds) in [("at", at), ("waited", waited), ("took", took)] {
+        if !(0.0..=LONGEST).contains(&seconds) {
+            return Err(PyValueError::new_err(format!(
+                "{name}: expected seconds from 0 to {LONGEST}, got {seconds}"
+            )));
+        }
+    }
+    if !(0.0..=LONGEST).contains(&usd) {
+        return Err(PyValueError::new_err(format!(
+            "cost_usd: expected US dollars from 0 to {LONGEST}, got {usd}"
+        )));
+    }
     Ok(Attempt {
         call,
         number,

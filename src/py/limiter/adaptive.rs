@@ -23,7 +23,7 @@ use crate::py::waiting::seconds;
 /// that is not made use of does not rise.
 ///
 /// Args:
-///     initial: the limit at first.
+///     initial: the limit at first; 10, or the nearest to that from ``least`` to ``most``.
 ///     least: it never falls below.
 ///     most: it never rises above.
 ///     law: ``"gradient"`` or ``"aimd"``.
@@ -76,10 +76,14 @@ impl PyAdaptiveConcurrency {
             let number = |argument, value: Option<&Bound<'_, PyAny>>, usual| {
                 value.map_or(Ok(usual), |value| count(argument, value))
             };
+            let least = number("least", least, usual.least)?;
+            let most = number("most", most, usual.most)?;
+            // Of bounds that are given alone, what lies between.
+            let between = usual.initial.min(most).max(least);
             let settings = ConcurrencySettings {
-                initial: number("initial", initial, usual.initial)?,
-                least: number("least", least, usual.least)?,
-                most: number("most", most, usual.most)?,
+                initial: number("initial", initial, between)?,
+                least,
+                most,
                 law: Law::parse(law)?,
                 signal: Signal::parse(signal)?,
                 tolerance,
