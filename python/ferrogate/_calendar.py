@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, tzinfo
-from zoneinfo import ZoneInfo
 
 __all__ = ["PERIODS", "Calendar", "moment", "zone_of"]
 
@@ -30,6 +29,9 @@ def zone_of(name: str) -> tzinfo:
     if name == "UTC":
         # Also where there are no time zones at all.
         return UTC
+    # Here, as it looks for the system's time zones when it is imported.
+    from zoneinfo import ZoneInfo
+
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
