@@ -470,3 +470,43 @@ def test_total_timeout_of_the_policy_bounds_the_wait() -> None:
             await guard.call(ask)
 
     on_virtual_time(main)
+
+
+@pytest.mark.parametrize("timeout", [3, 30])
+def test_a_probe_under_way_is_waited_for_however_little_time_is_left(timeout: float) -> None:
+    async def main(clock: ManualClock) -> None:
+        upstream = Upstream("a", takes=1)
+        known = tripped("a", clock, 10)
+        clock.advance(10)
+        guard = guard_of(clock, Target("a", upstream, breaker=known), attempts=1, timeout=timeout)
+        calls = [asyncio.ensure_future(guard.call(ask)) for _ in range(5)]
+        # One probes, and the others go as soon as that has ended well.
+        assert await asyncio.gather(*calls) == ["a"] * 5
+        assert clock.now() == pytest.approx(12, abs=0.01)
+        assert guard.get_stats()["rejected"] == 0
+        assert is_at_rest(guard)
+
+    on_virtual_time(main)
+
+
+def test_a_probe_that_does_not_end_is_waited_for_until_the_deadline() -> None:
+    async def main(clock: ManualClock) -> None:
+        known = tripped("a", clock, 10)
+        clock.advance(10)
+        a = Target("a", Upstream("a", takes=40), breaker=known)
+        away = Target("b", Upstream("b"), breaker=tripped("b", clock, 500))
+        probe = asyncio.ensure_future(guard_of(clock, a).call(ask))
+        await asyncio.sleep(1)
+        guard = guard_of(clock, a, away, timeout=5)
+        with pytest.raises(TargetsUnavailable, match="half-open, its probes under way;"):
+            await guard.call(ask)
+        assert clock.now() == pytest.approx(16, abs=0.01)
+        # One that has failed waits for it, too.
+        east = Target("east", Upstream("east", script=[Refused(500)]))
+        patient = guard_of(clock, east, a, timeout=5)
+        begun = clock.now()
+        assert await patient.call(ask) == "east"
+        assert clock.now() - begun == pytest.approx(1, abs=0.01)
+        await probe
+
+    on_virtual_time(main)

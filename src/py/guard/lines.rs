@@ -43,7 +43,12 @@ impl Why {
 
     /// Somebody else's end decides when it is over, so that nobody knows.
     pub(super) fn is_vague(self) -> bool {
-        matches!(self, Self::Line(Reason::Queued | Reason::Busy))
+        self.is_at_most() || matches!(self, Self::Line(Reason::Queued | Reason::Busy))
+    }
+
+    /// It is over by then, and may be at any time before.
+    pub(super) fn is_at_most(self) -> bool {
+        matches!(self, Self::Breaker(State::HalfOpen))
     }
 }
 

@@ -161,11 +161,11 @@ impl Wait {
                 router.wake(py, self.leave());
                 return Ok(Ok(taken));
             }
-            let left = self.wish.deadline.saturating_sub(guard.clock.now());
-            let soonest = router.first_to_return(&looks).filter(|(_, after)| *after < left);
-            let Some((best, _)) = soonest else {
+            let now = guard.clock.now();
+            let Some(best) = router.worth_a_wait(&self.wish, &looks, now) else {
                 return Err(unavailable(py, guard, router, &looks));
             };
+            let left = self.wish.deadline.saturating_sub(now);
             joined += 1;
             if joined > MOST_LINES || !self.joins(py, router, best, &looks) {
                 return Ok(Err(self.nap(router, &looks, sure, trust).min(left)));
@@ -186,7 +186,8 @@ impl Wait {
                 sure
             } else {
                 let then = now.saturating_add(after);
-                !why.is_vague() && router.waiters().is_first(self.number, at, then)
+                (!why.is_vague() || why.is_at_most())
+                    && router.waiters().is_first(self.number, at, then)
             };
             after.saturating_add(if known { 0 } else { trust })
         })
@@ -398,10 +399,9 @@ fn refuse_late(
     wish: &Wish,
     looks: &Looks,
 ) -> PyResult<()> {
-    let left = wish.deadline.saturating_sub(guard.clock.now());
-    match router.first_to_return(looks) {
-        Some((_, after)) if after < left => Ok(()),
-        _ => Err(unavailable(py, guard, router, looks)),
+    match router.worth_a_wait(wish, looks, guard.clock.now()) {
+        Some(_) => Ok(()),
+        None => Err(unavailable(py, guard, router, looks)),
     }
 }
 

@@ -114,8 +114,8 @@ impl Router {
         looks
     }
 
-    /// Each target, and when it may take another attempt of a call that failed there, if its
-    /// limiter lets it.
+    /// Each target, and when at the earliest it may take another attempt of a call that failed
+    /// there, if its limiter lets it.
     pub(super) fn others(
         &self,
         guard: &Guard,
@@ -128,7 +128,13 @@ impl Router {
             deadline: NEVER,
         };
         let looks = self.looks(guard, &wish);
-        looks.candidates.into_iter().map(|candidate| candidate.available_in).enumerate()
+        let now = guard.clock.now();
+        let each = looks.candidates.iter().zip(&looks.why).enumerate();
+        let each = each.map(|(at, (candidate, (why, _)))| match why.is_at_most() {
+            true => (at, self.known_to_wait(at, &wish, now)),
+            false => (at, candidate.available_in),
+        });
+        each.collect::<Vec<_>>().into_iter()
     }
 
     /// All that an attempt needs of the best target that can take it now. `None`: none can, and
@@ -157,9 +163,23 @@ impl Router {
         self.route.lock().choose(at, &looks.candidates);
     }
 
-    /// The one that can take an attempt first, and when.
-    pub(super) fn first_to_return(&self, looks: &Looks) -> Option<(usize, Nanos)> {
-        self.route.lock().first_to_return(&looks.candidates)
+    /// The one that can take an attempt first, if any may before the attempt's deadline.
+    pub(super) fn worth_a_wait(&self, wish: &Wish, looks: &Looks, now: Nanos) -> Option<usize> {
+        let left = wish.deadline.saturating_sub(now);
+        match self.route.lock().first_to_return(&looks.candidates) {
+            Some((at, after)) if after < left => Some(at),
+            _ => (0..self.slots.len()).find(|&at| {
+                looks.why[at].0.is_at_most() && self.known_to_wait(at, wish, now) < left
+            }),
+        }
+    }
+
+    /// How long nothing can go there whatever its breaker says.
+    fn known_to_wait(&self, at: usize, wish: &Wish, now: Nanos) -> Nanos {
+        let paused = self.slots[at].until.load(Ordering::Relaxed);
+        let failed = wish.failed.iter().find(|(failed, _)| *failed == at);
+        let until = failed.map_or(paused, |&(_, until)| until.max(paused));
+        until.saturating_sub(now).max(1)
     }
 
     /// Takes what is missing, or gives back what was there.
