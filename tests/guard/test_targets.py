@@ -22,6 +22,7 @@ from ferrogate import (
     RetryBudget,
     RetryPolicy,
     Target,
+    TargetsUnavailable,
 )
 from ferrogate.testing import ManualClock
 
@@ -462,6 +463,60 @@ def test_too_late_before_it_begins() -> None:
         with pytest.raises(GuardTimeout):
             await guard.call(ask)
         assert clock.now() == pytest.approx(5, abs=1e-3)
+        assert is_at_rest(guard)
+
+    on_virtual_time(main)
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_the_policy_s_total_timeout_bounds_what_goes_elsewhere(blocking: bool) -> None:
+    async def main(clock: ManualClock) -> None:
+        begun: list[float] = []
+
+        async def slow(*, target: Target[None]) -> None:
+            begun.append(clock.now())
+            await asyncio.sleep(3)
+            raise ConnectionError
+
+        def slow_sync(*, target: Target[None]) -> None:
+            begun.append(clock.now())
+            clock.advance(3)
+            raise ConnectionError
+
+        retry = RetryPolicy(9, base=1, jitter="none", total_timeout=5, clock=clock)
+        targets = [Target(name, None) for name in "abcd"]
+        guard = Guard("chat", targets=targets, retry=retry, clock=clock)
+        with pytest.raises(ConnectionError) as caught:
+            if blocking:
+                guard.call_sync(slow_sync)
+            else:
+                await guard.call(slow)
+        assert begun == pytest.approx([0, 3], abs=0.01)
+        assert any("deadline" in note or "time" in note for note in caught.value.__notes__)
+        assert is_at_rest(guard)
+
+    on_virtual_time(main)
+
+
+def test_no_attempt_begins_when_the_policy_s_time_is_up() -> None:
+    async def main(clock: ManualClock) -> None:
+        begun = 0
+
+        async def slow(*, target: Target[None]) -> None:
+            nonlocal begun
+            begun += 1
+            raise ConnectionError
+
+        def late(_: Any) -> bool:
+            clock.advance(7)
+            return True
+
+        retry = RetryPolicy(9, retry_if=late, total_timeout=5, jitter="none", clock=clock)
+        guard = Guard("chat", targets=[Target("a", 1), Target("b", 2)], retry=retry, clock=clock)
+        with pytest.raises(TargetsUnavailable) as caught:
+            await guard.call(slow)
+        assert isinstance(caught.value.__cause__, ConnectionError)
+        assert begun == 1
         assert is_at_rest(guard)
 
     on_virtual_time(main)

@@ -339,17 +339,19 @@ impl Run {
         self.after_drawing(policy, outcome, retry_after, cost, now, random)
     }
 
-    /// [`Run::after`] where the next call goes to somebody else: [`Verdict::Again`] says for how
-    /// long whoever failed is to be left alone, which may be longer than there is time.
+    /// [`Run::after`] where the next call goes to somebody else, at once: [`Verdict::Again`] says
+    /// for how long whoever failed is to be left alone, which may be longer than there is time.
     pub fn after_elsewhere(
         &mut self,
         policy: &Policy,
         outcome: Outcome,
         retry_after: Option<Nanos>,
         cost: Option<u64>,
+        now: Nanos,
     ) -> Verdict {
         let random = |most| Random::shared().up_to(most);
         let verdict = match self.may(policy, outcome) {
+            Ok(()) if self.left(now) == Some(0) => Verdict::GiveUp(Reason::Deadline),
             Ok(()) => self.paid(policy, self.pause(policy, retry_after, random), cost),
             Err(reason) => Verdict::GiveUp(reason),
         };

@@ -80,12 +80,15 @@ fn who_goes_elsewhere_waits_for_nobody_and_pays_all_the_same() {
     // The same server could not be asked again in time.
     let same = run.after(&policy, Outcome::Throttled, far, None, 0);
     assert_eq!(same, Verdict::GiveUp(Reason::RetryAfterTooLong));
-    let elsewhere = run.after_elsewhere(&policy, Outcome::Throttled, far, None);
+    let elsewhere = run.after_elsewhere(&policy, Outcome::Throttled, far, None, 0);
     assert_eq!(elsewhere, Verdict::Again(3_600 * SECOND));
     assert_eq!((run.attempts(), run.left(SECOND / 4)), (2, Some(SECOND * 3 / 4)));
-    let unpaid = run.after_elsewhere(&policy, Outcome::Failure, None, None);
+    let unpaid = run.after_elsewhere(&policy, Outcome::Failure, None, None, 0);
     assert_eq!(unpaid, Verdict::GiveUp(Reason::Budget));
-    let neutral = run.after_elsewhere(&policy, Outcome::Neutral, None, None);
+    // Too late for that, too: nothing is paid.
+    let late = run.after_elsewhere(&policy, Outcome::Failure, None, None, SECOND);
+    assert_eq!(late, Verdict::GiveUp(Reason::Deadline));
+    let neutral = run.after_elsewhere(&policy, Outcome::Neutral, None, None, 0);
     assert_eq!(neutral, Verdict::GiveUp(Reason::NotRetried));
     let stats = policy.stats();
     assert_eq!((stats.retries, stats.delayed), (1, 0), "nobody has waited");
@@ -93,9 +96,9 @@ fn who_goes_elsewhere_waits_for_nobody_and_pays_all_the_same() {
     let policy = Policy::new(Settings { attempts: 2, ..settings }, None).unwrap();
     let mut run = policy.begin(0);
     assert_eq!(run.left(7), None);
-    let again = run.after_elsewhere(&policy, Outcome::Failure, None, None);
+    let again = run.after_elsewhere(&policy, Outcome::Failure, None, None, 0);
     assert_eq!(again, Verdict::Again(SECOND / 2));
-    let last = run.after_elsewhere(&policy, Outcome::Failure, None, None);
+    let last = run.after_elsewhere(&policy, Outcome::Failure, None, None, 0);
     assert_eq!(last, Verdict::GiveUp(Reason::Attempts));
 }
 

@@ -68,7 +68,7 @@ impl Attempts {
         let cost = self.cost;
         let decide = |run: &mut Run, policy: &Policy, outcome, wait| {
             if elsewhere {
-                return run.after_elsewhere(policy, outcome, wait, cost);
+                return run.after_elsewhere(policy, outcome, wait, cost, now);
             }
             run.after(policy, outcome, wait, cost, now)
         };

@@ -353,6 +353,10 @@ pub(super) fn find<'py>(
     wish: Wish,
 ) -> PyResult<Found<'py>> {
     let mut looks = router.looks(guard.get(), &wish);
+    // What begins at the deadline could only be late.
+    if wish.deadline <= guard.get().clock.now() {
+        return Err(unavailable(py, guard.get(), router, &looks));
+    }
     if let Some(taken) = router.take(py, guard.get(), &wish, &mut looks)? {
         return Ok(Found::Taken(taken));
     }
@@ -371,6 +375,10 @@ pub(super) fn find_blocking(
     wish: Wish,
 ) -> PyResult<Taken> {
     let mut looks = router.looks(guard.get(), &wish);
+    // What begins at the deadline could only be late.
+    if wish.deadline <= guard.get().clock.now() {
+        return Err(unavailable(py, guard.get(), router, &looks));
+    }
     if let Some(taken) = router.take(py, guard.get(), &wish, &mut looks)? {
         return Ok(taken);
     }
