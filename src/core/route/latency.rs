@@ -5,9 +5,9 @@ use crate::core::clock::{NEVER, Nanos};
 /// Attempts that are remembered. [`Quantile`](crate::core::quantile::Quantile) remembers a
 /// thousand, which says well how long a call takes as a rule, and learns of a target that has
 /// become slow or fast only hundreds of calls later.
-const MEMORY: usize = 16;
+pub(super) const MEMORY: usize = 16;
 /// Attempts before it says anything.
-const ENOUGH: usize = 4;
+pub(super) const ENOUGH: usize = 4;
 
 /// The last attempts of one target.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +27,11 @@ impl Latency {
             self.took[self.next] = took;
         }
         self.next = (self.next + 1) % MEMORY;
+    }
+
+    /// Attempts that are remembered.
+    pub(super) fn known(&self) -> usize {
+        self.took.len()
     }
 
     /// What an answer takes: the median of those that came. `None`: too few are known.

@@ -16,7 +16,7 @@ mod tests;
 
 use std::cmp::Ordering;
 
-use self::latency::Latency;
+use self::latency::{ENOUGH, Latency};
 use super::clock::{NEVER, Nanos};
 use super::error::InvalidArgument;
 
@@ -80,8 +80,8 @@ pub enum Ended {
     Answered(Nanos),
     /// Without one.
     Failed,
-    /// In a way that says nothing.
-    Unknown,
+    /// By somebody else's doing: an answer would have taken longer than this.
+    Left(Nanos),
 }
 
 /// What is known of a target.
@@ -104,9 +104,30 @@ struct Slot {
     /// When it was chosen last, counted in choices.
     turn: u64,
     under_way: u64,
+    /// Those of them that nothing has been heard of.
+    awaited: u64,
+    /// When something was heard of the awaited, or when they began to be.
+    heard: Nanos,
+    /// Attempts that were left while little was known.
+    left: usize,
     /// Attempts that stand in its line.
     standing: u64,
     latency: Latency,
+}
+
+impl Slot {
+    /// What an answer is expected to take, if enough is known: as long at least as the awaited
+    /// have been silent.
+    fn expected(&self, now: Nanos) -> Option<Nanos> {
+        let silent = if self.awaited > 0 { now.saturating_sub(self.heard) } else { 0 };
+        self.latency.expected().map(|expected| expected.max(silent))
+    }
+
+    /// Whether too little is known, and too little is on its way to be.
+    fn is_to_be_tried(&self) -> bool {
+        let tried = self.latency.known() as u64 + self.left as u64 + self.under_way;
+        self.latency.expected().is_none() && tried < ENOUGH as u64
+    }
 }
 
 /// Targets, and what they have been asked and have answered.
@@ -128,6 +149,9 @@ impl Route {
             chosen: 0,
             turn: 0,
             under_way: 0,
+            awaited: 0,
+            heard: 0,
+            left: 0,
             standing: 0,
             latency: Latency::default(),
         };
@@ -141,9 +165,10 @@ impl Route {
     }
 
     /// The best of those that can take the attempt now; nothing is counted until
-    /// [`Route::choose`]. `None`: none can.
+    /// [`Route::choose`]. `None`: none can. The time matters to [`Kind::Fastest`] alone, in all
+    /// that is told it.
     #[must_use]
-    pub fn best(&self, candidates: &[Candidate]) -> Option<usize> {
+    pub fn best(&self, candidates: &[Candidate], time: Nanos) -> Option<usize> {
         let now = |&at: &usize| candidates[at].available_in == 0;
         let fresh = |&at: &usize| !candidates[at].failed_before;
         let all = 0..self.slots.len().min(candidates.len());
@@ -162,10 +187,14 @@ impl Route {
             Kind::Fastest if (self.turns + 1).is_multiple_of(EXPLORE) => {
                 group.min_by_key(|&at| (self.slots[at].turn, at))
             }
-            // One of which too little is known is tried: `None` comes before any time.
+            // One of which too little is known is tried, but not by more than it takes to know:
+            // nobody else would be asked while it hangs.
             Kind::Fastest => group.min_by(|&a, &b| {
-                let expected = |at: usize| self.slots[at].latency.expected();
-                expected(a).cmp(&expected(b)).then_with(|| by_load(a, b))
+                let key = |at: usize| {
+                    let slot: &Slot = &self.slots[at];
+                    (!slot.is_to_be_tried(), slot.expected(time).unwrap_or(NEVER))
+                };
+                key(a).cmp(&key(b)).then_with(|| by_load(a, b))
             }),
         }
     }
@@ -185,7 +214,7 @@ impl Route {
 
     /// An attempt goes to that target; the others it could have gone to come nearer to their
     /// turns.
-    pub fn choose(&mut self, at: usize, candidates: &[Candidate]) {
+    pub fn choose(&mut self, at: usize, candidates: &[Candidate], now: Nanos) {
         let Some(chosen) = candidates.get(at).copied() else { return };
         self.turns += 1;
         let mut total = 0_i64;
@@ -202,6 +231,10 @@ impl Route {
         slot.chosen += 1;
         slot.turn = self.turns;
         slot.under_way += 1;
+        if slot.awaited == 0 {
+            slot.heard = now;
+        }
+        slot.awaited += 1;
     }
 
     /// An attempt that was to go there does not: it counts as never chosen, but for its turn.
@@ -209,17 +242,40 @@ impl Route {
         if let Some(slot) = self.slots.get_mut(at) {
             slot.chosen = slot.chosen.saturating_sub(1);
             slot.under_way = slot.under_way.saturating_sub(1);
+            slot.awaited = slot.awaited.saturating_sub(1);
         }
     }
 
-    /// An attempt has ended there.
-    pub fn end(&mut self, at: usize, ended: Ended) {
+    /// An attempt that is under way there has begun to answer.
+    pub fn hear(&mut self, at: usize, now: Nanos) {
+        let Some(slot) = self.slots.get_mut(at) else { return };
+        slot.awaited = slot.awaited.saturating_sub(1);
+        slot.heard = now;
+    }
+
+    /// An attempt has ended there, which had or had not been [heard](Route::hear) of.
+    pub fn end(&mut self, at: usize, ended: Ended, heard: bool, now: Nanos) {
         let Some(slot) = self.slots.get_mut(at) else { return };
         slot.under_way = slot.under_way.saturating_sub(1);
-        match ended {
-            Ended::Answered(took) => slot.latency.observe(Some(took)),
-            Ended::Failed => slot.latency.observe(None),
-            Ended::Unknown => {}
+        if !heard {
+            slot.awaited = slot.awaited.saturating_sub(1);
+        }
+        let took = match ended {
+            Ended::Answered(took) => Some(took),
+            Ended::Failed => None,
+            Ended::Left(took) => {
+                match slot.latency.expected() {
+                    // No news, unless it has taken longer than it should.
+                    Some(expected) if took > expected => slot.latency.observe(Some(took)),
+                    Some(_) => {}
+                    None => slot.left = slot.left.saturating_add(1),
+                }
+                return;
+            }
+        };
+        slot.latency.observe(took);
+        if !heard {
+            slot.heard = now;
         }
     }
 

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::latency::MEMORY;
 use super::*;
 use crate::core::cases;
 
@@ -15,9 +16,9 @@ fn all_free(targets: usize) -> Vec<Candidate> {
 
 /// Chooses, and has the attempt end at once.
 fn turn(route: &mut Route, candidates: &[Candidate]) -> Option<usize> {
-    let at = route.best(candidates)?;
-    route.choose(at, candidates);
-    route.end(at, Ended::Unknown);
+    let at = route.best(candidates, 0)?;
+    route.choose(at, candidates, 0);
+    route.end(at, Ended::Left(0), false, 0);
     Some(at)
 }
 
@@ -54,12 +55,12 @@ fn equal_prices_share_by_load() {
     let mut candidates = all_free(3);
     candidates[0].cost = 9;
     for expected in [1, 2, 2, 1] {
-        let at = route.best(&candidates).unwrap();
-        route.choose(at, &candidates);
+        let at = route.best(&candidates, 0).unwrap();
+        route.choose(at, &candidates, 0);
         assert_eq!(at, expected);
     }
     route.unchoose(2);
-    assert_eq!(route.best(&candidates), Some(2));
+    assert_eq!(route.best(&candidates, 0), Some(2));
     assert_eq!(route.seen()[2], Seen { chosen: 1, under_way: 1, latency: None });
 }
 
@@ -68,10 +69,10 @@ fn drive(route: &mut Route, took: &[Nanos], calls: usize) -> Vec<usize> {
     let mut counts = vec![0; took.len()];
     for _ in 0..calls {
         let candidates = all_free(took.len());
-        let at = route.best(&candidates).unwrap();
-        route.choose(at, &candidates);
+        let at = route.best(&candidates, 0).unwrap();
+        route.choose(at, &candidates, 0);
         let ended = if took[at] == NEVER { Ended::Failed } else { Ended::Answered(took[at]) };
-        route.end(at, ended);
+        route.end(at, ended, false, 0);
         counts[at] += 1;
     }
     counts
@@ -92,6 +93,62 @@ fn the_fastest_gets_the_calls_and_one_that_recovers_is_found() {
     // One that fails at once is not the fastest.
     drive(&mut route, &[NEVER, 20, 30], 40);
     assert!(drive(&mut route, &[NEVER, 20, 30], 200)[1] >= 180);
+}
+
+/// One call after the other at these times, of which some do not end; how often each was chosen.
+fn hang(route: &mut Route, hangs: usize, from: Nanos, calls: u64, left: bool) -> Vec<usize> {
+    let mut counts = vec![0; 2];
+    for time in (from..).step_by(100).take(usize::try_from(calls).unwrap()) {
+        let candidates = all_free(2);
+        let at = route.best(&candidates, time).unwrap();
+        route.choose(at, &candidates, time);
+        counts[at] += 1;
+        if at != hangs {
+            route.end(at, Ended::Answered(10), false, time + 10);
+        } else if left {
+            route.end(at, Ended::Left(60), false, time + 60);
+        }
+    }
+    counts
+}
+
+#[test]
+fn one_that_hangs_gets_what_it_takes_to_know_and_every_twentieth() {
+    for left in [false, true] {
+        // From the beginning.
+        let mut route = Route::new(Kind::Fastest, &[1, 1]);
+        let counts = hang(&mut route, 1, 0, 200, left);
+        assert!(counts[1] <= ENOUGH + 200 / 20, "left: {left}, {counts:?}");
+        // After it has been the faster one.
+        let mut route = Route::new(Kind::Fastest, &[1, 1]);
+        drive(&mut route, &[20, 5], 60);
+        let counts = hang(&mut route, 1, 1_000, 200, left);
+        assert!(counts[1] <= MEMORY + 200 / 20, "left: {left}, {counts:?}");
+        // It has recovered, if what hung there is over.
+        let stuck = route.seen()[1].under_way;
+        for _ in 0..stuck {
+            route.end(1, Ended::Left(30_000), false, 30_000);
+        }
+        drive(&mut route, &[20, 5], 500);
+        assert!(drive(&mut route, &[20, 5], 100)[1] >= 90);
+    }
+}
+
+#[test]
+fn a_stream_that_is_read_is_not_waited_for() {
+    let mut route = Route::new(Kind::Fastest, &[1, 1]);
+    drive(&mut route, &[10, 20], 60);
+    let candidates = all_free(2);
+    route.choose(0, &candidates, 100);
+    assert_eq!(route.best(&candidates, 119), Some(0));
+    assert_eq!(route.best(&candidates, 121), Some(1), "it has been silent for longer");
+    route.hear(0, 121);
+    assert_eq!(route.best(&candidates, 1_000), Some(0));
+    route.end(0, Ended::Answered(21), true, 1_000);
+    route.choose(0, &candidates, 1_000);
+    assert_eq!(route.best(&candidates, 1_021), Some(1));
+    route.unchoose(0);
+    assert_eq!(route.best(&candidates, 1_021), Some(0));
 }
 
 /// nginx's peers, with nothing but what the source has.
@@ -162,7 +219,7 @@ proptest! {
     ) {
         let mut route = Route::new(kind, &[1, 2, 1, 3]);
         for (candidates, took) in steps {
-            let best = route.best(&candidates);
+            let best = route.best(&candidates, 0);
             let fresh = candidates.iter().any(|one| one.available_in == 0 && !one.failed_before);
             let group: Vec<_> = (0..4)
                 .filter(|&at| candidates[at].available_in == 0)
@@ -184,10 +241,10 @@ proptest! {
                 }
                 Kind::Weighted | Kind::Fastest => {}
             }
-            route.choose(best, &candidates);
+            route.choose(best, &candidates, 0);
             match took {
-                Some(took) => route.end(best, Ended::Answered(took)),
-                None => route.end(best, Ended::Failed),
+                Some(took) => route.end(best, Ended::Answered(took), false, 0),
+                None => route.end(best, Ended::Failed, false, 0),
             }
             prop_assert!(route.seen().iter().all(|seen| seen.under_way == 0));
         }

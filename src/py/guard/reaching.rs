@@ -132,10 +132,13 @@ impl Attempts {
     #[cold]
     pub(super) fn note_first_item(&mut self) {
         let now = self.parts().clock().now();
-        if let Some(routed) = &mut self.routed
-            && routed.took.is_none()
-        {
-            routed.took = Some(now.saturating_sub(routed.since));
+        let Some(routed) = &mut self.routed else { return };
+        if routed.took.is_some() {
+            return;
+        }
+        routed.took = Some(now.saturating_sub(routed.since));
+        if let (Some(at), Ok((_, router))) = (routed.at, self.router()) {
+            router.hear(at, now);
         }
     }
 
@@ -154,16 +157,17 @@ impl Attempts {
         let Some(routed) = &mut self.routed else { return };
         routed.at = None;
         routed.last = Some(at);
+        let heard = routed.took.is_some();
         let took = routed.took.unwrap_or(now.saturating_sub(routed.since));
         let ended = match outcome {
             Outcome::Success => Ended::Answered(took),
             // It would have taken longer still.
             Outcome::Neutral if beaten => Ended::Answered(took),
             Outcome::Failure | Outcome::Throttled => Ended::Failed,
-            Outcome::Neutral => Ended::Unknown,
+            Outcome::Neutral => Ended::Left(took),
         };
         if let Ok((_, router)) = self.router() {
-            router.end(py, at, outcome, ended, now);
+            router.end(py, at, outcome, ended, heard, now);
         }
     }
 

@@ -224,7 +224,7 @@ impl Wait {
                 }
                 match router.enter(py, self.guard.get(), &self.wish, held)? {
                     Ok(taken) => {
-                        router.choose(at, looks);
+                        router.choose(self.guard.get(), at, looks);
                         return Ok(Some(taken));
                     }
                     Err(refused) => refused,

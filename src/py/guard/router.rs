@@ -146,11 +146,12 @@ impl Router {
         wish: &Wish,
         looks: &mut Looks,
     ) -> PyResult<Option<Taken>> {
+        let now = self.time(guard);
         loop {
-            let Some(at) = self.route.lock().best(&looks.candidates) else { return Ok(None) };
+            let Some(at) = self.route.lock().best(&looks.candidates, now) else { return Ok(None) };
             match self.enter(py, guard, wish, Taken::held(at, None))? {
                 Ok(taken) => {
-                    self.choose(at, looks);
+                    self.choose(guard, at, looks);
                     return Ok(Some(taken));
                 }
                 Err((refused, which)) => looks.note(at, refused, which),
@@ -159,8 +160,19 @@ impl Router {
     }
 
     /// An attempt goes there.
-    pub(super) fn choose(&self, at: usize, looks: &Looks) {
-        self.route.lock().choose(at, &looks.candidates);
+    pub(super) fn choose(&self, guard: &Guard, at: usize, looks: &Looks) {
+        let now = self.time(guard);
+        self.route.lock().choose(at, &looks.candidates, now);
+    }
+
+    /// The time, if the route asks for it.
+    fn time(&self, guard: &Guard) -> Nanos {
+        if self.kind == Kind::Fastest { guard.clock.now() } else { 0 }
+    }
+
+    /// An attempt that is under way there has begun to answer, now.
+    pub(super) fn hear(&self, at: usize, now: Nanos) {
+        self.route.lock().hear(at, now);
     }
 
     /// The one that can take an attempt first, if any may before the attempt's deadline.
@@ -254,17 +266,18 @@ impl Router {
         self.ring(py, at, guard.clock.now());
     }
 
-    /// An attempt has ended there, now, which had begun then.
+    /// An attempt has ended there, now, of which something had been `heard` or not.
     pub(super) fn end(
         &self,
         py: Python<'_>,
         at: usize,
         outcome: Outcome,
         ended: Ended,
+        heard: bool,
         now: Nanos,
     ) {
         self.slots[at].count(outcome);
-        self.route.lock().end(at, ended);
+        self.route.lock().end(at, ended, heard, now);
         self.ring(py, at, now);
     }
 
