@@ -219,9 +219,10 @@ def test_an_attempt_that_takes_too_long_goes_elsewhere() -> None:
     on_virtual_time(main)
 
 
-def test_a_target_that_asked_for_patience_is_left_alone_by_all() -> None:
+@pytest.mark.parametrize("status", [429, 503, 500])
+def test_a_target_that_asked_for_patience_is_left_alone_by_all(status: int) -> None:
     async def main(clock: ManualClock) -> None:
-        east, west = Upstream("east", script=[Refused(429, 20)]), Upstream("west")
+        east, west = Upstream("east", script=[Refused(status, 20)]), Upstream("west")
         guard = guard_of(clock, Target("east", east), Target("west", west))
         for _ in range(5):
             assert await guard.call(ask) == "west"

@@ -42,7 +42,7 @@ impl Attempts {
             self.overloaded = outcome::is_overload(error.value(py).as_any());
         }
         self.release_with(py, outcome, result.as_ref().ok());
-        if self.routed.is_some() && outcome == Outcome::Throttled {
+        if self.routed.is_some() && matches!(outcome, Outcome::Failure | Outcome::Throttled) {
             self.leave_alone(py, result);
         }
         if self.run.is_none() || outcome == Outcome::Success || !may {

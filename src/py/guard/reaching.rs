@@ -171,7 +171,7 @@ impl Attempts {
         }
     }
 
-    /// The target asked to be left alone, by anybody.
+    /// The target has perhaps asked to be left alone, by anybody.
     #[cold]
     pub(super) fn leave_alone(&self, py: Python<'_>, result: &PyResult<Py<PyAny>>) {
         let wait = match result {
