@@ -510,3 +510,32 @@ def test_a_probe_that_does_not_end_is_waited_for_until_the_deadline() -> None:
         await probe
 
     on_virtual_time(main)
+
+
+@pytest.mark.parametrize("large", [0, 1, 3])
+def test_one_that_is_too_large_for_a_target_keeps_nobody_from_it(large: int) -> None:
+    async def main(clock: ManualClock) -> None:
+        small = LLMLimiter("a", input_tokens_per_minute=1000, clock=clock)
+        slots = RateLimiter(burst=1, clock=clock)
+        a = Upstream("a", takes=2)
+        known = tripped("a", clock, 10)
+        clock.advance(10)
+        guard = guard_of(
+            clock,
+            Target("a", a, breaker=known, limiter=small),
+            Target("b", Upstream("b"), bulkhead=slots),
+            timeout=50,
+        )
+        async with slots:
+            probe = asyncio.ensure_future(guard.call(ask, "x"))
+            await asyncio.sleep(1)
+            waiting = [asyncio.ensure_future(guard.call(ask, "x" * 40_000)) for _ in range(large)]
+            await asyncio.sleep(0)
+            fits = asyncio.ensure_future(guard.call(ask, "x"))
+            assert [await probe, await fits] == ["a", "a"]
+            # As soon as the probe has ended.
+            assert clock.now() == pytest.approx(10 + 2 + 2, abs=0.01)
+        assert await asyncio.gather(*waiting) == ["b"] * large
+        assert is_at_rest(guard)
+
+    on_virtual_time(main)

@@ -167,6 +167,7 @@ impl Wait {
             };
             let left = self.wish.deadline.saturating_sub(now);
             joined += 1;
+            router.pass_on(py, self.number, &looks, now);
             if joined > MOST_LINES || !self.joins(py, router, best, &looks) {
                 return Ok(Err(self.nap(router, &looks, sure, trust).min(left)));
             }

@@ -306,6 +306,17 @@ impl Router {
         self.wakes.send(py, self.waiters.first(at, now).into_iter().collect());
     }
 
+    /// Who waits has looked in vain, and can never go to some of them: whoever is next may.
+    pub(super) fn pass_on(&self, py: Python<'_>, number: u64, looks: &Looks, now: Nanos) {
+        for (at, (candidate, (why, _))) in looks.candidates.iter().zip(&looks.why).enumerate() {
+            let never = candidate.available_in == NEVER && matches!(why, Why::Line(_));
+            // A wake may have been meant for this one, as long as it was thought to have a use.
+            if never && self.waiters.bar(number, at) {
+                self.ring(py, at, now);
+            }
+        }
+    }
+
     /// All who wait look again: their clock was moved.
     pub(super) fn ring_all(&self, py: Python<'_>) {
         self.wakes.send(py, self.waiters.all());

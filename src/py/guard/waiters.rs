@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::slot::Wish;
-use crate::core::clock::Nanos;
+use crate::core::clock::{NEVER, Nanos};
 use crate::core::sync::Mutex;
 use crate::py::waiting::Waker;
 
@@ -81,6 +81,20 @@ impl Waiters {
     /// The first who may go to that target now.
     pub(super) fn first(&self, at: usize, now: Nanos) -> Option<Waker> {
         self.0.lock().first(at, now).map(|waiter| waiter.waker.clone())
+    }
+
+    /// Its call can never go to that target, and nobody wakes it for that any more. True once.
+    pub(super) fn bar(&self, number: u64, at: usize) -> bool {
+        let mut line = self.0.lock();
+        let Ok(index) = line.all.binary_search_by_key(&number, |waiter| waiter.number) else {
+            return false;
+        };
+        let Some(waiter) = line.all.get_mut(index) else { return false };
+        if waiter.failed.contains(&(at, NEVER)) {
+            return false;
+        }
+        waiter.failed.push((at, NEVER));
+        true
     }
 
     /// Whether nobody before it may go to that target then, so that it is the one to look in time.
