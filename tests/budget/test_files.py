@@ -330,6 +330,40 @@ def test_both_sides_of_a_fork_spend_from_one_budget(path: Path) -> None:
 
 
 @pytest.mark.hostile
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_does_not_wait_for_ever_while_the_store_is_away(path: Path) -> None:
+    code = f"""
+    import logging, os, threading
+    from ferrogate import Budget
+    logging.disable()
+    budget = Budget("5 USD/day", store={url(path)!r})
+    budget.spend(1)
+    os.rename({str(path)!r}, {str(path)!r} + ".away")
+    stop = threading.Event()
+
+    def spend():
+        while not stop.is_set():
+            budget.spend(0.000001)
+            budget.get_stats()
+
+    threads = [threading.Thread(target=spend) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(100):
+        child = os.fork()
+        if child == 0:
+            assert budget.get_stats()["unsaved"] == 0  # it is the parent's
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    stop.set()
+    for thread in threads:
+        thread.join()
+    print(budget.get_stats()["unsaved"])
+    """
+    assert run_well(FORKS + textwrap.dedent(code)).strip() == "1"
+
+
+@pytest.mark.hostile
 def test_an_exit_leaves_everything_in_the_file(path: Path) -> None:
     code = f"""
     import atexit

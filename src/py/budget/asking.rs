@@ -66,7 +66,7 @@ impl Budget {
                 granted.map_err(|short| Refused::of_limit(short, amount, this.calendar.now()))
             }
             Err(Stop::Away(_)) if !this.hard => {
-                this.books.owe(py, &who, &Entry::unknown(0), amount);
+                this.books.owe(py, &who, &Entry::unknown(0), amount)?;
                 Ok(Entry::unknown(amount))
             }
             Err(stop) => Err(Refused::of_stop(&stop, amount, this.calendar.now())),
@@ -102,9 +102,9 @@ impl Budget {
                     Self::announce(slf, &hold.who, &news);
                 }
             }
-            Ok(Err(_)) => this.books.owe(py, &hold.who, &hold.entry, actual),
             // After the interpreter's shutdown it stays as reserved; a calendar does not fail
             // that has not failed before.
+            Ok(Err(_)) => drop(this.books.owe(py, &hold.who, &hold.entry, actual)),
             Err(_) => {}
         }
     }

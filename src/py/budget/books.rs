@@ -171,16 +171,37 @@ impl Books {
         }
     }
 
-    /// Keeps a correction that a file could not be told.
-    pub(super) fn owe(&self, py: Python<'_>, who: &Who, entry: &Entry, actual: u64) {
-        let (Self::File(file), Some(holder)) = (self, &who.holder) else { return };
-        if let Ok(inside) = file.enter() {
-            py.detach(|| inside.owe(holder, entry, actual));
-        }
+    /// Keeps a correction that a file could not be told; none after the interpreter's shutdown.
+    ///
+    /// # Errors
+    /// A signal's handler raised while a fork was waited for.
+    pub(super) fn owe(
+        &self,
+        py: Python<'_>,
+        who: &Who,
+        entry: &Entry,
+        actual: u64,
+    ) -> PyResult<()> {
+        let (Self::File(file), Some(holder)) = (self, &who.holder) else { return Ok(()) };
+        let owe = |inside: &Inside<'_>| {
+            inside.owe(holder, entry, actual);
+            Ok(())
+        };
+        in_file(py, file, owe).map(drop)
+    }
+
+    /// How many corrections a file is yet to be told.
+    pub(super) fn owed(&self, py: Python<'_>) -> PyResult<usize> {
+        let Self::File(file) = self else { return Ok(0) };
+        let owed = in_file(py, file, |inside: &Inside<'_>| Ok(inside.owed()))?;
+        Ok(owed.unwrap_or(0))
     }
 }
 
 /// Calls `work` detached: it waits for the disk, and for other processes.
+///
+/// [`Inside`] goes with it. Who forks waits with the GIL for all who are inside: to be dropped
+/// attached it would need what that thread has.
 fn in_file<T: Send>(
     py: Python<'_>,
     file: &BudgetFile,

@@ -239,7 +239,7 @@ impl Budget {
             }
             match this.with(py, &who, |account, terms, news| account.spend(terms, amount, news))? {
                 Ok(((), news)) => Self::announce(slf, &who, &news),
-                Err(Stop::Away(_)) => this.books.owe(py, &who, &Entry::unknown(0), amount),
+                Err(Stop::Away(_)) => this.books.owe(py, &who, &Entry::unknown(0), amount)?,
                 // Nobody grants this key anything either.
                 Err(Stop::Full(_)) => add(&this.counts.rejected, 1),
             }
@@ -338,11 +338,7 @@ impl Budget {
             stats.set_item("reserved_usd", usd(counts.reserved.load(Ordering::Relaxed)))?;
             stats.set_item("callback_errors", self.callbacks.failures())?;
             stats.set_item("keys", self.books.keys(py)?)?;
-            let owed = match &self.books {
-                Books::Memory(_) => 0,
-                Books::File(file) => py.detach(|| file.owed()),
-            };
-            stats.set_item("unsaved", owed)?;
+            stats.set_item("unsaved", self.books.owed(py)?)?;
             Ok(stats)
         })
     }

@@ -157,14 +157,9 @@ impl BudgetFile {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// Settlements that the file is yet to be told.
-    #[must_use]
-    pub fn owed(&self) -> usize {
-        self.owed.lock().len()
-    }
-
     /// Announces that this thread will work with the file; to be called attached. Everything
-    /// else may be called detached, and [`Inside`] be dropped so.
+    /// else is to be called detached, and [`Inside`] must be dropped so: who forks waits for it,
+    /// and does so attached.
     ///
     /// # Errors
     /// The interpreter has shut down.
@@ -270,6 +265,12 @@ impl Inside<'_> {
         self.0.owed.lock().add(holder, entry, actual);
     }
 
+    /// Settlements that the file is yet to be told.
+    #[must_use]
+    pub fn owed(&self) -> usize {
+        self.0.owed.lock().len()
+    }
+
     /// Tells the file what it is owed, if it can be told.
     fn pay(&self) -> Result<(), Away> {
         let Some(terms) = self.0.slot.lock().terms else { return Ok(()) };
@@ -368,9 +369,10 @@ impl Tenant for BudgetFile {
 impl BudgetFile {
     /// What the file was not told is told now or never.
     fn settle_up(&self) {
-        if self.owed() > 0 {
-            self.inside.fetch_add(1, Ordering::AcqRel);
-            let told = Inside(self).pay();
+        self.inside.fetch_add(1, Ordering::AcqRel);
+        let inside = Inside(self);
+        if inside.owed() > 0 {
+            let told = inside.pay();
             // It was counted when it failed first.
             drop(told);
         }
