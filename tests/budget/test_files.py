@@ -186,6 +186,27 @@ def test_a_store_that_goes_away_grants_nothing_and_loses_nothing(
     assert budget.get_stats()["unsaved"] == 0
 
 
+def test_one_that_is_not_hard_counts_what_was_spent_while_its_store_was_away(path: Path) -> None:
+    budget = Budget("10 USD/day", store=path, hard=False)
+    away = path.with_name("away")
+    path.rename(away)
+    budget.reserve(1).settle(0.25)
+    budget.reserve(1).release()
+    budget.reserve(1)  # dropped
+    budget.reserve(1).settle()
+    budget.reserve(1).settle(1.5)
+    late, never = budget.reserve(1), budget.reserve(1)
+    stats = budget.get_stats()
+    assert (stats["open"], stats["reserved_usd"], stats["settled"]) == (2, 2, 3)
+    away.rename(path)
+    assert budget.try_reserve(0)
+    assert budget.spent() == 2.75
+    late.settle(0.5)
+    never.release()
+    assert budget.spent() == 3.25
+    assert budget.get_stats()["unsaved"] == 0
+
+
 def test_a_full_disk_grants_nothing(path: Path) -> None:
     code = f"""
     import resource, signal

@@ -10,7 +10,7 @@ use super::books::{Books, Stop, Who};
 use super::class::{Argument, BYPASSED, Budget, Limits};
 use super::hold::Hold;
 use super::refused::Refused;
-use crate::core::budget::{Account, Entry, MOST, Millis, News, PERIODS, Span, Terms};
+use crate::core::budget::{Account, MOST, Millis, News, PERIODS, Span, Terms};
 use crate::py::limiter::key_from;
 use crate::runtime::budget::Holder;
 
@@ -54,7 +54,7 @@ impl Budget {
         let who = this.who(py, key)?;
         if this.is_off() {
             this.count_grant(amount);
-            return Ok(Ok(Hold::new(slf.clone().unbind(), who, Entry::unknown(amount), false)));
+            return Ok(Ok(Hold::of_none(slf.clone().unbind(), who, amount, false)));
         }
         let asked =
             this.with(py, &who, |account, terms, news| account.reserve(terms, amount, news))?;
@@ -63,18 +63,22 @@ impl Budget {
                 if !news.is_empty() {
                     Self::announce(slf, &who, &news);
                 }
-                granted.map_err(|short| Refused::of_limit(short, amount, this.calendar.now()))
+                granted
+                    .map(Some)
+                    .map_err(|short| Refused::of_limit(short, amount, this.calendar.now()))
             }
-            Err(Stop::Away(_)) if !this.hard => {
-                this.books.owe(py, &who, &Entry::unknown(0), amount)?;
-                Ok(Entry::unknown(amount))
-            }
+            // Told when it is known what was spent: what is owed cannot be taken back.
+            Err(Stop::Away(_)) if !this.hard => Ok(None),
             Err(stop) => Err(Refused::of_stop(&stop, amount, this.calendar.now())),
         };
         Ok(match granted {
             Ok(entry) => {
                 this.count_grant(amount);
-                Ok(Hold::new(slf.clone().unbind(), who, entry, true))
+                let budget = slf.clone().unbind();
+                Ok(match entry {
+                    Some(entry) => Hold::of_account(budget, who, entry),
+                    None => Hold::of_none(budget, who, amount, true),
+                })
             }
             Err(refused) => {
                 add(&this.counts.rejected, 1);
@@ -87,7 +91,7 @@ impl Budget {
     pub(super) fn correct(slf: &Bound<'_, Self>, hold: &Hold, actual: Option<u64>) {
         let (py, this) = (slf.py(), slf.get());
         sub(&this.counts.open, 1);
-        sub(&this.counts.reserved, hold.entry.amount);
+        sub(&this.counts.reserved, hold.amount);
         add(if actual.is_some() { &this.counts.settled } else { &this.counts.released }, 1);
         let actual = actual.unwrap_or(0).min(MOST);
         if !hold.counted || actual == hold.entry.amount || this.is_off() {

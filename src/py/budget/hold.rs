@@ -19,8 +19,11 @@ use crate::runtime::generation;
 pub(crate) struct Hold {
     pub(super) budget: Py<Budget>,
     pub(super) who: Who,
+    /// What its account has of it.
     pub(super) entry: Entry,
-    /// Whether any account knows of it.
+    /// What is reserved; an account that could not be asked has nothing of it yet.
+    pub(super) amount: u64,
+    /// Whether an account is to be told at its end.
     pub(super) counted: bool,
     /// In a forked child it is the parent's.
     generation: u64,
@@ -28,18 +31,27 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    pub(super) fn new(budget: Py<Budget>, who: Who, entry: Entry, counted: bool) -> Self {
-        Self { budget, who, entry, counted, generation: generation(), ended: false }
+    /// What an account has granted.
+    pub(super) fn of_account(budget: Py<Budget>, who: Who, entry: Entry) -> Self {
+        let (amount, counted) = (entry.amount, true);
+        Self { budget, who, entry, amount, counted, generation: generation(), ended: false }
+    }
+
+    /// What no account knows of: at its end it is told all that was spent, or, if not `counted`,
+    /// nothing.
+    pub(super) fn of_none(budget: Py<Budget>, who: Who, amount: u64, counted: bool) -> Self {
+        let entry = Entry::unknown(0);
+        Self { budget, who, entry, amount, counted, generation: generation(), ended: false }
     }
 
     /// What is reserved.
     pub(crate) fn amount(&self) -> u64 {
-        self.entry.amount
+        self.amount
     }
 
     /// Ends it at what it really was; `None`: as reserved.
     pub(crate) fn settle(mut self, py: Python<'_>, actual: Option<u64>) {
-        self.end(py, Some(actual.unwrap_or(self.entry.amount)));
+        self.end(py, Some(actual.unwrap_or(self.amount)));
     }
 
     /// As if it had not been.
