@@ -186,6 +186,41 @@ def test_a_store_that_goes_away_grants_nothing_and_loses_nothing(
     assert budget.get_stats()["unsaved"] == 0
 
 
+#: argv: the file; keeps it locked until its input ends. In a process of its own, as two SQLites in
+#: one do not keep each other out.
+LOCKS = """
+import sqlite3, sys
+other = sqlite3.connect(sys.argv[1], isolation_level=None)
+other.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.timeout(patience(60))
+def test_only_one_request_waits_for_a_locked_file(path: Path) -> None:
+    budget = Budget("10 USD/day", store=path)
+    held = budget.reserve(1)
+    command = [sys.executable, "-c", LOCKS, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"locked\n"
+        begun = time.monotonic()
+        denials = [budget.try_reserve(0.01) for _ in range(80)]
+        # 80 that wait take 20 s. One waits each second.
+        assert time.monotonic() - begun < 10
+        assert {(denial.reason, denial.retry_after) for denial in denials} == {
+            ("store unavailable", 1)
+        }
+        held.settle(0.5)
+        assert budget.spent() == 1  # reading needs no lock
+    until = time.monotonic() + 30
+    while not budget.try_reserve(0):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert (budget.spent(), budget.get_stats()["unsaved"]) == (0.5, 0)
+
+
 def test_one_that_is_not_hard_counts_what_was_spent_while_its_store_was_away(path: Path) -> None:
     budget = Budget("10 USD/day", store=path, hard=False)
     away = path.with_name("away")

@@ -220,6 +220,7 @@ fn stopped(away: Away) -> PyResult<Stop> {
     match away {
         Away::Full(until) => Ok(Stop::Full(until)),
         Away::Failed(why) => Ok(Stop::Away(why)),
+        Away::Locked => Ok(Stop::Away("other processes kept the file locked for too long".into())),
         Away::Behind(_) => Ok(Stop::Away("the file is ahead of the wall clock".into())),
         Away::Ended => Err(PyRuntimeError::new_err("ferrogate has shut down with the interpreter")),
     }

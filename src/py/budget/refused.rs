@@ -8,6 +8,7 @@ use super::books::Stop;
 use super::class::Budget;
 use super::usd;
 use crate::core::budget::{Millis, Refusal, Shortfall};
+use crate::runtime::budget::AGAIN;
 
 /// The function that makes a `BudgetExceededError`.
 static EXCEEDED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -19,9 +20,6 @@ pub(super) fn prepare(py: Python<'_>) -> PyResult<()> {
 fn exceeded(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     EXCEEDED.import(py, "ferrogate._budgeting", "exceeded")
 }
-
-/// When a store that is away is worth asking again.
-const AGAIN: f64 = 1.0;
 
 /// A refusal.
 pub(crate) struct Refused {
@@ -46,7 +44,7 @@ impl Refused {
     pub(super) fn of_stop(stop: &Stop, asked: u64, now: Millis) -> Self {
         let (reason, retry_after, resets_at) = match stop {
             Stop::Full(until) => ("key table full", seconds_until(*until, now), Some(*until)),
-            Stop::Away(_) => ("store unavailable", AGAIN, None),
+            Stop::Away(_) => ("store unavailable", AGAIN.as_secs_f64(), None),
         };
         Self { reason, retry_after, short: None, asked, key: None, resets_at }
     }

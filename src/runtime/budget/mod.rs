@@ -28,11 +28,16 @@ use super::sqlite::OpenError;
 use super::sqlite::commit::Turn;
 use super::sqlite::schema::{Format, Patience, identity, is_busy, open};
 use crate::core::budget::{Account, Entry, Millis, Terms};
+use crate::core::clock::{Clock, Nanos, nanos_from_duration};
 use crate::core::key::Key;
 use crate::core::sync::Mutex;
 
 /// "FgB1": a file of budgets.
 const FORMAT: Format = Format { application: 0x4667_4231, version: 1, tables: rows::TABLES };
+
+/// When a file that cannot be asked is worth asking again. One that others keep locked is asked
+/// no sooner: each request would wait for it, one after the other.
+pub const AGAIN: Duration = Duration::from_secs(1);
 
 /// Between two looks whether all are out.
 const LEAVING: Duration = Duration::from_micros(50);
@@ -83,14 +88,23 @@ pub enum Away {
     Behind(Millis),
     /// The file could not be read or written.
     Failed(String),
+    /// Other processes keep the file locked, or did so less than [`AGAIN`] ago.
+    Locked,
     /// The interpreter has shut down.
     Ended,
+}
+
+/// What somebody wants of the file: a lock that keeps writers out leaves readers alone.
+#[derive(Clone, Copy)]
+enum Aim {
+    Read,
+    Write,
 }
 
 impl From<Error> for Away {
     fn from(error: Error) -> Self {
         if is_busy(&error) {
-            return Self::Failed("other processes kept the file locked for too long".into());
+            return Self::Locked;
         }
         Self::Failed(error.to_string())
     }
@@ -119,6 +133,8 @@ struct Slot {
     opened: Option<(u64, u64)>,
     /// What held at last.
     terms: Option<Terms>,
+    /// Until then it is taken for locked, by [`Aim`].
+    locked_until: [Nanos; 2],
 }
 
 impl BudgetFile {
@@ -209,7 +225,7 @@ impl Inside<'_> {
         terms: &Terms,
         act: impl FnOnce(&mut Account) -> T,
     ) -> Result<T, Away> {
-        self.working(|slot, connection| {
+        self.working(Aim::Write, |slot, connection| {
             let owed = &mut *self.0.owed.lock();
             slot.terms = Some(*terms);
             let max_keys = self.0.config.max_keys;
@@ -231,7 +247,7 @@ impl Inside<'_> {
     /// # Errors
     /// The file could not be read.
     pub fn look(&self, holder: &Holder, terms: &Terms) -> Result<Account, Away> {
-        self.working(|_, connection| {
+        self.working(Aim::Read, |_, connection| {
             let known = rows::find(connection, holder)?;
             Ok(known.map_or_else(Account::default, |(account, _)| account).seen(terms))
         })
@@ -242,7 +258,7 @@ impl Inside<'_> {
     /// # Errors
     /// The file could not be read.
     pub fn keys(&self) -> Result<u64, Away> {
-        self.working(|slot, connection| Ok(rows::keys(connection, slot.budget)?))
+        self.working(Aim::Read, |slot, connection| Ok(rows::keys(connection, slot.budget)?))
     }
 
     /// Forgets what one account, or all of them, has spent; true if there was any.
@@ -250,7 +266,7 @@ impl Inside<'_> {
     /// # Errors
     /// Nothing was done.
     pub fn reset(&self, holder: Option<&Holder>) -> Result<bool, Away> {
-        self.working(|slot, connection| {
+        self.working(Aim::Write, |slot, connection| {
             let turn = Turn::begin(connection)?;
             let gone = rows::reset(connection, slot.budget, holder)?;
             turn.commit()?;
@@ -271,10 +287,15 @@ impl Inside<'_> {
         self.0.owed.lock().len()
     }
 
-    /// Tells the file what it is owed, if it can be told.
+    /// Tells the file what it is owed, if it can be told: now or never.
     fn pay(&self) -> Result<(), Away> {
-        let Some(terms) = self.0.slot.lock().terms else { return Ok(()) };
-        self.working(|slot, connection| {
+        let terms = {
+            let mut slot = self.0.slot.lock();
+            slot.locked_until = [0; 2];
+            slot.terms
+        };
+        let Some(terms) = terms else { return Ok(()) };
+        self.working(Aim::Write, |slot, connection| {
             let owed = &mut *self.0.owed.lock();
             let max_keys = self.0.config.max_keys;
             let turn = Turn::begin(connection)?;
@@ -290,18 +311,26 @@ impl Inside<'_> {
 
     fn working<T>(
         &self,
+        aim: Aim,
         work: impl FnOnce(&mut Slot, &Connection) -> Result<T, Away>,
     ) -> Result<T, Away> {
         let mut slot = self.0.slot.lock();
+        // Here, not before the lock: whoever stood behind the one who waited does not wait too.
+        if Clock::System.now() < slot.locked_until[aim as usize] {
+            return Err(Away::Locked);
+        }
         let done = self.connection(&mut slot).and_then(|connection| {
             let done = work(&mut slot, &connection);
-            if !matches!(done, Err(Away::Failed(_))) {
+            if !matches!(done, Err(Away::Failed(_) | Away::Locked)) {
                 slot.connection = Some(connection);
             }
             done
         });
-        if matches!(done, Err(Away::Failed(_))) {
+        if matches!(done, Err(Away::Failed(_) | Away::Locked)) {
             self.0.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        if matches!(done, Err(Away::Locked)) {
+            slot.locked_until[aim as usize] = Clock::System.now() + nanos_from_duration(AGAIN);
         }
         done
     }
@@ -322,7 +351,10 @@ impl Inside<'_> {
         if let Some(connection) = slot.connection.take() {
             return Ok(connection);
         }
-        open(path, &self.0.patience, &FORMAT).map_err(|error| Away::Failed(error.text().to_owned()))
+        open(path, &self.0.patience, &FORMAT).map_err(|error| match error {
+            OpenError::Busy(_) => Away::Locked,
+            other => Away::Failed(other.text().to_owned()),
+        })
     }
 }
 

@@ -131,6 +131,26 @@ fn what_the_file_was_not_told_is_paid_with_the_next_request() {
 }
 
 #[test]
+fn a_locked_file_is_not_touched_for_a_second_but_to_settle_up() {
+    let folder = Folder::new("budget-locked");
+    let file = opened(config(&folder.file()));
+    let entry = reserve(&file, b"k", 1, 100).unwrap().unwrap();
+    let other = Connection::open(folder.file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert_eq!(reserve(&file, b"k", 1, 100), Err(Away::Locked));
+    // As if that had just been.
+    file.slot.lock().locked_until[Aim::Write as usize] = Nanos::MAX;
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(reserve(&file, b"k", 1, 100), Err(Away::Locked));
+    assert_eq!(file.failures(), 1);
+    assert_eq!(used(&file, b"k", 1), 100);
+    file.enter().unwrap().owe(&holder(b"k"), &entry, 30);
+    file.close(Duration::from_secs(1));
+    drop(file);
+    assert_eq!(used(&opened(config(&folder.file())), b"k", 1), 30);
+}
+
+#[test]
 fn a_fork_closes_the_file_and_it_is_opened_again() {
     let folder = Folder::new("budget-fork");
     let file = opened(config(&folder.file()));
