@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 from ferrogate import _core, _suites
 from ferrogate._again import remembers
-from ferrogate._arguments import flag
+from ferrogate._arguments import flag, globally_disabled
 from ferrogate._budgeting import NANO_USD, BudgetAlert, limit_text
 from ferrogate._calendar import PERIODS, Calendar, moment, zone_of
 from ferrogate._core import BudgetReservation, Denial
@@ -30,6 +30,10 @@ _LIMIT = re.compile(
     r"\s*(?:/|per\b)\s*(?P<period>hour|day|week|month)\s*",
     re.IGNORECASE | re.ASCII,
 )
+
+
+#: US dollars; their billionths are 63 bits.
+_MOST = (2**63 - 1) // NANO_USD
 
 
 class BudgetUsage(TypedDict):
@@ -155,7 +159,10 @@ class Budget(_core.Budget):
     ) -> Budget:
         parsed = _parsed(limits)
         zone = zone_of(timezone)
+        enabled = flag("enabled", enabled) and not globally_disabled()
         path = _path_of(store)
+        if path is not None and enabled:
+            refuse_place(path, "store")
         if not isinstance(name, str):
             raise TypeError(f"name: expected a str, got {type(name).__name__}")
         if not name:
@@ -180,7 +187,7 @@ class Budget(_core.Budget):
             threshold=_share("threshold", threshold),
             max_keys=max_keys,
             clock=clock,
-            enabled=flag("enabled", enabled),
+            enabled=enabled,
         )
         self._zone = zone
         self._timezone = timezone
@@ -316,6 +323,11 @@ def _parsed(limits: tuple[str, ...]) -> list[tuple[int, float]]:
                 f"got {text!r:.80}"
             )
         amount = float((match["usd"] or match["dollars"]).replace("_", ""))
+        if not 1 / NANO_USD <= amount <= _MOST:
+            raise ValueError(
+                f"limits: expected more than 0 and at most {_MOST} US dollars, counted in "
+                f"billionths, got {text!r:.80}"
+            )
         period = PERIODS.index(match["period"].lower())
         if any(period == other for other, _ in parsed):
             raise ValueError(f"limits: expected one per {PERIODS[period]}, got another: {text!r}")
@@ -353,9 +365,7 @@ def _path_of(store: str | os.PathLike[str]) -> str | None:
         raise TypeError(
             f'store: expected "memory", "sqlite:///path" or a path, got {type(store).__name__}'
         )
-    path = path_of(url_of(store), "store")
-    refuse_place(path, "store")
-    return path
+    return path_of(url_of(store), "store")
 
 
 def _callback(argument: str, callback: _Callback | None) -> _Callback | None:

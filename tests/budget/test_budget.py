@@ -294,8 +294,13 @@ def test_a_disabled_budget_counts_and_refuses_nothing(
     budget.spend(1_000)
     assert (budget.spent(), budget.remaining()) == (0, 1)
     assert (budget.get_stats()["granted"], path.exists()) == (1, False)
+    # Nobody looks whether there could be a file.
+    nowhere = tmp_path / "nowhere" / "money.db"
+    assert Budget("1 USD/day", enabled=False, store=nowhere).try_reserve(5)
+    with pytest.raises(FileNotFoundError, match="store: its directory"):
+        Budget("1 USD/day", store=nowhere)
     monkeypatch.setenv("FERROGATE_DISABLED", "1")
-    assert not Budget("1 USD/day").enabled
+    assert not Budget("1 USD/day", store=nowhere).enabled
 
 
 def test_suites_reset_and_bypass_it(clock: ManualClock) -> None:
@@ -406,7 +411,9 @@ def test_what_is_no_amount_is_refused(usd: Any) -> None:
         (("-5 USD/day",), {}, "limits: expected US dollars"),
         (("nan USD/day",), {}, "limits: expected US dollars"),
         (("0 USD/day",), {}, "limits: expected more than 0"),
-        (("99999999999 USD/day",), {}, "limits: expected more than 0 and at most 9223372036"),
+        (("0.0000000001 USD/day",), {}, "limits: .* in billionths, got '0.0000000001 USD/day'"),
+        (("99999999999 USD/day",), {}, "limits: .* at most 9223372036 .*'99999999999 USD/day'"),
+        ((f"{10**400} USD/day",), {}, "limits: .* at most 9223372036 .* got '1000"),
         (("5 USD/day", "6 USD/day"), {}, "limits: expected one per day"),
         (("5 USD/day", "4 USD/month"), {}, "limits: expected at least as much in a longer"),
         (("5 USD/day",), {"timezone": "Mars/Olympus"}, "timezone: expected a name"),
