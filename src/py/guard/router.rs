@@ -130,9 +130,9 @@ impl Router {
         let looks = self.looks(guard, &wish);
         let now = guard.clock.now();
         let each = looks.candidates.iter().zip(&looks.why).enumerate();
-        let each = each.map(|(at, (candidate, (why, _)))| match why.is_at_most() {
-            true => (at, self.known_to_wait(at, &wish, now)),
-            false => (at, candidate.available_in),
+        let each = each.map(|(at, (candidate, (why, _)))| {
+            let at_most = why.is_at_most();
+            (at, if at_most { self.known_to_wait(at, &wish, now) } else { candidate.available_in })
         });
         each.collect::<Vec<_>>().into_iter()
     }
