@@ -4,6 +4,8 @@ use crate::core::clock::{Nanos, SECOND};
 
 /// Heard of so often.
 pub(super) const BEAT: Nanos = SECOND / 4;
+/// Of those that get answers one is heard within so long.
+pub(super) const HEARD: Nanos = 2 * BEAT;
 /// Not heard for so long, a process may be on its own, and is taken for it.
 pub(super) const SILENT: Nanos = SECOND;
 /// Not heard for so long, it has gone.

@@ -172,7 +172,7 @@ return {'ok', now, granted, ends, wait, math.max(0, free - granted)}
 /// KEYS epoch, members; ARGV process, the epoch that it knows or empty, one that nobody has used,
 /// how many processes it knows of if it has used anything or 0, the time of the last answer to a
 /// beat that it got, what it does, silent after, gone after, TTL in ms, not after or 0, the time of
-/// the last answer that it got. The epoch, the time, whether the process is a member, how many are.
+/// the last answer that it got, how long others may take to be heard. The epoch, the time, whether the process is a member, how many are.
 pub(in super::super) const BEAT: &str = "
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
@@ -212,12 +212,10 @@ if not epoch then
   redis.call('DEL', KEYS[1], KEYS[2])
   redis.call('HSET', KEYS[1], 'epoch', epoch, 'born', now)
   local till = now + gone
-  if waits == 0 then
-    -- One that has just begun may have forgotten what others know.
-    local up = string.match(info, 'uptime_in_seconds:(%d+)')
-    if up and tonumber(up) < 2 then waits, till = 1000000, now + 1000000 end
-  end
-  if waits > 0 then redis.call('HSET', KEYS[1], 'expect', waits, 'until', till) end
+  -- A newcomer cannot tell a store that is new from one that has forgotten what others know: the
+  -- first of those to be heard says how many they are.
+  if waits == 0 then waits, till = 1000000, now + tonumber(ARGV[12]) end
+  redis.call('HSET', KEYS[1], 'expect', waits, 'until', till)
 else
   local before = tonumber(about[2] or 0)
   if before == 1000000 then before = 0 end

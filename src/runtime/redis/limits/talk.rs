@@ -8,7 +8,7 @@ use redis::{Cmd, Value, cmd};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::link::{BEAT, GONE, Link, SILENT};
+use super::link::{BEAT, GONE, HEARD, Link, SILENT};
 use super::names::Names;
 use super::{Books, Shared, Stage, new_member};
 use crate::core::clock::{Clock, NEVER, Nanos, SECOND, nanos_from_duration};
@@ -264,7 +264,7 @@ impl Talk<'_> {
         command.arg(SILENT / 1000).arg(GONE / 1000);
         let sent = now();
         command.arg((longest + 60 * SECOND) / 1_000_000).arg(self.not_after(link, sent));
-        command.arg(link.last_heard());
+        command.arg(link.last_heard()).arg(HEARD / 1000);
         let replies = self.send(wire, vec![command]).await?;
         let Some(Value::Array(reply)) = replies.into_iter().next() else {
             return Err(TierError::Away("it answers something else".into()));

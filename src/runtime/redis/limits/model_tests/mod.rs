@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use proptest::prelude::*;
 
 use self::store::{Reply, Request, Store};
-use super::link::{GONE, Link, SILENT};
+use super::link::{GONE, HEARD, Link, SILENT};
 use crate::core::clock::{Clock, ManualClock, Nanos, SECOND};
 use crate::core::limiter::shared::Sharing;
 use crate::core::limiter::{Algorithm, Limiter, Outbox, Settings};
@@ -383,7 +383,31 @@ proptest! {
 fn while_all_is_well_nothing_is_wasted() {
     let mut world = World::new(4, 60, 7);
     world.lossy = false;
-    let begun = world.now();
+    let begun = world.now() + HEARD;
     world.run(begun + 20 * SECOND);
     assert!(world.granted >= 60 * 20 * 95 / 100, "{}", world.granted);
+}
+
+#[test]
+fn who_finds_a_store_that_has_forgotten_all_waits_for_those_who_know() {
+    for seed in 1..20 {
+        for late in [0, 2, 50, 150, 240] {
+            let mut world = World::new(4, 44, seed);
+            let at = world.now() + 4 * SECOND + seed * 13 * MS;
+            world.at(at, Event::Fault(Fault::Flush));
+            world.at(at + late * MS, Event::Fault(Fault::Come));
+            world.run(at + 3 * SECOND);
+        }
+    }
+}
+
+#[test]
+fn the_first_of_all_is_kept_waiting_for_two_beats() {
+    let mut world = World::new(1, 44, 3);
+    world.lossy = false;
+    let begun = world.now();
+    world.run(begun + HEARD);
+    assert_eq!(world.granted, 0);
+    world.run(begun + HEARD + 100 * MS);
+    assert!(world.granted > 0);
 }

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use super::{Id, PERIOD, VALIDITY};
 use crate::core::clock::{Nanos, SECOND};
 use crate::core::limiter::shared::Ask;
-use crate::runtime::redis::limits::link::{GONE, SILENT};
+use crate::runtime::redis::limits::link::{GONE, HEARD, SILENT};
+
+/// More than there can be: whoever comes says how many.
+const NOBODY_KNOWS: u64 = 1_000_000;
 
 /// What `lua` keeps.
 #[derive(Clone, Debug, Default)]
@@ -132,6 +135,7 @@ impl Store {
         }
         if let Some(epoch) = self.epoch {
             let before = self.expect.map_or(0, |one| one.0);
+            let before = if before == NOBODY_KNOWS { 0 } else { before };
             if Some(epoch) != known && peers > 0 && now < self.born + GONE {
                 self.expect = Some((peers.max(before), self.born + GONE));
             }
@@ -143,7 +147,8 @@ impl Store {
         } else {
             // What was of the last epoch is under another name.
             *self = Self { epoch: Some(now), run, born: now, ..Self::default() };
-            self.expect = (waits > 0).then_some((waits, now + GONE));
+            let unknown = (NOBODY_KNOWS, now + HEARD);
+            self.expect = Some(if waits > 0 { (waits, now + GONE) } else { unknown });
         }
         self.last = now;
         self.members.retain(|_, heard| *heard > now - GONE);
