@@ -35,6 +35,8 @@ def exceeded(
     who = "rate limiter" if name is None else f"rate limiter {name!r}"
     if reason == "limited":
         what = f"{limit} is used up" if limit else "the limit is used up"
+    elif reason == "store unavailable":
+        what = "the store that the limits are shared in does not answer"
     else:
         what = reason
     when = "unknown" if math.isinf(retry_after) else f"{retry_after:.3f} s"

@@ -149,9 +149,12 @@ def test_counts_change_while_running_and_periods_do_not(redis: Server) -> None:
 def test_without_a_redis_nothing_is_granted_and_nobody_hangs() -> None:
     limiter = RateLimiter("100/second", store="redis://127.0.0.1:1", name="nowhere")
     begun = time.monotonic()
-    assert not limiter.try_acquire()
-    with pytest.raises(RateLimitExceeded):
+    denied = limiter.try_acquire()
+    assert not denied
+    assert (denied.reason, denied.retry_after >= 0.1) == ("store unavailable", True)
+    with pytest.raises(RateLimitExceeded, match="does not answer; retry after") as refused:
         limiter.acquire_sync(timeout=0.2)
+    assert 0.1 <= refused.value.retry_after < 1
     with pytest.raises(RateLimitExceeded):
         asyncio.run(limiter.acquire(timeout=0.2))
     # Also not after a window: who has never heard of the others does not know its share.
@@ -161,6 +164,45 @@ def test_without_a_redis_nothing_is_granted_and_nobody_hangs() -> None:
     stats = limiter.get_stats()["shared"]
     assert stats is not None
     assert (stats["joined"], stats["alone"], stats["failures"] > 3) == (False, False, True)
+
+
+def test_that_nobody_answers_is_logged_with_the_first_refusal(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limiter = RateLimiter("100/second", store="redis://127.0.0.1:1", name="nowhere")
+    with caplog.at_level("WARNING", logger="ferrogate"):
+        with pytest.raises(RateLimitExceeded):
+            limiter.acquire_sync(timeout=0.5)
+        assert len(caplog.messages) == 1, caplog.messages
+        with pytest.raises(RateLimitExceeded):
+            limiter.acquire_sync(timeout=2)
+    assert len(caplog.messages) == 1, caplog.messages
+    assert "the store does not answer, callers are refused: " in caplog.text
+
+
+def test_who_is_refused_while_others_wait_hears_of_the_store_too() -> None:
+    limiter = RateLimiter("100/second", store="redis://127.0.0.1:1", name="nowhere")
+
+    async def main() -> None:
+        waiting = asyncio.ensure_future(limiter.acquire())
+        await asyncio.sleep(0)
+        denied = limiter.try_acquire()
+        assert (denied.reason, denied.retry_after >= 0.1) == ("store unavailable", True)
+        waiting.cancel()
+
+    asyncio.run(main())
+
+
+def test_an_outage_is_told_until_it_is_over(redis: Server) -> None:
+    limiter = shared(redis, "5/hour")
+    for _ in range(5):
+        limiter.acquire_sync(timeout=20)
+    eventually(lambda: limiter.try_acquire().reason == "limited")
+    redis.kill()
+    eventually(lambda: limiter.try_acquire().reason == "store unavailable")
+    redis.start()
+    eventually(lambda: limiter.try_acquire().reason == "limited")
+    assert not limiter.try_acquire()
 
 
 def test_switched_off_it_asks_nobody() -> None:

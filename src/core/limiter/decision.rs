@@ -26,6 +26,8 @@ pub enum Reason {
     TooLate,
     /// The table of tenants is full of those who wait or were served ahead of others.
     TenantTableFull,
+    /// The store that the limits are shared in does not answer, or has not answered yet.
+    StoreUnavailable,
     /// The limiter is switched off: granted, counted, not limited.
     Disabled,
 }
@@ -45,6 +47,7 @@ impl Reason {
             Self::Paused => "paused",
             Self::TooLate => "cannot be granted in time",
             Self::TenantTableFull => "tenant table full",
+            Self::StoreUnavailable => "store unavailable",
             Self::Disabled => "disabled",
         }
     }

@@ -567,6 +567,8 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
     pub fn after_fork(&self, out: &mut Outbox<K, W>) {
         let mut inner = self.inner.lock();
         let now = inner.tick(&self.clock);
+        // The child is a process of its own, which nobody has answered yet.
+        self.next_attempt(0);
         inner.each(|state| {
             state.forget_waiters(&mut out.leaving);
             state.with_lease(|lease| lease.after_fork(now));

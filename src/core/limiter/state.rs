@@ -79,6 +79,9 @@ impl<W: Clone> State<W> {
             // Refused whatever the line: lets the rule name the limit.
             return self.rule.try_take(now, cost);
         }
+        if let Some(refused) = self.rule.lease().and_then(|lease| lease.refuse_behind(now)) {
+            return refused;
+        }
         Decision::refused(Reason::Queued, self.eta(now, cost).max(UNKNOWN))
     }
 

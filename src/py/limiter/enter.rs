@@ -175,6 +175,15 @@ impl RateLimiter {
         Ok(self.core.clock().now().saturating_add(timeout))
     }
 
+    /// Logs why the store does not answer, once, if that is what a refusal is for.
+    pub(super) fn says_why(&self, py: Python<'_>, decision: Decision) {
+        if decision.reason == Reason::StoreUnavailable
+            && let Some(store) = &self.store
+        {
+            store.refused(py, self.name.as_deref().unwrap_or_default());
+        }
+    }
+
     /// The exception for a request that was refused for good.
     #[cold]
     pub(super) fn refusal(&self, py: Python<'_>, request: &Request, decision: Decision) -> PyErr {
@@ -187,6 +196,7 @@ impl RateLimiter {
                 "cost: expected at most what \"{limit}\" allows at all, got {cost}"
             ));
         }
+        self.says_why(py, decision);
         let limit = limit.map(|limit: Limit| limit.to_string());
         let reason = decision.reason.as_str();
         exceeded(py, self.name.as_deref(), limit, decision.retry_after, reason)

@@ -123,6 +123,7 @@ impl RateLimiter {
             let request = Request::new(cost, key, false)?;
             let decision = self
                 .calling(py, |core, out| core.try_acquire(request.key.as_ref(), request.cost, out));
+            self.says_why(py, decision);
             Ok(PyDecision(decision))
         })
     }

@@ -118,6 +118,13 @@ impl Store {
         }
     }
 
+    /// A caller is refused as nobody answers.
+    #[cold]
+    pub(super) fn refused(&self, py: Python<'_>, limiter: &str) {
+        self.limits.refused();
+        self.log(py, limiter);
+    }
+
     /// Has the event loop that runs here hear of what comes.
     pub(super) fn watch_here(&self, py: Python<'_>) -> PyResult<()> {
         if self.limits.is_closed() {
@@ -236,6 +243,10 @@ impl Books for Remote {
 
     fn failed(&self, key: Option<&Key>, again: Nanos) {
         self.core.failed(key, again);
+    }
+
+    fn next_attempt(&self, at: Nanos) {
+        self.core.next_attempt(at);
     }
 
     fn lost(&self) {

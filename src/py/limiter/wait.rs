@@ -128,7 +128,7 @@ impl RateLimiter {
                 let refused = match self.core.eta(key, request.cost) {
                     // Nobody knows when a slot will be free.
                     0 if request.slot => Decision::refused(Reason::Busy, UNKNOWN),
-                    retry_after => Decision::refused(Reason::Limited, retry_after),
+                    retry_after => Decision::refused(self.core.why_refused(), retry_after),
                 };
                 Err(self.refusal(py, request, refused))
             }

@@ -13,6 +13,9 @@ use crate::core::sync::atomic::Ordering;
 /// In vain for now: ask again after so long at most, as others may give back.
 const ASK_AGAIN: Nanos = SECOND / 2;
 
+/// While the store does not answer, to ask again at once is of no use.
+const AWAY: Nanos = SECOND / 10;
+
 /// For callers to come at most this part of a limit is asked for: a process that dies takes it along.
 const AHEAD: u64 = 100;
 
@@ -155,13 +158,27 @@ impl Leased {
     #[cold]
     fn refuse(&mut self, now: Nanos) -> Decision {
         self.call();
-        let refused = Decision::refused(Reason::Limited, self.wait_for_lease(now));
+        let refused = Decision::refused(self.reason(), self.wait_for_lease(now));
         let limit = self.tightest();
         Decision { limit, reset_after: limit.map_or(0, Limit::period), ..refused }
     }
 
     fn wait_for_lease(&self, now: Nanos) -> Nanos {
-        self.again.saturating_sub(now).max(UNKNOWN)
+        match self.outlook.next_attempt() {
+            Some(attempt) => attempt.saturating_sub(now).max(AWAY),
+            None => self.again.saturating_sub(now).max(UNKNOWN),
+        }
+    }
+
+    fn reason(&self) -> Reason {
+        let away = self.outlook.next_attempt().is_some();
+        if away { Reason::StoreUnavailable } else { Reason::Limited }
+    }
+
+    /// What is refused behind others for another reason than them.
+    pub(in crate::core::limiter) fn refuse_behind(&mut self, now: Nanos) -> Option<Decision> {
+        let away = self.reason() == Reason::StoreUnavailable;
+        away.then(|| Decision { limit: self.tightest(), ..self.refuse(now) })
     }
 
     /// A caller who does not wait was refused.
@@ -332,7 +349,7 @@ impl Leased {
         if wait == 0 {
             return self.own.try_take(now, cost);
         }
-        let refused = Decision::refused(Reason::Limited, wait);
+        let refused = Decision::refused(self.reason(), wait);
         Decision { limit: self.tightest(), ..refused }
     }
 

@@ -23,6 +23,7 @@ mod tests;
 use std::hash::Hash;
 
 pub(super) use self::leased::{Due, Leased};
+use super::decision::Reason;
 use super::limit::Limit;
 use super::state::State;
 use super::{Limiter, Outbox};
@@ -45,6 +46,8 @@ pub(super) struct Outlook {
     lost: AtomicU64,
     /// Processes that share the limits, this one included.
     members: AtomicU32,
+    /// When it is tried again, as the last attempt, if any, has failed; [`NEVER`]: it answers.
+    attempt: AtomicU64,
     /// Something is to be asked for.
     calls: AtomicBool,
 }
@@ -52,7 +55,14 @@ pub(super) struct Outlook {
 impl Outlook {
     pub(super) fn new(validity: Nanos, patience: Nanos) -> Self {
         let (lost, members) = (AtomicU64::new(NEVER), AtomicU32::new(1));
-        Self { validity, patience, lost, members, calls: AtomicBool::new(false) }
+        let attempt = AtomicU64::new(0);
+        Self { validity, patience, lost, members, attempt, calls: AtomicBool::new(false) }
+    }
+
+    /// While the store does not answer: when it is tried again.
+    fn next_attempt(&self) -> Option<Nanos> {
+        let at = self.attempt.load(Ordering::Relaxed);
+        (at != NEVER).then_some(at)
     }
 
     fn lost_at(&self) -> Option<Nanos> {
@@ -190,6 +200,19 @@ impl<K: Eq + Hash + Clone, W: Clone> Limiter<K, W> {
         if let Some(state) = inner.state(key) {
             state.with_lease(|lease| lease.failed(now, again));
         }
+    }
+
+    /// The store has not answered, and is tried again at that time; [`NEVER`]: it has.
+    pub fn next_attempt(&self, at: Nanos) {
+        if let Some(outlook) = &self.outlook {
+            outlook.attempt.store(at, Ordering::Relaxed);
+        }
+    }
+
+    /// Why `cost` is refused that is no more than its limits allow at all.
+    pub fn why_refused(&self) -> Reason {
+        let away = self.outlook.as_ref().is_some_and(|outlook| outlook.next_attempt().is_some());
+        if away { Reason::StoreUnavailable } else { Reason::Limited }
     }
 
     /// The store is away for all that is known; from now on everybody goes by their share.

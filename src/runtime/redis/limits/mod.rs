@@ -50,6 +50,8 @@ pub trait Books: Send + Sync {
     fn arrived(&self, key: Option<&Key>, leases: &Leases);
     /// It was not; ask again at that time.
     fn failed(&self, key: Option<&Key>, again: Nanos);
+    /// The last attempt failed, the next one is made at that time; `NEVER`: it was answered.
+    fn next_attempt(&self, at: Nanos);
     /// Nobody answers. Told again and again.
     fn lost(&self);
     /// They do again.
@@ -124,6 +126,10 @@ pub struct Figures {
     pub joined: AtomicBool,
     /// Whether it is lost now.
     lost: AtomicBool,
+    /// Why the last attempt failed, until that is logged.
+    failed: Mutex<Option<String>>,
+    /// Whether it is logged that it fails.
+    told: AtomicBool,
 }
 
 /// A limiter's way to Redis; the limits are shared for as long as it lives.
@@ -168,6 +174,15 @@ impl SharedLimits {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.0.closed.load(Ordering::Acquire)
+    }
+
+    /// A caller is refused as nobody answers: that is logged, be it lost yet or not.
+    pub fn refused(&self) {
+        let Some(why) = self.0.figures.failed.lock().take() else { return };
+        if !self.0.figures.told.swap(true, Ordering::Relaxed) {
+            let notice = format!("the store does not answer, callers are refused: {why}");
+            self.0.notices.add(notice);
+        }
     }
 
     /// What is to be logged.

@@ -99,13 +99,20 @@ impl Talk<'_> {
             return NEVER;
         }
         let error = match self.try_round(books, link, wire, idle_since).await {
-            Ok(next) => return next,
+            Ok(next) => {
+                if link.joined {
+                    self.answered(books);
+                }
+                return next;
+            }
             Err(error) => error,
         };
         *wire = None;
         link.failed();
         self.shared.figures.failures.fetch_add(1, Ordering::Relaxed);
         let now = now();
+        *self.shared.figures.failed.lock() = Some(why_of(&error).to_string());
+        books.next_attempt(now + PAUSE);
         // Who has never been heard does not know how many share, nor do those know of it.
         if link.is_lost(now) {
             let alone = link.has_past() && link.is_known();
@@ -132,12 +139,19 @@ impl Talk<'_> {
         } else {
             "nothing is granted until it does"
         };
+        if figures.told.swap(true, Ordering::Relaxed) && !alone {
+            return;
+        }
         let why = why_of(error);
         self.shared.notices.add(format!("the store does not answer, {goes_on}: {why}"));
     }
 
-    fn found(&self) {
-        if self.shared.figures.lost.swap(false, Ordering::Relaxed) {
+    fn answered(&self, books: &dyn Books) {
+        books.next_attempt(NEVER);
+        let figures = &self.shared.figures;
+        figures.lost.store(false, Ordering::Relaxed);
+        *figures.failed.lock() = None;
+        if figures.told.swap(false, Ordering::Relaxed) {
             self.shared.notices.add("the store answers again, the limits are shared".into());
         }
     }
@@ -242,8 +256,8 @@ impl Talk<'_> {
         self.beat(link, wire, "join", true).await?;
         if link.joined {
             link.untold = None;
+            self.answered(books);
             books.found();
-            self.found();
         }
         Ok(())
     }
