@@ -8,6 +8,9 @@ from ferrogate import _core, _service_url
 
 __all__ = ["store_of"]
 
+# It is a part of every key in Redis, and sent with each request.
+_LONGEST_NAME = 200
+
 
 def store_of(
     store: str, name: str | None, clock: _core.ManualClock | None, shared: str
@@ -27,6 +30,11 @@ def store_of(
         )
     if not name:
         raise ValueError(f"name: expected with store=, to tell what is shared from other {shared}")
+    if isinstance(name, str) and len(name) > _LONGEST_NAME:
+        raise ValueError(
+            f"name: expected at most {_LONGEST_NAME} characters with store=, got {len(name)}; "
+            "use a short name, or a digest of a long one"
+        )
     if clock is not None:
         raise ValueError("clock: expected None with store=, which goes by the server's clock")
     try:

@@ -183,7 +183,8 @@ class CircuitBreaker(_core.CircuitBreaker):
     ferrogate's own refusals are neutral.
 
     Args:
-        name: for messages and statistics; with ``store=``, what is shared.
+        name: for messages and statistics; with ``store=``, what is shared, in at most
+            200 characters.
         config: when it opens and closes.
         store: ``"memory"``, or ``"redis://host:6379/0"`` (or any other URL that
             :class:`CacheService` takes for Redis) to share the state with all processes that

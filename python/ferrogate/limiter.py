@@ -150,7 +150,8 @@ class RateLimiter(_core.RateLimiter):
             that use the same ``name`` there. Concurrency slots and the line stay each
             process's own. A private authority of a ``rediss://`` server goes into the
             environment's ``SSL_CERT_FILE``.
-        name: for messages and statistics; with ``store=``, what is shared.
+        name: for messages and statistics; with ``store=``, what is shared, in at most
+            200 characters.
         clock: a ``ferrogate.testing.ManualClock`` for tests.
         enabled: ``False`` (or ``FERROGATE_DISABLED=1``) grants and counts everything.
 

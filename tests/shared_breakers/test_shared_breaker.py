@@ -299,6 +299,9 @@ def test_wrong_arguments(options: dict[str, Any], error: type[Exception], says: 
         CircuitBreaker("x", **options)
     with pytest.raises(ValueError, match=r"name: .*other breakers"):
         CircuitBreaker("", store="redis://x/0")
+    with pytest.raises(ValueError, match=r"name: expected at most 200 characters .* got 201"):
+        CircuitBreaker("x" * 201, store="redis://x/0")
+    CircuitBreaker("x" * 200, store="redis://x/0")
 
 
 def test_it_goes_with_the_interpreter() -> None:

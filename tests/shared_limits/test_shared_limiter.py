@@ -205,6 +205,13 @@ def test_an_outage_is_told_until_it_is_over(redis: Server) -> None:
     assert not limiter.try_acquire()
 
 
+def test_a_name_that_all_keys_carry_is_bounded() -> None:
+    with pytest.raises(ValueError, match=r"name: expected at most 200 characters .* got 201"):
+        RateLimiter("1/hour", store="redis://127.0.0.1:1", name="x" * 201)
+    RateLimiter("1/hour", store="redis://127.0.0.1:1", name="x" * 200)
+    RateLimiter("1/hour", name="x" * 201)
+
+
 def test_switched_off_it_asks_nobody() -> None:
     limiter = RateLimiter("1/hour", store="redis://127.0.0.1:1", name="off", enabled=False)
     assert all(limiter.try_acquire() for _ in range(3))
