@@ -44,7 +44,10 @@ asyncio.run(main())
     ),
     "guarded calls, awaited, pending, left and never begun": (
         """
+import warnings
 from ferrogate import Guard, Hedge, RetryPolicy
+# Of the one that nobody ever awaits; as of any coroutine.
+warnings.simplefilter("ignore", RuntimeWarning)
 guard = Guard("g", bulkhead=5, timeout=60, attempt_timeout=50, retry=RetryPolicy(3, base=30),
               hedge=Hedge(delay=0.001))
 @guard

@@ -25,6 +25,7 @@ mod slots;
 mod stamp;
 mod tenant;
 mod upkeep;
+mod values;
 mod waits;
 mod wire;
 

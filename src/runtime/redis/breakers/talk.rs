@@ -14,7 +14,7 @@ use crate::core::breaker::{Answer, Report, SPAN, Want, Word};
 use crate::core::clock::{Clock, Nanos, SECOND, nanos_from_duration};
 use crate::runtime::outage::why_of;
 use crate::runtime::redis::driver::{refused, why};
-use crate::runtime::redis::limits::{number, text};
+use crate::runtime::redis::values::{number, text};
 use crate::runtime::redis::wire::Wire;
 use crate::runtime::tier::TierError;
 

@@ -23,7 +23,6 @@ use tokio::time::timeout;
 use self::link::Link;
 use self::names::Names;
 pub(super) use self::names::tagged;
-pub(super) use self::talk::{number, text};
 use super::nodes::Nodes;
 use super::shared::new_sender;
 use super::wire::{Mode, Servers};

@@ -17,6 +17,7 @@ use crate::core::limiter::shared::{Ask, Charge, Leases};
 use crate::runtime::outage::why_of;
 use crate::runtime::redis::driver::{refused, why};
 use crate::runtime::redis::scripts::{LIMIT_BEAT, LIMIT_LEASE, Lua};
+use crate::runtime::redis::values::{number, text};
 use crate::runtime::redis::wire::{Mode, Wire};
 use crate::runtime::tier::TierError;
 
@@ -487,19 +488,4 @@ impl Talk<'_> {
 
 fn longest(books: &dyn Books) -> Nanos {
     books.limits().iter().map(|limit| limit.period()).max().unwrap_or(0)
-}
-
-pub(in super::super) fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
-        Value::SimpleString(text) => Some(text.clone()),
-        _ => None,
-    }
-}
-
-pub(in super::super) fn number(value: Option<&Value>) -> u64 {
-    match value {
-        Some(Value::Int(number)) => u64::try_from(*number).unwrap_or(0),
-        _ => 0,
-    }
 }
