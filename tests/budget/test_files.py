@@ -109,6 +109,7 @@ def test_the_file_can_be_read_by_people(path: Path) -> None:
     import sqlite3
     file = sqlite3.connect({str(path)!r})
     print(*file.execute("SELECT name, key, day_used FROM accounts JOIN budgets b ON budget = b.id"))
+    file.close()
     """
     assert run_well(code).strip() == "('budget', 'acme', 250000000)"
 
